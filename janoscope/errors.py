@@ -1,0 +1,17 @@
+"""The errors a user can meet. The command line catches `JanoscopeError` once; anything else is our bug and keeps its traceback."""
+
+
+class JanoscopeError(Exception):
+    """What failed with the value met, why it cannot work, how to mend it: one line."""
+
+
+class InputError(JanoscopeError):
+    """A file, option or argument cannot be used as given."""
+
+
+class RecordingError(JanoscopeError):
+    """A recording cannot be opened, trusted or written."""
+
+
+class ExecutionError(JanoscopeError):
+    """The executor met a model or call that it cannot accelerate correctly, and stopped."""
