@@ -2,9 +2,10 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from .errors import InputError
 
@@ -22,7 +23,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Tap:
-    """What to hook: pipeline attributes holding the network in order of use, and its argument that carries x_t."""
+    """What to hook.
+
+    components: pipeline attributes that hold the network, in order of use; one that is missing or None is not in use.
+    input, timestep: names of the network's forward parameters that carry x_t and the timestep. A pipeline may pass them by
+    position, so a hook binds the call to the signature of the class's `forward` before it looks them up.
+    """
 
     components: tuple[str, ...] = ("transformer",)
     input: str = "hidden_states"
@@ -34,11 +40,13 @@ class Tap:
 class Tokens:
     """How latents become tokens.
 
-    layout: axes of the network's input, `packed` (item, token, channel), `BCHW`, `BCFHW`, `BFCHW` or `list` of CFHW.
-    patch: cells per token (frame, row, col); `patch_keys` reads it from the transformer's config instead: one key for rows and
-    cols, two for (frame, rows and cols), or one key that holds all three.
-    grid: where token counts come from, `img_ids` (row, col columns `id_columns`), `img_shapes`, `arguments` (num_frames,
-    height, width in tokens) or `shape` (of the latent).
+    layout: axes of the network's input and output, `packed` (item, token, channel), `BCHW`, `BCFHW`, `BFCHW` or `list`, a
+    Python list with a CFHW tensor for every item and branch.
+    patch: cells per token (frame, row, col); `patch_keys` reads it from the network's config instead, see `patch_of`.
+    grid: where token counts come from. `img_ids`: the forward argument of that name, (token, axis) or (item, token, axis), its
+    columns `id_columns` hold row and col. `img_shapes`: a list an item of (frames, rows, cols), the picture's first.
+    `arguments`: the forward arguments num_frames, height and width, in tokens. `shape`: of the latent, over the patch.
+    Reference pictures of editing pipelines follow the picture's own tokens; only the first belong to the sample.
     """
 
     layout: str
@@ -48,18 +56,37 @@ class Tokens:
     id_columns: tuple[int, ...] = (1, 2)
     source: str = ""
 
+    def patch_of(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Cells per token (frame, row, col): `patch`, or from the network's config.
+
+        One key holds all three sizes, or one for rows and cols; two keys hold the frame's, then that of rows and cols. None
+        counts as 1 (CogVideoX before 1.5 has no patch in time).
+        """
+        if self.patch is not None:
+            return self.patch
+        if missing := [key for key in self.patch_keys if key not in config]:
+            raise InputError(f"config has no {missing[0]!r}, which [tokens] patch_keys names; mend the probe sheet.")
+        sizes = [config[key] or 1 for key in self.patch_keys]
+        if len(sizes) == 1 and not isinstance(sizes[0], int):
+            frame, row, col = sizes[0]
+            return frame, row, col
+        return (1, sizes[0], sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1], sizes[1])
+
 
 @dataclass(frozen=True)
 class Output:
     """What the network predicts.
 
-    prediction: `flow` (eps - x0) or `scheduler` (the scheduler's prediction_type). sign: -1 where the pipeline negates it.
+    prediction: `flow` (eps - x0) or `scheduler` (the scheduler's prediction_type), of what the scheduler is given.
+    sign: -1 where the pipeline negates the network's output before that, so that a branch's prediction is sign * output.
     learned_variance: `none`, or `second-half` where the config's output has twice the input's channels.
+    returns: `tuple`, the prediction is its first entry, or `object`, it is the attribute `sample`.
     """
 
     prediction: str
     sign: int = 1
     learned_variance: str = "none"
+    returns: str = "tuple"
     source: str = ""
 
 
@@ -69,7 +96,9 @@ class Guidance:
 
     calls: `none`, `sequential` (a call a branch) or `batched` (one call, branches stacked along the batch).
     branches: order of calls, or of the stacked halves. argument: the pipeline argument that sets the scale.
-    embedded_argument: the argument instead, when the transformer config's `embedded_if` is true (distilled guidance).
+    embedded_argument: the argument instead, when the network config's `embedded_if` is true (distilled guidance).
+    stacked_step: the scheduler is stepped with the stacked batch as well; the pipeline keeps its first half.
+    extra_call: forward arguments whose presence marks a call beside the branches (skip-layer guidance); it is no branch.
     """
 
     calls: str
@@ -77,6 +106,8 @@ class Guidance:
     argument: str | None = None
     embedded_argument: str | None = None
     embedded_if: str | None = None
+    stacked_step: bool = False
+    extra_call: tuple[str, ...] = ()
     source: str = ""
 
 
@@ -84,11 +115,13 @@ class Guidance:
 class Execution:
     """Where the executor hooks. Absent in sheets of families that can only be recorded.
 
-    blocks: module lists of transformer blocks, in order. attention: self- or joint-attention attributes of a block.
-    text: where text stands among the attention keys, `first`, `last` or `none`.
-    rotary: block arguments with the rotary table; rotary_dim: its token axis; rotary_text: `first`, `last`, `none`, or
-    `separate` for a (image, text) pair of tables. output: module whose output rows are tokens.
-    squared_mask: the block takes a (item, token) mask and squares it. refuse: forward arguments that must be absent.
+    blocks: module lists of transformer blocks, in order. hidden: the first block's argument with one row a token.
+    attention: self- or joint-attention attributes of a block; a block may lack one (None), not all.
+    text: where text stands among the attention keys, `first`, `last` or `none` (cross-attention, or no text).
+    rotary: block arguments with the rotary table, a tensor or a pair (cos, sin); rotary_dim: its token axis; rotary_text:
+    `first` or `last` where it covers text too, `none`, or `separate` for a pair (image table, text table).
+    output: module whose output rows are tokens. squared_mask: block argument with a (item, text and image token) mask.
+    refuse: forward arguments that must be absent or None. refuse_config: config keys that must be absent, None or false.
     """
 
     blocks: tuple[str, ...]
@@ -101,12 +134,16 @@ class Execution:
     output: str = "proj_out"
     squared_mask: str | None = None
     refuse: tuple[str, ...] = ()
+    refuse_config: tuple[str, ...] = ()
     source: str = ""
 
 
 @dataclass(frozen=True)
 class ProbeSheet:
-    """One family's facts. `policies` and `models` stay plain tables; `plan` and `study` read them."""
+    """One family's facts. `policies` and `models` stay plain tables; `plan` and `study` read them.
+
+    checked_with: the release whose source the facts were read in. limits: what cannot be recorded or executed, a sentence each.
+    """
 
     family: str
     title: str
@@ -122,13 +159,13 @@ class ProbeSheet:
     limits: tuple[str, ...] = ()
 
 
-_SECTIONS = {"match": Match, "tap": Tap, "tokens": Tokens, "output": Output, "guidance": Guidance, "execution": Execution}
 _CHOICES = {
     ("tokens", "layout"): ("packed", "BCHW", "BCFHW", "BFCHW", "list"),
     ("tokens", "grid"): ("img_ids", "img_shapes", "arguments", "shape"),
     ("output", "prediction"): ("flow", "scheduler"),
     ("output", "sign"): (1, -1),
     ("output", "learned_variance"): ("none", "second-half"),
+    ("output", "returns"): ("tuple", "object"),
     ("guidance", "calls"): ("none", "sequential", "batched"),
     ("execution", "text"): ("first", "last", "none"),
     ("execution", "rotary_text"): ("first", "last", "none", "separate"),
@@ -139,36 +176,61 @@ def _freeze(value: Any) -> Any:
     return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
 
 
-def _section_faults(name: str, table: Any) -> list[str]:
+def _misfit(kind: Any, value: Any) -> str | None:
+    """What a key of this type holds, in words, when `value` does not fit it."""
+    if get_origin(kind) is tuple:
+        item, *rest = get_args(kind)
+        open_ended = rest == [Ellipsis]
+        if isinstance(value, list) and all(type(v) is item for v in value) and (open_ended or len(value) == len(rest) + 1):
+            return None
+        return f"a list of {item.__name__}" if open_ended else f"a list of {len(rest) + 1} {item.__name__}"
+    if get_origin(kind) is Mapping:
+        return None if isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()) else "a table of tables"
+    return None if type(value) is kind else f"a {kind.__name__}"
+
+
+def _kind(annotation: Any) -> Any:
+    return (
+        next(part for part in get_args(annotation) if part is not NoneType) if isinstance(annotation, UnionType) else annotation
+    )
+
+
+def _faults(kind: Any, table: Any, section: str = "") -> list[str]:
+    """Every fault of a section, or of the whole sheet with its sections."""
+    where = f"[{section}] " if section else ""
     if not isinstance(table, dict):
-        return [f"[{name}] is {table!r}, not a table"]
-    known = {f.name: f for f in fields(_SECTIONS[name])}
-    faults = [f"[{name}] has no key {key!r} (known: {', '.join(known)})" for key in table if key not in known]
+        return [f"{where}is {table!r}, not a table"]
+    known = {f.name: f for f in fields(kind)}
+    faults = [f"{where}has no key {key!r} (known: {', '.join(known)})" for key in table if key not in known]
     for key, f in known.items():
-        if key not in table and f.default is MISSING and f.default_factory is MISSING:
-            faults.append(f"[{name}] lacks {key!r}")
-        choices = _CHOICES.get((name, key))
-        if choices and key in table and table[key] not in choices:
-            faults.append(f"[{name}] {key} = {table[key]!r}; legal: {', '.join(map(str, choices))}")
+        choices = _CHOICES.get((section, key))
+        if key not in table:
+            if f.default is MISSING and f.default_factory is MISSING:
+                faults.append(f"{where}lacks {key!r}")
+        elif is_dataclass(_kind(f.type)):
+            faults += _faults(_kind(f.type), table[key], key)
+        elif choices and table[key] not in choices:
+            faults.append(f"{where}{key} = {table[key]!r}; legal: {', '.join(map(str, choices))}")
+        elif legal := _misfit(_kind(f.type), table[key]):
+            faults.append(f"{where}{key} = {table[key]!r}; legal: {legal}")
     return faults
 
 
+def _build(kind: Any, table: Mapping[str, Any]) -> Any:
+    kinds = {f.name: _kind(f.type) for f in fields(kind)}
+    return kind(**{key: _build(kinds[key], v) if is_dataclass(kinds[key]) else _freeze(v) for key, v in table.items()})
+
+
 def parse_sheet(table: Mapping[str, Any], origin: str) -> ProbeSheet:
-    """A sheet from its TOML table; every fault is named in one message."""
-    top = {f.name: f for f in fields(ProbeSheet)}
-    faults = [f"unknown section or key {key!r}" for key in table if key not in top]
-    for key, f in top.items():
-        if key in table and key in _SECTIONS:
-            faults += _section_faults(key, table[key])
-        elif key not in table and f.default is MISSING and f.default_factory is MISSING:
-            faults.append(f"lacks {key!r}")
+    """A sheet from its TOML table; InputError names every fault in one message, after `origin`."""
+    faults = _faults(ProbeSheet, table)
     tokens = table.get("tokens")
     if isinstance(tokens, dict) and ("patch" in tokens) == ("patch_keys" in tokens):
         faults.append("[tokens] needs exactly one of 'patch' and 'patch_keys'")
     if faults:
         raise InputError(f"{origin} is not a probe sheet: {'; '.join(faults)}. See docs/probes.md.")
-    values = {k: _SECTIONS[k](**{n: _freeze(v) for n, v in table[k].items()}) if k in _SECTIONS else _freeze(table[k]) for k in table}
-    return ProbeSheet(**values)
+    sheet: ProbeSheet = _build(ProbeSheet, table)
+    return sheet
 
 
 def load_sheet(path: Path) -> ProbeSheet:
@@ -189,19 +251,26 @@ def sheet_paths() -> list[Path]:
 
 
 def find_sheet(transformer_classes: Iterable[str], explicit: Path | None = None) -> ProbeSheet:
-    """The sheet for one of these transformer class names (a class and its bases), or the explicit file.
+    """The sheet for one of these network class names (a class, then its bases), or the explicit file.
 
     Raises InputError naming the places that were looked at.
     """
     if explicit is not None:
         return load_sheet(explicit)
     names = list(transformer_classes)
+    sheets = [load_sheet(path) for path in sheet_paths()]
     for name in names:
-        for path in sheet_paths():
-            sheet = load_sheet(path)
+        for sheet in sheets:
             if name in sheet.match.transformer:
                 return sheet
     raise InputError(
         f"no probe sheet matches {names[0] if names else 'a pipeline without a transformer'}; looked at --probe (not given), "
         f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and pass --probe FILE."
     )
+
+
+def sheet_of(pipeline: Any, explicit: Path | None = None) -> ProbeSheet:
+    """The sheet for a pipeline, by its `transformer`, else its `unet`, else its `transformer_2`; or the explicit file."""
+    networks = (getattr(pipeline, name, None) for name in ("transformer", "unet", "transformer_2"))
+    network = next((found for found in networks if found is not None), None)
+    return find_sheet([] if network is None else [base.__name__ for base in type(network).__mro__], explicit)
