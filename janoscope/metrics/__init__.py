@@ -1,0 +1,12 @@
+"""Metrics: how near a picture or clip is to its reference. Reads 8-bit RGB arrays, gives numbers; knows no models, plans or files.
+
+The reference comes first everywhere. Settings are those of the official evaluation, so that figures can be laid beside published
+ones (docs/policy.md says where a figure of a policy comes from).
+"""
+
+from .perceptual import Lpips, load_lpips
+from .pixels import as_frames, psnr, ssim
+from .quality import Quality, quality
+from .scales import ms_ssim
+
+__all__ = ["Lpips", "Quality", "as_frames", "load_lpips", "ms_ssim", "psnr", "quality", "ssim"]

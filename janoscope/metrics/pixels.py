@@ -1,0 +1,65 @@
+"""PSNR and SSIM of 8-bit RGB pictures and clips, with the official evaluation's settings."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+SSIM_WINDOW = 7  # scikit-image's default: a uniform window
+
+
+def as_frames(picture: Any) -> np.ndarray:
+    """A picture (row, col, 3), or a clip (frame, row, col, 3), of uint8 RGB -> float64 (frame, row, col, 3) in 0..1.
+
+    Takes arrays and PIL images. Raises InputError for another dtype or shape, since scaling a guess would change every figure.
+    """
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or array.size == 0:
+        raise InputError(
+            f"a picture of dtype {array.dtype} and shape {array.shape} cannot be measured; give 8-bit RGB, (row, col, 3) or "
+            "(frame, row, col, 3)."
+        )
+    return np.asarray(array.reshape(-1, *array.shape[-3:]) / 255.0)
+
+
+def pairs(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as frames; raises InputError naming both sizes where they differ. Nothing is resized and no clip is cut short."""
+    first, second = as_frames(reference), as_frames(other)
+    if first.shape != second.shape:
+        raise InputError(
+            f"the reference has (frame, row, col) {first.shape[:3]}, the other {second.shape[:3]}; make both the same size."
+        )
+    return first, second
+
+
+def mean_over_frames(measure: Callable[[np.ndarray, np.ndarray], float], reference: Any, other: Any) -> float:
+    """Arithmetic mean of a picture measure over the frames, as the official evaluation takes it, of decibels too."""
+    return float(np.mean([measure(a, b) for a, b in zip(*pairs(reference, other), strict=True)]))
+
+
+def psnr(reference: Any, other: Any) -> float:
+    """Peak signal-to-noise ratio in dB, over all pixels and channels jointly, peak 1; `inf` where a frame is identical."""
+    return mean_over_frames(_psnr, reference, other)
+
+
+def ssim(reference: Any, other: Any) -> float:
+    """Structural similarity, -1..1, 1 identical: 7x7 uniform window, per channel then mean, sample covariance, K1 .01, K2 .03."""
+    return mean_over_frames(_ssim, reference, other)
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(np.mean((a - b) ** 2))
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
+    from skimage.metrics import structural_similarity  # slow to import, so only when asked for
+
+    if min(a.shape[:2]) < SSIM_WINDOW:
+        raise InputError(
+            f"SSIM looks through windows of {SSIM_WINDOW}x{SSIM_WINDOW} pixels; {a.shape[0]}x{a.shape[1]} is smaller."
+        )
+    return float(structural_similarity(a, b, win_size=SSIM_WINDOW, data_range=1.0, channel_axis=2))

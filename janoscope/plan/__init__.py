@@ -1,0 +1,54 @@
+"""Plans: what one generation will do. Reads importance scores and a policy; gives a frozen plan, selectors, predicted compute.
+
+Left of it: analysis. Right of it: execution, which asks a selector and decides nothing itself. Pure: NumPy and text only, no torch,
+no HDF5, no files; whoever holds a path reads it and hands the text over.
+"""
+
+from .cost import CacheBytes, Predicted, Timing, cache_bytes, predict, step_compute
+from .facts import ModelFacts, entry_tokens
+from .fingerprint import Difference, Fingerprint, transformer_identity
+from .levels import TokenLevel, highest, random_scores, token_ranks
+from .plan import SCHEMA, Plan, make_plan, plan_from_ranks
+from .policy import Cache, Enhance, Intervals, Policy, Split, preset
+from .ras import RasOptions, RasSelector
+from .schedule import StepKind, ladder, step_kinds
+from .selector import ObservingSelector, PlanSelector, RandomSelector, Selection, Selector, source_steps
+
+__all__ = [
+    "SCHEMA",
+    "Cache",
+    "CacheBytes",
+    "Difference",
+    "Enhance",
+    "Fingerprint",
+    "Intervals",
+    "ModelFacts",
+    "ObservingSelector",
+    "Plan",
+    "PlanSelector",
+    "Policy",
+    "Predicted",
+    "RandomSelector",
+    "RasOptions",
+    "RasSelector",
+    "Selection",
+    "Selector",
+    "Split",
+    "StepKind",
+    "Timing",
+    "TokenLevel",
+    "cache_bytes",
+    "entry_tokens",
+    "highest",
+    "ladder",
+    "make_plan",
+    "plan_from_ranks",
+    "predict",
+    "preset",
+    "random_scores",
+    "source_steps",
+    "step_compute",
+    "step_kinds",
+    "token_ranks",
+    "transformer_identity",
+]

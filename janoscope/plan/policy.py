@@ -1,0 +1,251 @@
+"""Policy: the rules that fit any prompt. A preset holds one, calibration finds one, a user edits one as TOML (docs/policy.md)."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import InputError
+
+MAPS = ("jano", "x0-gradient", "velocity-change", "ras", "random", "oracle")
+PADDINGS = ("count", "exclude")
+TOKEN_RULES = ("majority", "packed", "maximum")
+OUTPUTS = ("hold", "forecast")
+STRATEGIES = ("kv", "hidden", "kv-fp8", "kv-int8", "offload")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where scores are cut into levels: score thresholds, or cumulative fractions of the tiles (quantiles)."""
+
+    static: float
+    moderate: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Steps between two computations of a level. 0 for static or moderate: every step is full."""
+
+    static: int
+    moderate: int
+    active: int = 1
+
+
+@dataclass(frozen=True)
+class Enhance:
+    """Inward diffusion of a tile map: gain per mean contour score, reach in tiles. Strength 0 switches it off."""
+
+    strength: float = 0.8
+    distance: float = 2
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What attention keeps of skipped tokens, and whether K and V are extrapolated linearly instead of held."""
+
+    strategy: str = "kv"
+    forecast: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Everything that turns scores into token levels and steps into kinds. Fields as in docs/policy.md.
+
+    Build it with `from_table`, `from_toml` or `from_json`, which check every value; the constructor trusts its caller.
+    `tile` is in latent cells (frames, rows, columns); steps count from 0; exactly one of `thresholds` and `quantiles` is set.
+    """
+
+    name: str
+    warmup: int
+    cooldown: int
+    tile: tuple[int, int, int]
+    intervals: Intervals
+    thresholds: Split | None = None
+    quantiles: Split | None = None
+    map: str = "jano"
+    temporal_weight: float = 0.0
+    initial_latent: bool = True
+    padding: str = "count"
+    enhance: Enhance = field(default_factory=Enhance)
+    tokens: str = "majority"
+    output: str = "hold"
+    cache: Cache = field(default_factory=Cache)
+    source: str = ""
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], origin: str) -> "Policy":
+        """A policy from its TOML or JSON table; raises InputError naming `origin` and every fault with the legal values."""
+        faults = _faults(table)
+        if faults:
+            raise InputError(f"{origin} is not a policy: {'; '.join(faults)}. See docs/policy.md.")
+        values = {key: _PARTS[key](**value) if key in _PARTS else value for key, value in table.items()}
+        values["tile"] = tuple(table["tile"])
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, text: str, origin: str = "policy") -> "Policy":
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{origin} is not TOML: {error}. Mend that line.") from error
+        return cls.from_table(table, origin)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], origin: str = "policy") -> "Policy":
+        """The inverse of `to_json`."""
+        return cls.from_table(data, origin)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict in the order of the contract; unset parts are left out."""
+        return {key: _plain(value) for key in _CHECKS if (value := getattr(self, key)) not in (None, {})}
+
+    def to_toml(self) -> str:
+        """TOML text that `from_toml` reads back to an equal policy."""
+        data = self.to_json()
+        tables = {"measured_on": data.pop("measured_on")} if "measured_on" in data else {}
+        lines = [f"{key} = {_toml(value)}" for key, value in data.items()]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items())]
+        return "\n".join(lines) + "\n"
+
+
+def preset(policies: Mapping[str, Mapping[str, Any]], name: str | None = None) -> Policy:
+    """A preset of a probe sheet's `[policies]` table by name; without a name the first, which is the family's default."""
+    if not policies:
+        raise InputError("this model family has no preset policies; write a policy file (docs/policy.md) and pass --policy FILE.")
+    chosen = next(iter(policies)) if name is None else name
+    if chosen not in policies:
+        raise InputError(f"no preset policy {chosen!r}; legal: {', '.join(policies)}, or pass the path of a policy file.")
+    return Policy.from_table({"name": chosen, **policies[chosen]}, f"preset {chosen}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Split | Intervals | Enhance | Cache):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else "text is needed"
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "legal: true, false"
+
+
+def _at_least(least: int) -> Any:
+    return lambda value: "" if _is_int(value) and value >= least else f"legal: integers from {least}"
+
+
+def _between(low: float, high: float) -> Any:
+    return lambda value: "" if _is_number(value) and low <= value <= high else f"legal: numbers from {low:g} to {high:g}"
+
+
+def _number(value: Any) -> str:
+    return "" if _is_number(value) else "a finite number is needed"
+
+
+def _positive(value: Any) -> str:
+    return "" if _is_number(value) and value > 0 else "legal: numbers above 0"
+
+
+def _one_of(choices: tuple[str, ...]) -> Any:
+    return lambda value: "" if isinstance(value, str) and value in choices else f"legal: {', '.join(choices)}"
+
+
+def _tile(value: Any) -> str:
+    good = isinstance(value, list | tuple) and len(value) == 3 and all(_is_int(size) and size >= 1 for size in value)
+    return "" if good else "legal: three integers from 1, latent cells (frames, rows, columns)"
+
+
+def _table(value: Any) -> str:
+    return "" if isinstance(value, Mapping) else "a table is needed"
+
+
+_FRACTION = _between(0, 1)
+_PARTS: dict[str, Any] = {"thresholds": Split, "quantiles": Split, "intervals": Intervals, "enhance": Enhance, "cache": Cache}
+# a check gives "" or what would have been legal; a dict of checks is a table with exactly those keys; order is the contract's
+_CHECKS: dict[str, Any] = {
+    "name": _text,
+    "map": _one_of(MAPS),
+    "warmup": _at_least(0),
+    "cooldown": _at_least(0),
+    "tile": _tile,
+    "temporal_weight": _between(0, 1),
+    "initial_latent": _flag,
+    "padding": _one_of(PADDINGS),
+    "enhance": {"strength": _between(0, 1e6), "distance": _positive},
+    "tokens": _one_of(TOKEN_RULES),
+    "thresholds": {"static": _number, "moderate": _number},
+    "quantiles": {"static": _FRACTION, "moderate": _FRACTION},
+    "intervals": {"static": _at_least(0), "moderate": _at_least(0), "active": _at_least(1)},
+    "output": _one_of(OUTPUTS),
+    "cache": {"strategy": _one_of(STRATEGIES), "forecast": _flag},
+    "source": _text,
+    "measured_on": _table,
+}
+_REQUIRED = ("name", "warmup", "cooldown", "tile", "intervals")
+_REQUIRED_IN = {"thresholds": ("static", "moderate"), "quantiles": ("static", "moderate"), "intervals": ("static", "moderate")}
+
+
+def _faults(table: Any) -> list[str]:
+    if not isinstance(table, Mapping):
+        return [f"it is {table!r}, not a table"]
+    faults = [f"lacks {key!r}" for key in _REQUIRED if key not in table]
+    if ("thresholds" in table) == ("quantiles" in table):
+        faults.append("needs exactly one of 'thresholds' and 'quantiles'")
+    for key, value in table.items():
+        faults += _faults_of(key, value)
+    quantiles = table.get("quantiles")
+    if isinstance(quantiles, Mapping) and not _faults_of("quantiles", quantiles) and quantiles["moderate"] < quantiles["static"]:
+        faults.append(
+            f"quantiles.moderate = {quantiles['moderate']} lies below quantiles.static = {quantiles['static']}; "
+            "both are cumulative fractions, so moderate is the larger"
+        )
+    return faults
+
+
+def _faults_of(key: str, value: Any) -> list[str]:
+    check = _CHECKS.get(key)
+    if check is None:
+        return [f"unknown key {key!r} (known: {', '.join(_CHECKS)})"]
+    if not isinstance(check, dict):
+        return [f"{key} = {value!r}; {legal}"] if (legal := check(value)) else []
+    if not isinstance(value, Mapping):
+        return [f"{key} = {value!r}; a table with {', '.join(check)} is needed"]
+    faults = [f"{key} has no key {inner!r} (known: {', '.join(check)})" for inner in value if inner not in check]
+    faults += [f"{key} lacks {inner!r}" for inner in _REQUIRED_IN.get(key, ()) if inner not in value]
+    faults += [
+        f"{key}.{inner} = {value[inner]!r}; {legal}"
+        for inner in check
+        if inner in value and (legal := check[inner](value[inner]))
+    ]
+    return faults
+
+
+def _toml_key(key: str) -> str:
+    return key if key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key) else json.dumps(key)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # TOML writes nan, inf and -inf as Python does
+    if value is None or not isinstance(value, str | bool | int | float):
+        raise InputError(f"measured_on holds {value!r}, which TOML cannot write; use text, numbers, true/false, lists or tables.")
+    # a JSON string is a TOML basic string, but for the raw delete character that JSON leaves alone
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
