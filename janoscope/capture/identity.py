@@ -1,0 +1,30 @@
+"""What a recording or plan says it was made with, as far as a live pipeline shows it."""
+
+import json
+from typing import Any
+
+import torch
+
+from .noise_level import final_noise_level
+
+
+def public_config(config: Any) -> dict[str, Any]:
+    """A diffusers config as JSON data, without the keys that name versions and folders: they change nothing that is computed."""
+    plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    result: dict[str, Any] = json.loads(json.dumps(plain, default=str, sort_keys=True))
+    return result
+
+
+def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:
+    """Class and config: what two pipelines must share to share a plan."""
+    return {"class": type(module).__name__, "config": public_config(module.config)}
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, Any]:
+    """Class, config and the (alpha, sigma) in which it ends."""
+    return {"class": type(scheduler).__name__, "config": public_config(scheduler.config), "final": list(final_noise_level(scheduler))}
+
+
+def dtype_name(module: torch.nn.Module) -> str:
+    """The dtype a network computes in, as `float32` or `bfloat16`."""
+    return str(next(module.parameters()).dtype).removeprefix("torch.")

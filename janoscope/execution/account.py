@@ -1,0 +1,111 @@
+"""The account of a generation: what was computed at every step, against what a full run computes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+
+@dataclass(frozen=True)
+class StepAccount:
+    """One scheduler step. tokens: image tokens computed; flops: of all its network calls; forced: refreshed out of turn."""
+
+    step: int
+    kind: str
+    tokens: int
+    flops: int
+    calls: int
+    forced: bool = False
+
+
+@dataclass
+class Account:
+    """Filled while a generation runs. Fractions are against every token and every FLOP of the full run."""
+
+    image_tokens: int = 0
+    full_flops: int = 0
+    cache_bytes: int = 0
+    nonfinite: int = 0
+    token_levels: dict[str, int] = field(default_factory=dict)
+    steps: list[StepAccount] = field(default_factory=list)
+
+    @property
+    def compute(self) -> float:
+        """FLOPs done / FLOPs of a full run with as many steps."""
+        full = self.full_flops * len(self.steps)
+        return sum(step.flops for step in self.steps) / full if full else 1.0
+
+    @property
+    def token_fraction(self) -> float:
+        full = self.image_tokens * len(self.steps)
+        return sum(step.tokens for step in self.steps) / full if full else 1.0
+
+    @property
+    def kinds(self) -> list[str]:
+        return [step.kind for step in self.steps]
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence where the policy saved next to nothing."""
+        if self.compute > 0.95:
+            return f"only {1 - self.compute:.1%} of the FLOPs were saved; loosen the thresholds or lengthen the intervals."
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compute": self.compute,
+            "token_fraction": self.token_fraction,
+            "cache_bytes": self.cache_bytes,
+            "nonfinite": self.nonfinite,
+            "token_levels": self.token_levels,
+            "steps": [vars(step) for step in self.steps],
+        }
+
+    def __str__(self) -> str:
+        by_kind = Counter(self.kinds)
+        tokens = {step.kind: step.tokens for step in self.steps}
+        flops = {step.kind: step.flops for step in self.steps}
+        lines = [f"{'step kind':<10} {'steps':>5} {'tokens':>8} {'FLOPs of a full step':>21}"]
+        for kind, count in by_kind.items():
+            share = flops[kind] / self.full_flops if self.full_flops else 1.0
+            lines.append(f"{kind:<10} {count:>5} {tokens[kind]:>8} {share:>20.1%}")
+        levels = ", ".join(f"{count} {level}" for level, count in self.token_levels.items())
+        lines.append(f"tokens: {levels or 'no level yet'}; cache {self.cache_bytes / 2**20:.1f} MiB")
+        lines.append(f"compute {self.compute:.3f} of the full run's FLOPs ({self.token_fraction:.3f} of its tokens)")
+        if forced := sum(step.forced for step in self.steps):
+            lines.append(f"{forced} steps were refreshed out of turn")
+        if self.nonfinite:
+            lines.append(f"{self.nonfinite} non-finite values were predicted")
+        return "\n".join(lines)
+
+
+class FlopMeter:
+    """Counts a kind of network call once, by torch's own counter, and remembers it: counting every call would slow the run."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+        self.last = 0
+
+    @contextmanager
+    def measure(self, key: Any) -> Iterator[None]:
+        if key in self._known:
+            yield
+        else:
+            with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+                yield
+            self._known[key] = counter.get_total_flops()
+        self.last = self._known[key]
+
+
+def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop(query, key, value)
+
+
+# torch's counter knows the fused attention kernels of accelerators only; without this the CPU's counts as nothing
+_CPU_ATTENTION: dict[Callable[..., Any], Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops
+}

@@ -1,0 +1,189 @@
+"""Hooks on one transformer instance: cut the sequence, serve keys and values, put the output together again.
+
+Methods are replaced on the instances and nowhere else (diffusers' own hook registry leaves attributes behind when it is removed).
+Attention is met inside `scaled_dot_product_attention`, below every processor, so that no family needs a processor of ours;
+the price is that a backend which does not go through it is invisible, hence the guard in `NetworkHooks.check_served`.
+"""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..capture.watch import InstancePatch
+from ..errors import ExecutionError
+from ..probe import Execution
+from .cache import BranchCache
+from .rows import Rows
+
+
+class Mode(Enum):
+    """What one network call does. OFF: nothing of ours. REFRESH: all tokens, stored. PARTIAL: some tokens. REUSE: no call at all."""
+
+    OFF = "off"
+    REFRESH = "refresh"
+    PARTIAL = "partial"
+    REUSE = "reuse"
+
+
+@dataclass
+class CallState:
+    """The network call in progress; the hooks read it, the executor sets it before each call."""
+
+    mode: Mode = Mode.OFF
+    cache: BranchCache = field(default_factory=BranchCache)
+    rows: Rows | None = None
+    served: Counter[str] = field(default_factory=Counter)
+
+
+class NetworkHooks:
+    """All hooks on one transformer, from construction until `remove`, which may be called twice."""
+
+    def __init__(self, name: str, module: torch.nn.Module, facts: Execution, state: CallState):
+        self._name, self._facts, self._state = name, facts, state
+        self._patches: list[InstancePatch] = []
+        self._attentions: dict[str, torch.nn.Module] = {}
+        try:
+            self._hook_blocks(module)
+            self._patch(_submodule(module, facts.output, name), self._wrap_output)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        while self._patches:
+            self._patches.pop().remove()
+
+    def check_served(self) -> None:
+        """Every hooked attention must have been served exactly once in the call that just ended."""
+        if self._state.mode not in (Mode.REFRESH, Mode.PARTIAL):
+            return
+        for layer, attention in self._attentions.items():
+            if (times := self._state.served[layer]) != 1:
+                processor = getattr(attention, "processor", None)
+                backend = getattr(processor, "_attention_backend", None) or "default"
+                raise ExecutionError(
+                    f"{self._name}.{layer} was served keys and values {times} times in one call instead of once; its processor "
+                    f"{type(processor).__name__} with backend {backend} does not go through torch's scaled_dot_product_attention. "
+                    "Use the native attention backend."
+                )
+
+    def _patch(self, module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._patches.append(InstancePatch(module, "forward", wrap))
+
+    def _hook_blocks(self, module: torch.nn.Module) -> None:
+        first = True
+        for list_name in self._facts.blocks:
+            for index, block in enumerate(_submodule(module, list_name, self._name)):
+                path = f"{list_name}.{index}"
+                found = {f"{path}.{attr}": getattr(block, attr, None) for attr in self._facts.attention}
+                attentions = {layer: inner for layer, inner in found.items() if isinstance(inner, torch.nn.Module)}
+                if not attentions:
+                    raise ExecutionError(f"{self._name}.{path} has none of the attentions {', '.join(self._facts.attention)}; mend the probe sheet.")
+                self._patch(block, self._wrap_block(type(block), first))
+                for layer, attention in attentions.items():
+                    self._patch(attention, self._wrap_attention(layer))
+                self._attentions |= attentions
+                first = False
+
+    def _wrap_block(self, block_class: type, first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        signature = inspect.signature(block_class.forward)
+        facts, state = self._facts, self._state
+
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                rows = state.rows
+                if state.mode is not Mode.PARTIAL or rows is None:
+                    return original(*args, **kwargs)
+                bound = signature.bind(None, *args, **kwargs)
+                given = bound.arguments
+                if first:
+                    hidden = given[facts.hidden]
+                    given[facts.hidden] = hidden.index_select(1, rows.image(hidden.device))
+                for name in facts.rotary:
+                    if given.get(name) is not None:
+                        given[name] = rows.cut_rotary(given[name])
+                if facts.squared_mask and given.get(facts.squared_mask) is not None:
+                    mask = given[facts.squared_mask]
+                    kept = rows.joint(mask.shape[1] - rows.image_tokens, facts.text, mask.device)
+                    given[facts.squared_mask] = mask.index_select(1, kept)
+                return original(*bound.args[1:], **bound.kwargs)
+
+            return forward
+
+        return wrap
+
+    def _wrap_attention(self, layer: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        state, text = self._state, self._facts.text
+
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                if state.mode not in (Mode.REFRESH, Mode.PARTIAL):
+                    return original(*args, **kwargs)
+                with _ServeKeysValues(state, layer, text):
+                    return original(*args, **kwargs)
+
+            return forward
+
+        return wrap
+
+    def _wrap_output(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        state = self._state
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            if state.mode is Mode.REFRESH:
+                state.cache.store_output(output)
+            elif state.mode is Mode.PARTIAL and state.rows is not None:
+                return state.cache.update_output(state.rows.image(output.device), output)
+            return output
+
+        return forward
+
+
+class _ServeKeysValues(TorchFunctionMode):
+    """Within one attention module: the first scaled_dot_product_attention is the self- or joint attention.
+
+    Later ones in the same module belong to image-prompt adapters and pass unchanged.
+    """
+
+    def __init__(self, state: CallState, layer: str, text: str):
+        super().__init__()
+        self._state, self._layer, self._text, self._pending = state, layer, text, True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not self._pending:
+            return func(*args, **kwargs)
+        self._pending = False
+        self._state.served[self._layer] += 1
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        return func(**self._serve(given))
+
+    def _serve(self, given: dict[str, Any]) -> dict[str, Any]:
+        # query, key, value: (item, head, token, channel), keys after their norm and rotary embedding
+        state, key, value = self._state, given["key"], given["value"]
+        if state.mode is Mode.REFRESH:
+            state.cache.store(self._layer, key, value, given.get("attn_mask"))
+            return given
+        assert state.rows is not None, "a partial call without rows"
+        text_tokens = key.shape[2] - state.rows.count
+        rows = state.rows.joint(text_tokens, self._text, key.device)
+        keys, values = state.cache.update(self._layer, rows, key, value)
+        mask = given.get("attn_mask")
+        if mask is not None and mask.shape[-1] != keys.shape[2]:
+            mask = state.cache.mask(self._layer, rows)
+        return given | {"key": keys, "value": values, "attn_mask": mask}
+
+
+def _submodule(module: torch.nn.Module, path: str, name: str) -> Any:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise ExecutionError(f"{name} ({type(module).__name__}) has no module {path!r}; the probe sheet's [execution] is another class's.") from error

@@ -1,0 +1,69 @@
+"""The warm-up: keep its predictions, analyse them in place, make the plan. The same functions that analyse a recording do it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..conversion import NoisePath
+from ..grid import TokenGrid
+from ..plan import Fingerprint, ModelFacts, Plan, Policy, highest, plan_from_ranks, token_ranks, transformer_identity
+from ..plan.importance import warmup_scores
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, beyond what its pipeline shows; `unknown` where nobody said."""
+
+    model: str = "unknown"
+    prompt: str = "unknown"
+    seed: int | None = None
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint_of(
+    transformer: Mapping[str, Any], scheduler: Mapping[str, Any], grid: TokenGrid, steps: int, identity: Identity
+) -> Fingerprint:
+    """The fingerprint of a run, from `describe_transformer`, `describe_scheduler` and what the user said."""
+    return Fingerprint(
+        model=identity.model,
+        transformer=transformer_identity(transformer["class"], transformer["config"]),
+        grid=grid,
+        steps=steps,
+        scheduler={"class": scheduler["class"], "config": scheduler["config"]},
+        guidance=dict(identity.guidance),
+        prompt=identity.prompt,
+        seed=identity.seed,
+    )
+
+
+class Warmup:
+    """Collects (item, channel, frame, row, col) latents of the warm-up steps, NumPy or torch, until the plan is made."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        fingerprint: Fingerprint,
+        prediction_type: str,
+        levels: tuple[Sequence[float], Sequence[float], Sequence[float]],
+        final: Sequence[float],
+    ):
+        timestep, alpha, sigma = levels
+        self._policy, self._fingerprint = policy, fingerprint
+        self._prediction_type = prediction_type
+        self._path = NoisePath(timestep, alpha, sigma, (final[0], final[1]))
+        self._samples: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def add(self, sample: Any, output: Any) -> None:
+        """One warm-up step: x_t and the prediction after guidance."""
+        self._samples.append(sample)
+        self._outputs.append(output)
+
+    def make_plan(self, facts: ModelFacts | None) -> Plan:
+        """The plan, from every item's map; an item's active token is active for all, since they share one sequence."""
+        ranks = []
+        for item in range(len(self._outputs[0])):
+            samples, outputs = [s[item] for s in self._samples], [o[item] for o in self._outputs]
+            scores = warmup_scores(self._policy, samples, outputs, path=self._path, prediction=self._prediction_type)
+            ranks.append(token_ranks(scores.enhanced, self._policy, self._fingerprint.grid))
+        return plan_from_ranks(self._policy, highest(ranks), self._fingerprint, facts)

@@ -1,0 +1,115 @@
+"""The call of a pipeline: defaults of the model, options of the user, checked against what this pipeline takes."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .model import Model
+
+# option -> the names pipelines have for it, first match wins
+_ARGUMENTS = {
+    "steps": ("num_inference_steps",),
+    "height": ("height",),
+    "width": ("width",),
+    "frames": ("num_frames", "video_length"),
+    "negative_prompt": ("negative_prompt",),
+}
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What a user may say about a generation; None leaves the model's default."""
+
+    prompt: str
+    seed: int = 0
+    steps: int | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineCall:
+    """Keyword arguments for one generation, and what they mean. `guidance` is None where the pipeline was not told."""
+
+    arguments: Mapping[str, Any]
+    prompt: str
+    seed: int
+    guidance: float | None
+    negative_prompt: str | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int | None:
+        steps: int | None = self.arguments.get("num_inference_steps")
+        return steps
+
+    def guidance_facts(self) -> dict[str, Any]:
+        """What a plan's fingerprint says of guidance."""
+        return {"scale": self.guidance, "negative_prompt": self.negative_prompt}
+
+
+def make_call(model: Model, options: CallOptions) -> PipelineCall:
+    """The pipeline call for these options.
+
+    Raises InputError for an option that this pipeline does not take: an option without effect is refused, not ignored.
+    """
+    parameters = inspect.signature(type(model.pipe).__call__).parameters
+    arguments = {key: value for key, value in model.call.items() if key in parameters}
+    for option, names in _ARGUMENTS.items():
+        value = getattr(options, option)
+        if value is not None:
+            arguments[_accepted(model, parameters, names, option)] = value
+    argument = guidance_argument(model)
+    if options.guidance is not None:
+        if argument is None or argument not in parameters:
+            raise InputError(f"--guidance has no effect on {type(model.pipe).__name__}: it takes no guidance scale. Leave it out.")
+        arguments[argument] = options.guidance
+    for key, value in (options.extra or {}).items():
+        arguments[_accepted(model, parameters, (key,), f"call {key}")] = value
+    arguments["prompt"] = options.prompt
+    guidance = arguments.get(argument) if argument else None
+    if argument == "true_cfg_scale" and guidance is not None and guidance > 1:
+        arguments.setdefault("negative_prompt", "")  # without one the pipeline silently ignores the scale
+    negative = arguments.get("negative_prompt") if "negative_prompt" in parameters else None
+    arguments["generator"] = torch.Generator("cpu").manual_seed(options.seed)
+    return PipelineCall(arguments, options.prompt, options.seed, guidance, negative, unknown_words(model, options.prompt))
+
+
+def guidance_argument(model: Model) -> str | None:
+    """The pipeline argument that sets the guidance scale of this model."""
+    guidance = model.sheet.guidance
+    if guidance.embedded_if and model.transformer.config.get(guidance.embedded_if):
+        return guidance.embedded_argument
+    return guidance.argument
+
+
+def unknown_words(model: Model, prompt: str) -> tuple[str, ...]:
+    """A warning for words that every tokenizer of the pipeline turns into its unknown token."""
+    tokenizers = [part for name, part in model.pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    words = re.findall(r"\w+", prompt)
+    unknown = [word for word in words if tokenizers and all(_is_unknown(tokenizer, word) for tokenizer in tokenizers)]
+    if not unknown:
+        return ()
+    named = ", ".join(dict.fromkeys(unknown))
+    return (f"{model.name} does not know the word{'s' * (len(set(unknown)) > 1)} {named}; the picture will not show it.",)
+
+
+def _is_unknown(tokenizer: Any, word: str) -> bool:
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return unknown is not None and unknown in tokenizer(word, add_special_tokens=False).input_ids
+
+
+def _accepted(model: Model, parameters: Mapping[str, Any], names: tuple[str, ...], option: str) -> str:
+    for name in names:
+        if name in parameters:
+            return name
+    raise InputError(f"--{option.replace('_', '-')} has no effect on {type(model.pipe).__name__}: it takes no {' or '.join(names)}. Leave it out.")

@@ -1,0 +1,102 @@
+"""One generation of a loaded model, and the picture or clip it made."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..capture import Watch
+from ..capture.watch import NetworkCall, SchedulerStep
+from ..errors import InputError
+from .call import PipelineCall
+from .model import Model
+
+
+@dataclass(frozen=True)
+class Generated:
+    """frames: (frame, row, col, RGB) uint8, one frame for a picture, of the first item. latents instead with output_type latent."""
+
+    frames: np.ndarray | None
+    latents: Any
+    wall_s: float
+
+
+class _StepCounter:
+    """Tells `on_step` (steps done, steps in all) as the scheduler advances."""
+
+    def __init__(self, pipe: Any, on_step: Callable[[int, int], None]):
+        self._pipe, self._on_step, self._done = pipe, on_step, 0
+
+    def generation_begins(self) -> None:
+        self._done = 0
+
+    def call_ends(self, call: NetworkCall) -> None:
+        """Only steps are counted."""
+
+    def step_begins(self, step: SchedulerStep) -> None:
+        self._done += 1
+        self._on_step(self._done, len(self._pipe.scheduler.timesteps))
+
+
+def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], None] | None = None) -> Generated:
+    """Run the pipeline once. The generator is set back to the seed first, so that the same call gives the same picture again."""
+    arguments = dict(call.arguments)
+    arguments["generator"].manual_seed(call.seed)
+    started = time.perf_counter()
+    if on_step is None:
+        output = model.pipe(**arguments)
+    else:
+        with Watch(model.pipe, model.sheet.tap.components, _StepCounter(model.pipe, on_step)):
+            output = model.pipe(**arguments)
+    wall_s = time.perf_counter() - started
+    result = output.images if hasattr(output, "images") else output.frames
+    if arguments.get("output_type") == "latent":
+        return Generated(None, result, wall_s)
+    return Generated(to_frames(result), None, wall_s)
+
+
+def to_frames(result: Any) -> np.ndarray:
+    """What a pipeline returned -> (frame, row, col, RGB) uint8 of the first item. Floats are in 0..1."""
+    first = result[0]
+    frames = first if isinstance(first, list) else [first]
+    if isinstance(first, np.ndarray) and first.ndim == 4:
+        frames = list(first)
+    arrays = [np.asarray(frame) for frame in frames]
+    stacked = np.stack([a if a.dtype == np.uint8 else np.round(np.clip(a, 0, 1) * 255).astype(np.uint8) for a in arrays])
+    return stacked if stacked.ndim == 4 else stacked[..., None].repeat(3, -1)
+
+
+def save_frames(frames: np.ndarray, path: Path) -> Path:
+    """A picture as PNG; a clip as animated PNG when the path ends in .png, else as mp4 (needs the `video` extra)."""
+    from PIL import Image
+
+    if path.suffix.lower() == ".mp4":
+        _save_mp4(frames, path)
+        return path
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(path, save_all=len(pictures) > 1, append_images=pictures[1:], duration=125, loop=0)
+    return path
+
+
+def output_name(path: Path, frames: np.ndarray) -> Path:
+    """The decoded output beside `path`: .png for a picture, .mp4 for a clip, or .png (animated) without the video extra."""
+    return path.with_suffix(".mp4" if len(frames) > 1 and _mp4_writer() is not None else ".png")
+
+
+def _mp4_writer() -> Any:
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        return None
+    return imageio_ffmpeg
+
+
+def _save_mp4(frames: np.ndarray, path: Path) -> None:
+    if _mp4_writer() is None:
+        raise InputError(f"{path} needs the video extra (pip install 'janoscope[video]'); or give a name that ends in .png.")
+    import imageio.v3 as imageio
+
+    imageio.imwrite(path, frames, fps=8, plugin="FFMPEG")

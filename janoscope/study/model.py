@@ -1,0 +1,143 @@
+"""MODEL: a hub id, a local directory, or a bundled model, loaded with its probe sheet, default call and default policy."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..plan import Policy, preset
+from ..probe import ProbeSheet, find_sheet
+
+BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
+MODELS = Path(__file__).parent.parent / "demo" / "models"
+DEFAULTS_FILE = "janoscope.toml"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline. `name` is what plans and recordings call it: an id, never a machine path."""
+
+    name: str
+    pipe: Any
+    sheet: ProbeSheet
+    revision: str = "unknown"
+    call: Mapping[str, Any] = field(default_factory=dict)
+    policy_table: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        module: torch.nn.Module = getattr(self.pipe, self.sheet.tap.components[0])
+        return module
+
+    def policy(self, name: str | None) -> Policy:
+        """A policy by preset name or file path; without one the model directory's own, else the sheet's first preset."""
+        if name is None and self.policy_table:
+            return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
+        if name is not None and self.policy_table and name == self.policy_table.get("name"):
+            return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
+        return named_policy(self.sheet, name)
+
+
+def named_policy(sheet: ProbeSheet, name: str | None) -> Policy:
+    """A policy file where `name` is the path of one, else a preset of the sheet."""
+    if name is not None and (name.endswith(".toml") or Path(name).is_file()):
+        try:
+            return Policy.from_toml(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"policy file {name} cannot be read: {error}. Check the path.") from error
+    return preset(sheet.policies, name)
+
+
+def bundled_directory(name: str) -> Path | None:
+    """Where a bundled model lies; None when `name` is not one."""
+    return MODELS / BUNDLED[name] if name in BUNDLED else None
+
+
+def model_defaults(directory: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(default call, default policy) that a model directory carries in janoscope.toml; both empty where it has none."""
+    file = directory / DEFAULTS_FILE if directory else None
+    if file is None or not file.is_file():
+        return {}, {}
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    return table.get("call", {}), table.get("policy", {})
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    scheduler: str | None = None,
+    probe: Path | None = None,
+) -> Model:
+    """Load MODEL with `DiffusionPipeline.from_pretrained`.
+
+    Args:
+        device: torch device; the first CUDA device where there is one, else the CPU.
+        dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
+        scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
+        probe: a probe sheet instead of the bundled ones.
+
+    Raises:
+        InputError: no such model, dtype or scheduler; no sheet for its transformer.
+    """
+    directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"revision": revision, "variant": variant}
+    pipe = _load_pipeline(name, directory, _torch_dtype(dtype, device), {k: v for k, v in options.items() if v is not None})
+    if scheduler is not None:
+        pipe.scheduler = _other_scheduler(pipe, scheduler)
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    call, policy = model_defaults(directory)
+    public_name = name if name in BUNDLED or directory is None else directory.resolve().name
+    return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy)
+
+
+def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:
+    """The probe sheet of a pipeline's network: its class, else a base class of it."""
+    network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
+    if network is None and probe is None:
+        raise InputError(f"{type(pipe).__name__} has neither a transformer nor a unet; feed a Recorder from your own loop (docs/own-sampler.md).")
+    classes = [cls.__name__ for cls in type(network).__mro__ if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module]
+    return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
+
+
+def _torch_dtype(dtype: str | None, device: str) -> Any:
+    if dtype is None:
+        return torch.float32 if device == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is unknown; legal: {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
+        raise InputError(f"the bundled model {name} is not in this installation; train it with `python -m janoscope.demo.train {BUNDLED[name]}`.")
+    try:
+        return DiffusionPipeline.from_pretrained(directory or name, torch_dtype=dtype, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {reason} Pass a hub id, a local directory, or demo.") from error
+
+
+def _other_scheduler(pipe: Any, name: str) -> Any:
+    import diffusers
+
+    scheduler_class = getattr(diffusers, name, None)
+    if scheduler_class is None or not hasattr(scheduler_class, "from_config") or not hasattr(scheduler_class, "set_timesteps"):
+        raise InputError(f"--scheduler {name}: diffusers has no scheduler of that name; try for example FlowMatchEulerDiscreteScheduler.")
+    return scheduler_class.from_config(pipe.scheduler.config)
+
+
+def _revision(pipe: Any) -> str:
+    return str(getattr(pipe.config, "_commit_hash", None) or "unknown")
