@@ -110,6 +110,14 @@ def _flux2() -> Built:
     return pipeline, {"prompt_embeds": _embeds(1, TEXT, 32), "guidance_scale": 3.5, **_PICTURE}
 
 
+def _klein() -> Built:
+    """Flux.2 without distilled guidance: a second call for the unconditional branch."""
+    parts = {"text_encoder": None, "tokenizer": None, "vae": _vae(kind="AutoencoderKLFlux2")}
+    pipeline = diffusers.Flux2KleinPipeline(scheduler=_flow(), transformer=network("flux2-klein"), **parts)
+    text = {"prompt_embeds": _embeds(1, TEXT, 32), "negative_prompt_embeds": _embeds(1, TEXT, 32)}
+    return pipeline, {"guidance_scale": 4.0, **text, **_PICTURE}
+
+
 def _sd3(name: str = "sd3") -> Built:
     encoders = {"text_encoder": _clip(True), "text_encoder_2": _clip(True), "text_encoder_3": _t5(64)}
     tokenizers = {"tokenizer": _tokenizer(), "tokenizer_2": _tokenizer(), "tokenizer_3": _tokenizer()}
@@ -231,6 +239,7 @@ _BUILDERS: dict[str, Callable[[], Built]] = {
     "flux": _flux,
     "chroma": _chroma,
     "flux2": _flux2,
+    "flux2-klein": _klein,
     "sd3": _sd3,
     "sd3.5": lambda: _sd3("sd3.5"),
     "wan": _wan,
@@ -250,5 +259,5 @@ _BUILDERS: dict[str, Callable[[], Built]] = {
     "sdxl": _sdxl,
 }
 # variant -> the family whose sheet describes it
-VARIANTS = {"sd3.5": "sd3", "wan2.2": "wan", "cogvideox-1.5": "cogvideox", "sdxl": "unet"}
+VARIANTS = {"flux2-klein": "flux2", "sd3.5": "sd3", "wan2.2": "wan", "cogvideox-1.5": "cogvideox", "sdxl": "unet"}
 FAMILIES = tuple(name for name in _BUILDERS if name not in VARIANTS)

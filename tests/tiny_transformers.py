@@ -21,6 +21,7 @@ TOKENS = {"image": ROWS * COLS, "clip": FRAMES * CLIP_ROWS * CLIP_COLS, "square"
 
 _FLUX = {"patch_size": 1, "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16}
 _FLUX |= {"num_attention_heads": 2, "joint_attention_dim": 32}
+_FLUX2 = _FLUX | {"timestep_guidance_channels": 64, "axes_dims_rope": (4, 4, 4, 4)}
 _SD3 = {"sample_size": 32, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 8}
 _SD3 |= {"num_attention_heads": 4, "joint_attention_dim": 64, "caption_projection_dim": 32, "pooled_projection_dim": 64}
 _SD3 |= {"pos_embed_max_size": 24}
@@ -49,7 +50,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         _FLUX
         | {"axes_dims_rope": (4, 4, 8), "approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1},
     ),
-    "flux2": ("Flux2Transformer2DModel", _FLUX | {"timestep_guidance_channels": 64, "axes_dims_rope": (4, 4, 4, 4)}),
+    "flux2": ("Flux2Transformer2DModel", _FLUX2),
+    "flux2-klein": ("Flux2Transformer2DModel", _FLUX2 | {"guidance_embeds": False}),
     "sd3": ("SD3Transformer2DModel", _SD3),
     "sd3.5": ("SD3Transformer2DModel", _SD3 | {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)}),
     "wan": ("WanTransformer3DModel", _WAN),

@@ -1,0 +1,249 @@
+"""Probe sheets against the real classes: plain hooks on tiny pipelines must see what every sheet says.
+
+Nothing of janoscope but the sheet and the grid is used here. Each kind of check has a sheet that lies, as its control.
+"""
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from plain_hooks import Step, channel_axis, predicted, seen, sheet_named, tokens_of, watched
+from tiny_pipelines import FAMILIES, VARIANTS, build
+from tiny_transformers import TOKENS
+from torch import nn
+from torch.nn import functional
+
+from janoscope.probe import ProbeSheet, sheet_of
+
+NAMES = (*FAMILIES, *VARIANTS)
+CLIPS = ("wan", "wan2.2", "latte", "cogvideox", "hunyuanvideo", "ltx-video")
+EXPECTED_TOKENS = {name: TOKENS["clip" if name in CLIPS else "image"] for name in NAMES}
+# three latent frames padded to four, two to a token
+EXPECTED_TOKENS |= {"dit": TOKENS["square"], "cogvideox-1.5": TOKENS["clip"] // 3 * 2}
+
+
+def misnamed(sheet: ProbeSheet, module: nn.Module, pipeline: Any) -> list[str]:
+    """Names of the sheet that the real classes do not have."""
+    forward = inspect.signature(type(module).forward).parameters
+    call = inspect.signature(type(pipeline).__call__).parameters
+    guidance = sheet.guidance
+    asked = [(name, forward) for name in (sheet.tap.input, sheet.tap.timestep, *guidance.extra_call)]
+    asked += [(name, call) for name in (guidance.argument, guidance.embedded_argument) if name]
+    asked += [
+        (name, module.config) for name in (*sheet.tokens.patch_keys, *([guidance.embedded_if] if guidance.embedded_if else []))
+    ]
+    if sheet.tokens.grid != "shape":
+        names = ("num_frames", "height", "width") if sheet.tokens.grid == "arguments" else (sheet.tokens.grid,)
+        asked += [(name, forward) for name in names]
+    wrong = [name for name, where in asked if name not in where]
+    return wrong + (misnamed_hooks(sheet, module) if sheet.execution else [])
+
+
+def misnamed_hooks(sheet: ProbeSheet, module: nn.Module) -> list[str]:
+    facts = sheet.execution
+    forward = inspect.signature(type(module).forward).parameters
+    wrong = [name for name in facts.refuse if name not in forward]
+    wrong += [name for name in facts.refuse_config if name not in module.config]
+    wrong += [name for name in facts.blocks if not isinstance(getattr(module, name, None), nn.ModuleList)]
+    wrong += [] if isinstance(getattr(module, facts.output, None), nn.Module) else [facts.output]
+    blocks = [block for name in facts.blocks for block in getattr(module, name, ())]
+    wrong += [name for name in facts.attention if not any(hasattr(block, name) for block in blocks)]
+    wrong += ["attention"] * any(all(getattr(block, name, None) is None for name in facts.attention) for block in blocks)
+    taken = [inspect.signature(type(block).forward).parameters for block in blocks]
+    wrong += [facts.hidden] if any(facts.hidden not in names for names in taken) else []
+    optional = [*facts.rotary, *([facts.squared_mask] if facts.squared_mask else [])]
+    return wrong + [name for name in optional if not any(name in names for names in taken)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_the_sheet_exists(name):
+    pipeline, _, _ = seen(name)
+    sheet = sheet_of(pipeline)
+    assert sheet.family == VARIANTS.get(name, name)
+    assert misnamed(sheet, getattr(pipeline, sheet.tap.components[0]), pipeline) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("tap", "input", "hidden_state"),
+        ("tap", "timestep", "timesteps"),
+        ("tokens", "grid", "img_shapes"),
+        ("guidance", "argument", "cfg_scale"),
+        ("guidance", "embedded_if", "guidance_embed"),
+        ("guidance", "extra_call", ("skip_layer",)),
+        ("execution", "blocks", ("transformer_block",)),
+        ("execution", "attention", ("attn", "attn9")),
+        ("execution", "hidden", "hidden_state"),
+        ("execution", "rotary", ("rotary_emb",)),
+        ("execution", "output", "proj_in"),
+        ("execution", "squared_mask", "attention_masks"),
+        ("execution", "refuse", ("controlnet",)),
+        ("execution", "refuse_config", ("zero_cond_t",)),
+    ],
+)
+def test_a_misspelt_name_is_caught(section, key, value):
+    pipeline, _, _ = seen("flux")
+    sheet = sheet_named("flux")
+    wrong = replace(sheet, **{section: replace(getattr(sheet, section), **{key: value})})
+    expected = value[-1] if isinstance(value, tuple) else value
+    assert expected in misnamed(wrong, pipeline.transformer, pipeline)
+    assert misnamed(sheet, pipeline.transformer, pipeline) == []
+
+
+# -- what passes through the network ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_x_t_and_prediction_have_the_declared_layout(name):
+    _, steps, _ = seen(name)
+    sheet = sheet_named(name)
+    rank = {"packed": 3, "BCHW": 4, "BCFHW": 5, "BFCHW": 5, "list": 5}[sheet.tokens.layout]
+    for step in steps:
+        for call in step.calls:
+            x = call.arguments[sheet.tap.input]
+            assert isinstance(x, list) == (sheet.tokens.layout == "list")
+            assert isinstance(call.returned, tuple) == (sheet.output.returns == "tuple")
+            x = torch.stack(x) if isinstance(x, list) else x
+            assert x.ndim == rank
+            expected = list(x.shape)
+            expected[channel_axis(sheet)] *= 2 if sheet.output.learned_variance == "second-half" else 1
+            assert list(predicted(sheet, call).shape) == expected
+            assert torch.as_tensor(call.arguments[sheet.tap.timestep]).ndim < 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_of_the_sheet_are_those_of_the_latent(name):
+    pipeline, steps, _ = seen(name)
+    sheet = sheet_named(name)
+    for step in steps:
+        for call in step.calls:
+            assert tokens_of(sheet, getattr(pipeline, call.component), call.arguments) == EXPECTED_TOKENS[name]
+            if sheet.tokens.layout == "packed":
+                assert call.arguments[sheet.tap.input].shape[1] == EXPECTED_TOKENS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_type_is_the_schedulers_or_flow(name):
+    pipeline, _, _ = seen(name)
+    config = pipeline.scheduler.config
+    flow = "FlowMatch" in type(pipeline.scheduler).__name__ or config.prediction_type == "flow_prediction"
+    assert sheet_named(name).output.prediction == ("flow" if flow else "scheduler")
+
+
+def test_two_transformers_are_used_in_the_declared_order():
+    _, steps, _ = seen("wan2.2")
+    order = [call.component for step in steps for call in step.calls]
+    assert set(order) == {"transformer", "transformer_2"}
+    assert tuple(dict.fromkeys(order)) == sheet_named("wan").tap.components
+    assert order == sorted(order)
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------------
+
+
+def branches_of(sheet: ProbeSheet, step: Step) -> dict[str, torch.Tensor]:
+    """Predictions by branch, as the scheduler would be given them: sign applied, learned variance left out."""
+    outputs = [sheet.output.sign * predicted(sheet, call) for call in step.calls]
+    parts = outputs[0].chunk(2) if sheet.guidance.calls == "batched" else outputs
+    if sheet.output.learned_variance == "second-half":
+        parts = [part.chunk(2, channel_axis(sheet))[0] for part in parts]
+    return dict(zip(sheet.guidance.branches, parts, strict=True))
+
+
+def rebuilds(sheet: ProbeSheet, step: Step, scale: float, up_to_length: bool) -> bool:
+    """Whether uncond + scale * (cond - uncond) is what the scheduler was given."""
+    branch = branches_of(sheet, step)
+    guided = (branch["uncond"] + scale * (branch["cond"] - branch["uncond"])).flatten()
+    given = step.prediction[: 1 if sheet.guidance.stacked_step else None].flatten()
+    if up_to_length:  # Qwen-Image rescales every token's vector
+        width = step.prediction.shape[-1]
+        guided, given = (functional.normalize(x.reshape(-1, width), dim=-1).flatten() for x in (guided, given))
+    return torch.allclose(guided, given, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
+def test_branches_rebuild_the_guided_prediction(name):
+    _, steps, call = seen(name, guided=True)
+    sheet = sheet_named(name)
+    scale = call[sheet.guidance.argument] + (name == "z-image")  # cond + scale * (cond - uncond)
+    up_to_length = name == "qwen-image"
+    swapped = replace(sheet, guidance=replace(sheet.guidance, branches=sheet.guidance.branches[::-1]))
+    negated = replace(sheet, output=replace(sheet.output, sign=-sheet.output.sign))
+    for step in steps:
+        assert rebuilds(sheet, step, scale, up_to_length)
+        assert not rebuilds(swapped, step, scale, up_to_length)
+        assert not rebuilds(negated, step, scale, up_to_length)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
+def test_one_branch_is_left_when_the_named_argument_switches_guidance_off(name):
+    pipeline, _, call = seen(name, guided=True)
+    sheet = sheet_named(name)
+    off = {sheet.guidance.argument: 0.0 if name == "z-image" else 1.0, "num_inference_steps": 2}
+    with watched(pipeline, sheet.tap.components) as steps:
+        pipeline(**call | off, generator=torch.Generator().manual_seed(0))
+    assert [len(step.calls) for step in steps] == [1] * len(steps)
+    assert {predicted(sheet, step.calls[0]).shape[0] for step in steps} == {1}
+
+
+@pytest.mark.parametrize("name", ["flux", "flux2", "hunyuanvideo"])
+def test_embedded_guidance_is_one_call_that_follows_its_argument(name):
+    pipeline, steps, call = seen(name)
+    sheet = sheet_named(name)
+    assert pipeline.transformer.config[sheet.guidance.embedded_if]
+    assert [len(step.calls) for step in steps] == [1, 1, 1]
+    with watched(pipeline, sheet.tap.components) as other:
+        more = {sheet.guidance.embedded_argument: 9.0, "num_inference_steps": 3}
+        pipeline(**call | more, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(other[0].sample, steps[0].sample)
+    assert not torch.equal(other[0].prediction, steps[0].prediction)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scheduler_steps_the_stacked_batch_only_where_the_sheet_says(name):
+    _, steps, _ = seen(name, guided=True)
+    expected = 2 if sheet_named(name).guidance.stacked_step else 1
+    assert {step.sample.shape[0] for step in steps} == {expected}
+    if expected == 2:
+        assert all(torch.equal(*step.prediction.chunk(2)) for step in steps)
+
+
+def test_skip_layer_guidance_is_an_extra_call_with_the_named_argument():
+    pipeline, _, call = seen("sd3")
+    sheet = sheet_named("sd3")
+    with watched(pipeline, sheet.tap.components) as steps:
+        more = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.9}
+        pipeline(**call | more | {"num_inference_steps": 4}, generator=torch.Generator().manual_seed(0))
+    extra = [[any(c.arguments.get(name) is not None for name in sheet.guidance.extra_call) for c in s.calls] for s in steps]
+    assert [False] in extra
+    assert [False, True] in extra
+    assert all(calls in ([False], [False, True]) for calls in extra)
+
+
+# -- the tiny pipelines themselves ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flux", "wan2.2", "dit", "unet"])
+def test_pipelines_are_deterministic_and_leave_the_global_generator_alone(name):
+    before = torch.random.get_rng_state()
+    first, call = build(name)
+    second, again = build(name)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    results = [
+        next(iter(pipeline(**arguments, generator=torch.Generator().manual_seed(3)).values()))
+        for pipeline, arguments in ((first, call), (second, again), (first, call))
+    ]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    other = next(iter(first(**call, generator=torch.Generator().manual_seed(4)).values()))
+    assert not torch.equal(results[0], other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_parameter_is_left_at_zero(name):
+    pipeline, _, _ = seen(name)
+    module = getattr(pipeline, sheet_named(name).tap.components[0])
+    assert [key for key, value in module.named_parameters() if value.ndim and not value.any()] == []
