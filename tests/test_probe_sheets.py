@@ -2,12 +2,28 @@
 
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from janoscope.errors import InputError
-from janoscope.probe import CHECKOUT, PACKAGED, find_sheet, load_sheet, parse_sheet, sheet_of, sheet_paths
+from janoscope.probe import (
+    _CHOICES,
+    CHECKOUT,
+    PACKAGED,
+    Execution,
+    Guidance,
+    Match,
+    Output,
+    Tap,
+    Tokens,
+    find_sheet,
+    load_sheet,
+    parse_sheet,
+    sheet_of,
+    sheet_paths,
+)
 
 EXECUTABLE = {
     "chroma",
@@ -177,3 +193,26 @@ def test_patch_is_read_as_frame_row_col(family, config, patch):
 def test_a_patch_key_that_the_config_lacks_is_named():
     with pytest.raises(InputError, match="config has no 'patch_size'"):
         load_sheet(CHECKOUT / "sd3.toml").tokens.patch_of({"patch": 2})
+
+
+DOCS = (CHECKOUT.parent / "docs" / "probes.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_example_is_a_sheet():
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)
+    sheet = parse_sheet(tomllib.loads(example), "docs/probes.md")
+    assert (sheet.family, sheet.output.sign, sheet.execution.rotary) == ("orchid", -1, ("rope",))
+    assert sheet.tokens.patch_of({"patch": (1, 2, 2)}) == (1, 2, 2)
+
+
+def test_the_documentation_explains_every_key_and_every_choice():
+    explained = set(re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE))
+    keys = {f.name for kind in (Match, Tap, Tokens, Output, Guidance, Execution) for f in fields(kind)} - {"source"}
+    assert explained == keys | {"family", "title", "checked_with", "limits"}
+    words = {word for choices in _CHOICES.values() for word in choices if isinstance(word, str)}
+    assert {word for word in words if f"`{word}`" not in DOCS} == set()
+
+
+def test_the_documentation_counts_the_sheets():
+    (row,) = re.findall(r"^\| (chroma.*) \| (.*) \|$", DOCS, re.MULTILINE)
+    assert [set(cell.split(", ")) for cell in row] == [EXECUTABLE, RECORD_ONLY]
