@@ -1,7 +1,7 @@
-"""Metrics: how near a picture or clip is to its reference. Reads 8-bit RGB arrays, gives numbers; knows no models, plans or files.
+"""Metrics: how near a picture or clip is to its reference. 8-bit RGB arrays in, numbers out; knows no models, plans or files.
 
 The reference comes first everywhere. Settings are those of the official evaluation, so that figures can be laid beside published
-ones (docs/policy.md says where a figure of a policy comes from).
+ones.
 """
 
 from .perceptual import Lpips, load_lpips

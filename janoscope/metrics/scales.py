@@ -16,9 +16,9 @@ LEAST_SIDE = (2 * RADIUS + 1) * 2 ** (len(WEIGHTS) - 1)  # 176: the coarsest sca
 def ms_ssim(reference: Any, other: Any) -> float:
     """Multi-scale structural similarity of 8-bit RGB, 1 identical; the mean over channels, then over frames.
 
-    Contrast and structure at every scale, luminance at the coarsest, each to its weight; 2x2 means between the scales; only windows
-    that lie inside the picture count. A negative mean contrast term counts as 0. Raises InputError where a side is under 176
-    pixels: with fewer scales the figure would be another quantity under the same name.
+    Contrast and structure at every scale, luminance at the coarsest, each to its weight; 2x2 means between the scales; only
+    windows that lie inside the picture count. A negative mean contrast term counts as 0. Raises InputError where a side is under
+    176 pixels: with fewer scales the figure would be another quantity under the same name.
     """
     rows, cols = as_frames(reference).shape[1:3]
     if min(rows, cols) < LEAST_SIDE:

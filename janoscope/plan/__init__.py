@@ -1,11 +1,11 @@
 """Plans: what one generation will do. Reads importance scores and a policy; gives a frozen plan, selectors, predicted compute.
 
-Left of it: analysis. Right of it: execution, which asks a selector and decides nothing itself. Pure: NumPy and text only, no torch,
-no HDF5, no files; whoever holds a path reads it and hands the text over.
+Left of it: analysis. Right of it: execution, which asks a selector and decides nothing itself. Pure: NumPy and text only, no
+torch, no HDF5, no files; whoever holds a path reads it and hands the text over.
 """
 
 from .cost import CacheBytes, Predicted, Timing, cache_bytes, predict, step_compute
-from .facts import ModelFacts, entry_tokens
+from .facts import ModelFacts, entry_tokens, run_facts
 from .fingerprint import Difference, Fingerprint, transformer_identity
 from .levels import TokenLevel, highest, random_scores, token_ranks
 from .plan import SCHEMA, Plan, make_plan, plan_from_ranks
@@ -46,6 +46,7 @@ __all__ = [
     "predict",
     "preset",
     "random_scores",
+    "run_facts",
     "source_steps",
     "step_compute",
     "step_kinds",

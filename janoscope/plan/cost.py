@@ -19,7 +19,9 @@ from .schedule import StepKind
 
 @dataclass(frozen=True)
 class Timing:
-    """How time departs from FLOPs. refresh: extra share of a full step for storing, .04 in the official runs (Flux, H-class GPU).
+    """How time departs from FLOPs.
+
+    refresh: extra share of a full step for storing; .04 in the official Flux runs (750 against 724 ms).
 
     fixed: share of a full step that does not shrink with the tokens (launches, embedding); 0 for large models, .5 for the demo.
     """
@@ -56,7 +58,8 @@ def step_flops(facts: ModelFacts, computed: int, tokens: int) -> float:
     flops = queries * (8 * width**2 + 4 * width * facts.feed_forward) + 4 * queries * keys * width
     if facts.text == "cross":
         flops += computed * (4 * width**2 + 4 * text * width) + 4 * text * width**2
-    return float(facts.layers * flops)
+    dual = computed * (8 * width**2 + 4 * tokens * width)  # the second, image-only attention
+    return float(facts.layers * flops + facts.dual_layers * dual)
 
 
 def step_compute(kinds: Sequence[StepKind], ranks: np.ndarray, facts: ModelFacts | None = None) -> np.ndarray:
@@ -77,7 +80,7 @@ def predict(
     cache: Cache | None = None,
     timing: Timing | None = None,
 ) -> Predicted:
-    """What a schedule of `kinds` (step) over token `ranks` (token,) costs. Cache bytes need facts; rows are all tokens and joint text."""
+    """What a schedule of `kinds` (step) over token `ranks` (token,) costs. Cache bytes need facts."""
     timing = timing or Timing()
     compute = step_compute(kinds, ranks, facts)
     refresh = np.array([kind is StepKind.REFRESH for kind in kinds])
@@ -85,7 +88,8 @@ def predict(
     held = None
     if facts is not None:
         cache = cache or Cache()
-        # no refresh, no cache: a run too short to skip anything stores nothing
+        # the executor's buffers hold every token, joint text among them
+        # and without a refresh there is no cache: a run too short to skip anything stores nothing
         held = sum(cache_bytes(facts, ranks.size + facts.joint_text, cache.strategy, cache.forecast)) if refresh.any() else 0
     return Predicted(float(compute.mean()), float(len(compute) / time.sum()), held)
 
@@ -94,7 +98,7 @@ def cache_bytes(facts: ModelFacts, rows: int, strategy: str = "kv", forecast: bo
     """Bytes of the attention cache with `rows` rows a layer.
 
     rows: the executor's buffers hold every token, joint text included; the official code keeps static and moderate tokens only.
-    kv: two tensors a layer and branch. hidden: one (the attention's input). kv-fp8, kv-int8: one byte a value, scales not counted.
+    kv: two tensors a layer and branch. hidden: one (the attention's input). kv-fp8, kv-int8: a byte a value, scales not counted.
     offload: kv in host memory, `window_layers` of it on the device. forecast: the values before the last are kept too, twice all.
     Source: supplementary section 5; layers x branches x 2 x tokens x width x bytes.
     """
@@ -103,6 +107,7 @@ def cache_bytes(facts: ModelFacts, rows: int, strategy: str = "kv", forecast: bo
     tensors = 1 if strategy == "hidden" else 2
     itemsize = 1 if strategy in ("kv-fp8", "kv-int8") else facts.itemsize
     layer = tensors * rows * facts.width * itemsize * facts.branches * (2 if forecast else 1)
+    attentions = facts.layers + facts.dual_layers
     if strategy == "offload":
-        return CacheBytes(layer * min(window_layers, facts.layers), layer * facts.layers)
-    return CacheBytes(layer * facts.layers, 0)
+        return CacheBytes(layer * min(window_layers, attentions), layer * attentions)
+    return CacheBytes(layer * attentions, 0)

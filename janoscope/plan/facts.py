@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..grid import Triple
+from ..probe import Execution
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 TEXT_MODES = ("joint", "cross", "none")
@@ -13,6 +14,7 @@ TEXT_MODES = ("joint", "cross", "none")
 # the names under which diffusers configs hold a size, in the order they are tried; layer counts add up (Flux has two lists)
 LAYER_KEYS = ("num_layers", "num_single_layers")
 FEED_FORWARD_KEYS = ("ffn_dim",)
+DUAL_KEY = "dual_attention_layers"  # a list of block indices
 FEED_FORWARD_RATIO = 4.0  # of the width, where the config names no size; true of every family executed so far but Wan
 
 
@@ -23,6 +25,7 @@ class ModelFacts:
     layers: blocks with self- or joint attention. width: hidden channels. feed_forward: hidden channels of the MLP.
     text: `joint` (text tokens stand among the attention's and are always computed), `cross` (a cross-attention's keys) or `none`.
     itemsize: bytes a cached value. branches: guidance branches with a cache of their own (2 with classifier-free guidance).
+    dual_layers: blocks with a second, image-only attention (Stable Diffusion 3.5 medium).
     """
 
     layers: int
@@ -32,6 +35,7 @@ class ModelFacts:
     text_tokens: int = 0
     itemsize: int = 2
     branches: int = 1
+    dual_layers: int = 0
 
     @property
     def joint_text(self) -> int:
@@ -65,7 +69,8 @@ class ModelFacts:
         width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
         feed_forward = next((int(config[key]) for key in FEED_FORWARD_KEYS if config.get(key)), 0)
         feed_forward = feed_forward or round(float(config.get("mlp_ratio") or FEED_FORWARD_RATIO) * width)
-        return cls(layers, width, feed_forward, text, text_tokens, ITEMSIZE[dtype], branches)
+        dual_layers = len(config.get(DUAL_KEY) or ())
+        return cls(layers, width, feed_forward, text, text_tokens, ITEMSIZE[dtype], branches, dual_layers)
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "ModelFacts":
@@ -79,10 +84,26 @@ class ModelFacts:
         )
 
 
+def run_facts(
+    execution: Execution | None, config: Mapping[str, Any], *, dtype: str, text_tokens: int, branches: int
+) -> ModelFacts | None:
+    """Facts of a run that was seen, live or recorded; None where its family or config does not tell them.
+
+    execution: the sheet's section, which says whether the text stands among the attention's tokens.
+    """
+    if execution is None or dtype not in ITEMSIZE:
+        return None
+    text = "joint" if execution.text != "none" else "cross" if text_tokens else "none"
+    try:
+        return ModelFacts.from_config(config, text=text, text_tokens=text_tokens, dtype=dtype, branches=branches)
+    except InputError:
+        return None
+
+
 def entry_tokens(
     entry: Mapping[str, Any], height: int | None = None, width: int | None = None, frames: int | None = None
 ) -> Triple:
-    """Tokens (frames, rows, cols) of a `[models]` entry at a size in pixels and frames; its own default size where none is given."""
+    """Tokens (frames, rows, cols) of a `[models]` entry at a size in pixels and frames; its own default where none is given."""
     spatial, temporal = entry["latent_scale"]["spatial"], entry["latent_scale"]["temporal"]
     cells = (
         ((frames or entry["frames"]) - 1) // temporal + 1,  # video VAEs keep the first frame by itself

@@ -1,4 +1,4 @@
-"""Plan: what one generation will do. A level for every token, a kind for every step, and what it was made for. Frozen, no tensor."""
+"""Plan: what one generation will do. A level for every token, a kind for every step, what it was made for. Frozen, no tensor."""
 
 import json
 import math
@@ -100,9 +100,7 @@ class Plan:
             f"cache {'unknown' if cache is None else f'{cache / 2**20:.1f} MiB'}",
         ]
         if self.skips_nothing:
-            lines.append(
-                f"note      nothing can be skipped: every token is computed at each of the {print_.steps} steps ({self._why_full()})"
-            )
+            lines.append(f"note      nothing can be skipped: every token is computed at every step ({self._why_full()})")
         return "\n".join(lines)
 
     def _why_full(self) -> str:

@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import InputError
 
@@ -67,7 +67,7 @@ class Policy:
     map: str = "jano"
     temporal_weight: float = 0.0
     initial_latent: bool = True
-    padding: str = "count"
+    padding: Literal["count", "exclude"] = "count"
     enhance: Enhance = field(default_factory=Enhance)
     tokens: str = "majority"
     output: str = "hold"
@@ -235,7 +235,12 @@ def _faults_of(key: str, value: Any) -> list[str]:
 
 
 def _toml_key(key: str) -> str:
-    return key if key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key) else json.dumps(key)
+    return key if key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key) else _toml_string(key)
+
+
+def _toml_string(text: str) -> str:
+    # a JSON string is a TOML basic string, but for the raw delete character that JSON leaves alone
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml(value: Any) -> str:
@@ -247,5 +252,4 @@ def _toml(value: Any) -> str:
         return str(value)  # TOML writes nan, inf and -inf as Python does
     if value is None or not isinstance(value, str | bool | int | float):
         raise InputError(f"measured_on holds {value!r}, which TOML cannot write; use text, numbers, true/false, lists or tables.")
-    # a JSON string is a TOML basic string, but for the raw delete character that JSON leaves alone
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _toml_string(value) if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,7 @@
 """RAS: token selection after every step from the prediction's own variance (Liu et al. 2025, github.com/microsoft/RAS a9c5ec8).
 
-Steps count from 0. A RAS step computes the tokens kept by the choice made at the end of the step before; a dropped token reuses its
-last computed prediction. Importance comes from outside: the standard deviation (or norm) of each token's prediction.
+Steps count from 0. A RAS step computes the tokens kept by the choice made at the end of the step before; a dropped token reuses
+its last computed prediction. Importance comes from outside: the standard deviation (or norm) of each token's prediction.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ class RasOptions:
     """The official options under their meaning; defaults are the official defaults.
 
     start, end: first and last RAS step (end None: the last step of the run; the official default is 30). resets: full steps
-    between them. ratio: share of tokens computed. high_ratio: share of the dropped that is taken from the most important end; at 1,
-    the default, the lowest are computed. starvation: exponent a drop (the official command line always runs with 0.1, whatever it
-    is given). skip_step, skip_length: the dropped number grows by skip_step every skip_length steps; 0 keeps it constant.
+    between them. ratio: share of tokens computed. high_ratio: share of the dropped that is taken from the most important end; at
+    1, the default, the lowest are computed. starvation: exponent a drop (the official command line always runs with 0.1,
+    whatever it is given). skip_step, skip_length: the dropped number grows by skip_step every skip_length steps; 0:
+    constant.
     official: keep two quirks. On: at `end` the previous choice is used again, and a dropped token becomes likelier to be dropped
     again at the high end. Off: `end` chooses anew, and at both ends a drop makes the next one less likely.
     """

@@ -1,0 +1,198 @@
+import tomllib
+
+import numpy as np
+import pytest
+
+from janoscope.errors import InputError
+from janoscope.plan import (
+    Cache,
+    ModelFacts,
+    StepKind,
+    Timing,
+    cache_bytes,
+    entry_tokens,
+    predict,
+    preset,
+    step_compute,
+    step_kinds,
+)
+from janoscope.plan.cost import step_flops
+from janoscope.probe import sheet_paths
+
+GIB = 2**30
+W, R, M, A, REUSE, C = StepKind
+
+
+def sheet(family):
+    path = next(path for path in sheet_paths() if path.stem == family)
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def ranks_of_shares(count, active, moderate=0.0):
+    ranks = np.ones(count, dtype=np.int8)
+    ranks[: round((active + moderate) * count)] = 2
+    ranks[: round(active * count)] = 3
+    return ranks
+
+
+@pytest.mark.parametrize(("active", "speedup"), [(0.25, 3.67), (0.5, 1.94), (0.75, 1.32)])
+def test_flops_of_a_partial_step_give_the_ratios_measured_on_a_flux_like_model(active, speedup):
+    # dim 768, 2 blocks, 4096 image and 128 text tokens: FLOP-implied 3.67, 1.94, 1.32; measured 3.69, 1.97, 1.32
+    facts = ModelFacts(2, 768, 4 * 768, "joint", 128)
+    full = step_flops(facts, 4096, 4096)
+    assert full / 1e9 == pytest.approx(229, rel=0.01)
+    assert full / step_flops(facts, round(active * 4096), 4096) == pytest.approx(speedup, abs=0.005)
+
+
+def test_control_forgetting_the_text_stream_is_told_apart():
+    facts = ModelFacts(2, 768, 4 * 768, "none", 128)
+    assert step_flops(facts, 4096, 4096) / step_flops(facts, 1024, 4096) == pytest.approx(4.0)
+
+
+def test_flops_by_hand_with_joint_with_cross_and_without_text():
+    # D = 2, F = 8, T = 3, 5 tokens of which 2 are computed
+    assert step_flops(ModelFacts(1, 2, 8, "none"), 2, 5) == 2 * (32 + 64) + 4 * 2 * 5 * 2
+    assert step_flops(ModelFacts(1, 2, 8, "joint", 3), 2, 5) == 5 * 96 + 4 * 5 * 8 * 2
+    assert step_flops(ModelFacts(1, 2, 8, "cross", 3), 2, 5) == 2 * 96 + 4 * 2 * 5 * 2 + 2 * (16 + 24) + 48
+    assert step_flops(ModelFacts(7, 2, 8, "none"), 2, 5) == 7 * 272
+    assert step_flops(ModelFacts(1, 2, 8, "joint", 3), 0, 5) == 0
+    assert step_flops(ModelFacts(2, 2, 8, "none", dual_layers=1), 2, 5) == 2 * 272 + 2 * 32 + 4 * 2 * 5 * 2
+
+
+def test_compute_of_every_kind_of_step():
+    ranks = np.array([1, 1, 2, 3], dtype=np.int8)
+    assert step_compute((W, R, M, A, REUSE, C), ranks).tolist() == [1, 1, 0.5, 0.25, 0, 1]
+    joint = step_compute((W, R, M, A, REUSE, C), ranks, ModelFacts(3, 8, 32, "joint", 4))
+    assert joint.tolist() == pytest.approx([1, 1, 6 / 8, 5 / 8, 0, 1])
+    no_active = step_compute((A,), np.array([1, 2], dtype=np.int8), ModelFacts(3, 8, 32, "joint", 4))
+    assert no_active.tolist() == [0]  # the network is not called, text or not
+
+
+# method notes, cost table: row, published speedup, active share that explains it when no token is moderate
+PUBLISHED = [
+    ("flux", "jano/flux-1/1", "black-forest-labs/FLUX.1-dev", 4096, 1.86, 0.25),
+    ("flux", "jano/flux-1/2", "black-forest-labs/FLUX.1-dev", 4096, 2.00, 0.21),
+    ("flux", "jano/flux-1/3", "black-forest-labs/FLUX.1-dev", 4096, 2.07, 0.19),
+    ("wan", "jano/wan-1.3b/1", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 32760, 1.45, 0.38),
+    ("wan", "jano/wan-14b/1", "Wan-AI/Wan2.1-T2V-14B-Diffusers", 75600, 1.71, 0.36),
+    ("wan", "jano/wan-14b/2", "Wan-AI/Wan2.1-T2V-14B-Diffusers", 75600, 2.02, 0.23),
+    ("wan", "jano/wan-14b/3", "Wan-AI/Wan2.1-T2V-14B-Diffusers", 75600, 2.30, 0.14),
+]
+
+
+@pytest.mark.parametrize(("family", "row", "model", "tokens", "speedup", "active"), PUBLISHED, ids=lambda v: str(v))
+def test_predicted_speedup_meets_the_published_one_at_the_share_that_explains_it(family, row, model, tokens, speedup, active):
+    data = sheet(family)
+    facts = ModelFacts.from_entry(data["models"][model])
+    assert np.prod(entry_tokens(data["models"][model])) == tokens
+    kinds = step_kinds(preset(data["policies"], row), 50)
+    # the shares are given to two digits: .005 of them is worth up to .015 here
+    assert predict(kinds, ranks_of_shares(tokens, active), facts).speedup == pytest.approx(speedup, abs=0.025)
+    assert abs(predict(kinds, ranks_of_shares(tokens, active + 0.05), facts).speedup - speedup) > 0.05
+
+
+def test_the_speedup_bound_of_the_schedule_is_met_where_nothing_is_skipped_in_between():
+    kinds = step_kinds(preset(sheet("flux")["policies"], "jano/flux-1/1"), 50)
+    assert predict(kinds, np.ones(100, dtype=np.int8), timing=Timing(refresh=0)).speedup == pytest.approx(3.33, abs=0.01)
+
+
+def test_prediction_counts_the_refresh_and_the_fixed_share():
+    ranks = ranks_of_shares(4, 0.25)
+    kinds = (W, R, A, REUSE)
+    assert predict(kinds, ranks, timing=Timing(0.04, 0)).speedup == pytest.approx(4 / (1 + 1.04 + 0.25))
+    assert predict(kinds, ranks, timing=Timing(0.04, 0.5)).speedup == pytest.approx(4 / (1 + 1.04 + 0.625))
+    assert predict(kinds, ranks).compute == pytest.approx((1 + 1 + 0.25) / 4)
+    assert predict(kinds, ranks).cache_bytes is None
+
+
+def test_a_full_run_costs_what_it_costs_and_caches_nothing():
+    facts = ModelFacts(2, 8, 32, "joint", 3)
+    assert predict((W, W, C), np.array([1, 3], dtype=np.int8), facts) == (1.0, 1.0, 0)
+
+
+# executor notes, section 7: layers, tokens, width, bytes, branches -> full K/V
+@pytest.mark.parametrize(
+    ("facts", "rows", "size"),
+    [
+        (ModelFacts(57, 3072, 0, itemsize=2, branches=1), 4096, 2.67 * GIB),
+        (ModelFacts(30, 1536, 0, itemsize=2, branches=2), 32760, 11.2 * GIB),
+        (ModelFacts(30, 1536, 0, itemsize=4, branches=2), 32760, 22.5 * GIB),
+        (ModelFacts(40, 5120, 0, itemsize=2, branches=2), 75600, 115.4 * GIB),
+        (ModelFacts(40, 5120, 0, itemsize=4, branches=2), 75600, 230.7 * GIB),
+    ],
+)
+def test_full_cache_sizes_match_the_published_memory_table(facts, rows, size):
+    assert sum(cache_bytes(facts, rows)) == pytest.approx(size, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "size"),
+    [
+        ("flux", "black-forest-labs/FLUX.1-dev", 2.67 * GIB),
+        ("wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 11.2 * GIB),
+        ("wan", "Wan-AI/Wan2.1-T2V-14B-Diffusers", 115.4 * GIB),
+        ("sd3", "stabilityai/stable-diffusion-3-medium-diffusers", 1.12 * GIB),
+        ("cogvideox", "THUDM/CogVideoX-5b", 16.9 * GIB),
+    ],
+)
+def test_published_models_predict_the_cache_without_a_download(family, model, size):
+    entry = sheet(family)["models"][model]
+    assert sum(cache_bytes(ModelFacts.from_entry(entry), int(np.prod(entry_tokens(entry))))) == pytest.approx(size, rel=0.01)
+
+
+def test_cache_bytes_of_every_strategy():
+    facts = ModelFacts(10, 8, 32, "none", 0, itemsize=2, branches=2)
+    layer = 2 * 100 * 8 * 2 * 2
+    assert cache_bytes(facts, 100, "kv") == (10 * layer, 0)
+    assert cache_bytes(facts, 100, "kv", forecast=True) == (20 * layer, 0)
+    assert cache_bytes(facts, 100, "hidden") == (5 * layer, 0)
+    assert cache_bytes(facts, 100, "kv-fp8") == cache_bytes(facts, 100, "kv-int8") == (5 * layer, 0)
+    assert cache_bytes(facts, 100, "offload") == (2 * layer, 10 * layer)
+    assert cache_bytes(facts, 60, "kv") == (6 * layer, 0)
+    assert cache_bytes(ModelFacts(10, 8, 32, itemsize=2, branches=2, dual_layers=3), 100) == (13 * layer, 0)
+    with pytest.raises(InputError, match="no cache strategy 'ram'; legal: kv, hidden"):
+        cache_bytes(facts, 100, "ram")
+
+
+def test_a_plan_predicts_the_cache_of_its_policys_strategy_with_joint_text():
+    facts = ModelFacts(10, 8, 32, "joint", 5)
+    ranks = ranks_of_shares(100, 0.2)
+    assert predict((W, R, A), ranks, facts, Cache("hidden", forecast=True)).cache_bytes == 10 * 105 * 8 * 2 * 2
+
+
+def test_facts_from_configs_of_several_families():
+    flux = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128}
+    assert ModelFacts.from_config(flux, text="joint", text_tokens=512) == ModelFacts(57, 3072, 12288, "joint", 512, 2, 1)
+    wan = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960}
+    made = ModelFacts.from_config(wan, text="cross", text_tokens=512, dtype="float32", branches=2)
+    assert made == ModelFacts(30, 1536, 8960, "cross", 512, 4, 2)
+    assert made.joint_text == 0
+    ratio = ModelFacts.from_config(flux | {"mlp_ratio": 3.0}, text="none", text_tokens=0)
+    assert ratio.feed_forward == 3 * 3072
+    dual = ModelFacts.from_config(flux | {"dual_attention_layers": [0, 1, 2]}, text="none", text_tokens=0)
+    assert dual.dual_layers == 3
+
+
+def test_refuses_a_config_that_names_no_sizes_and_says_which():
+    with pytest.raises(InputError, match="lacks attention_head_dim, num_layers, from which"):
+        ModelFacts.from_config({"num_attention_heads": 3}, text="none", text_tokens=0)
+    good = {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4}
+    with pytest.raises(InputError, match="dtype = 'int4'; legal: joint, cross, none and float32"):
+        ModelFacts.from_config(good, text="none", text_tokens=0, dtype="int4")
+
+
+def test_tokens_of_a_size_and_of_a_padded_last_frame():
+    models = sheet("cogvideox")["models"]
+    assert entry_tokens(models["THUDM/CogVideoX1.5-5B"]) == (11, 48, 85)  # 21 latent frames, patch 2
+    assert entry_tokens(sheet("flux")["models"]["black-forest-labs/FLUX.1-dev"], 512, 768) == (1, 32, 48)
+
+
+def test_every_models_entry_gives_facts_and_tokens():
+    seen = []
+    for path in sheet_paths():
+        for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).get("models", {}).items():
+            facts = ModelFacts.from_entry(entry)
+            assert min(facts.layers, facts.width, *entry_tokens(entry)) >= 1, name
+            assert entry["source"]
+            seen.append(name)
+    assert len(seen) >= 2
