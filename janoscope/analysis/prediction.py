@@ -1,0 +1,180 @@
+"""How well an early map foretells what a token will need: rank correlation, agreement of classes, separation; with intervals.
+
+Tokens of one picture are not independent: neighbours share a tile's score and a scene's content. Every interval here resamples
+groups (`groups`, e.g. `tile_of_tokens`) whole; without groups each token is its own and the interval is too narrow.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its bootstrap percentile interval; all NaN where a map is constant."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """One map against one target, both per token; `agreement` is the share of tokens in the same class (`class_agreement`)."""
+
+    map: str
+    target: str
+    spearman: Estimate
+    agreement: Estimate
+
+    def __str__(self) -> str:
+        return f"{self.map} -> {self.target}: Spearman {self.spearman}, same class {self.agreement}"
+
+
+def map_predicts(
+    maps: Mapping[str, np.ndarray],
+    targets: Mapping[str, np.ndarray],
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[MapScore, ...]:
+    """Every map against every target, all (token,): early scores against `convergence_step`, `holding_cost`, ..."""
+    return tuple(
+        MapScore(
+            map_name,
+            target_name,
+            spearman(scores, target, groups=groups, seed=seed),
+            class_agreement(scores, target, groups=groups, seed=seed),
+        )
+        for map_name, scores in maps.items()
+        for target_name, target in targets.items()
+    )
+
+
+def spearman(
+    scores: np.ndarray, target: np.ndarray, *, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Spearman's rank correlation of two (token,) arrays, ties at their mean rank, with a bootstrap interval.
+
+    Ranks are taken once and resampled with their tokens, not taken anew in each resample. NaN where either array is constant.
+    """
+    scores, target, groups = _checked(scores, target, groups)
+    a, b = _mean_ranks(scores), _mean_ranks(target)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    a, b = a - a.mean(), b - b.mean()
+    terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])  # (moment, token)
+    moments = np.stack([np.bincount(groups, weights=term) for term in terms], axis=1)  # (group, moment)
+    values = [_correlation(drawn @ moments) for drawn in _draws(len(moments), resamples, seed)]
+    return Estimate(_correlation(moments.sum(axis=0)), *_quantiles(values))
+
+
+def quantile_classes(values: np.ndarray, *, static: float = 0.3, moderate: float = 0.6) -> np.ndarray:
+    """0, 1 or 2 for each of (token,): the lowest share `static`, those up to `moderate`, the rest; equal values stay together."""
+    if not 0 <= static <= moderate <= 1:
+        raise InputError(f"quantiles static {static} and moderate {moderate} must satisfy 0 <= static <= moderate <= 1.")
+    below = np.searchsorted(np.sort(values), values) / len(values)  # share of tokens strictly lower
+    return (below >= static).astype(np.int64) + (below >= moderate)
+
+
+def class_agreement(
+    scores: np.ndarray,
+    target: np.ndarray,
+    *,
+    static: float = 0.3,
+    moderate: float = 0.6,
+    groups: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Share of tokens that a map puts in the class their target asks for, each cut at its own quantiles.
+
+    By chance alone the share is about static^2 + (moderate - static)^2 + (1 - moderate)^2, 0.34 at the defaults.
+    """
+    scores, target, groups = _checked(scores, target, groups)
+    cuts = {"static": static, "moderate": moderate}
+    same = quantile_classes(scores, **cuts) == quantile_classes(target, **cuts)
+    hits, sizes = np.bincount(groups, weights=same), np.bincount(groups)
+    values = [np.dot(drawn, hits) / np.dot(drawn, sizes) for drawn in _draws(len(sizes), resamples, seed)]
+    return Estimate(float(same.mean()), *_quantiles(values))
+
+
+def separation(
+    step_change: np.ndarray,
+    active: np.ndarray,
+    static: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """How surely active tokens change more than static ones in the middle of a run: the area under the ROC curve.
+
+    `step_change` is (step, token), e.g. `Convergence.velocity_change`; each token's score is its median over the steps between 25
+    and 75 % of the run. `active`, `static` are (token,) booleans, disjoint. 1: every active token above every static one; 0.5: no
+    separation; ties count half. NaN where a class is empty.
+    """
+    steps = len(step_change)
+    middle = step_change[int(np.ceil(0.25 * steps)) : int(np.floor(0.75 * steps)) + 1]
+    scores = np.median(middle, axis=0)
+    scores, active, groups = _checked(scores, np.asarray(active, dtype=bool), groups)
+    static = np.asarray(static, dtype=bool)
+    if np.any(active & static):
+        raise InputError(f"{np.count_nonzero(active & static)} tokens are both active and static; the classes must be disjoint.")
+    _, place = np.unique(scores, return_inverse=True)
+    whole = _area(place, active.astype(float), static.astype(float))
+    draws = _draws(int(groups.max()) + 1, resamples, seed)
+    return Estimate(whole, *_quantiles([_area(place, drawn[groups] * active, drawn[groups] * static) for drawn in draws]))
+
+
+def _area(place: np.ndarray, active: np.ndarray, static: np.ndarray) -> float:
+    """Weighted probability that an active token lies above a static one, on places in order of value."""
+    above, below = np.bincount(place, weights=active), np.bincount(place, weights=static)
+    pairs = above.sum() * below.sum()
+    return float(np.dot(above, np.cumsum(below) - below / 2) / pairs) if pairs else np.nan
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right") + 1) / 2
+
+
+def _correlation(moments: np.ndarray) -> float:
+    """Pearson's, from the sums of 1, a, b, a a, b b, a b; NaN where one of the two does not vary."""
+    n, a, b, aa, bb, ab = moments
+    spread = (n * aa - a * a) * (n * bb - b * b)
+    return float((n * ab - a * b) / np.sqrt(spread)) if spread > 0 else np.nan
+
+
+def _draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each group is drawn, (group,) float64, once per resample."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(groups, size=groups), minlength=groups).astype(np.float64)
+
+
+def _quantiles(values: list[float]) -> tuple[float, float]:
+    known = np.asarray(values)[~np.isnan(values)]  # a resample may draw no token of a class
+    if not known.size:
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _checked(scores: np.ndarray, target: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores, target = np.asarray(scores), np.asarray(target)
+    groups = np.arange(scores.size) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if not (scores.ndim == 1 and scores.shape == target.shape == groups.shape and scores.size):
+        raise InputError(f"one value a token is needed, got map {scores.shape}, target {target.shape}, groups {groups.shape}.")
+    if not (np.isfinite(scores).all() and np.isfinite(target).all()):
+        raise InputError("a map or target holds NaN or infinite values; rank correlation has no place for them.")
+    return scores, target, groups

@@ -1,0 +1,111 @@
+"""Tiles: boxes of latent cells, and the way between a value a tile, a cell and a token."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..grid import TokenGrid, Triple
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """Neighbouring tiles of one row: where their cells lie, and how many cells hang over the latent's edge."""
+
+    frames: slice
+    rows: slice
+    cols: slice
+    count: int
+
+
+def check_tile(tile: Triple, cells: Triple) -> Triple:
+    """The tile as three ints; raises `InputError` where it cannot cut a latent of these cells."""
+    if len(tile) != 3 or min(tile) < 1:
+        raise InputError(f"tile {tuple(tile)} must be three positive numbers of latent cells (frames, rows, cols).")
+    if cells[0] == 1 and tile[0] != 1:
+        raise InputError(f"tile {tuple(tile)} spans {tile[0]} frames but the latent has one; use a tile of 1 frame.")
+    frames, rows, cols = map(int, tile)
+    return frames, rows, cols
+
+
+def tile_grid(cells: Triple, tile: Triple) -> Triple:
+    """Tiles per axis; the last of an axis may hang over the edge."""
+    frames, rows, cols = (-(-cell // size) for cell, size in zip(cells, tile, strict=True))
+    return frames, rows, cols
+
+
+def tile_rows(cells: Triple, tile: Triple, longest: int) -> Iterator[TileRow]:
+    """Rows of at most `longest` tiles, in tile order (frame, row, col; col fastest)."""
+    (bt, bh, bw), (nt, nh, nw) = tile, tile_grid(cells, tile)
+    for t in range(nt):
+        for h in range(nh):
+            for w in range(0, nw, longest):
+                count = min(longest, nw - w)
+                yield TileRow(slice(t * bt, t * bt + bt), slice(h * bh, h * bh + bh), slice(w * bw, (w + count) * bw), count)
+
+
+def cut(xp: Any, signals: Array, row: TileRow, tile: Triple) -> Array:
+    """One row of tiles, float32, zeros past the edge.
+
+    (signal, channel, frame, row, col) -> (signal, tile, frame, channel, position).
+    """
+    bt, bh, bw = tile
+    box = xp.astype(signals[:, :, row.frames, row.rows, row.cols], xp.float32, copy=False)
+    k, c = box.shape[:2]
+    whole = (k, c, bt, bh, row.count * bw)
+    if tuple(box.shape) != whole:
+        padded = xp.zeros(whole, dtype=xp.float32, device=signals.device)
+        padded[:, :, : box.shape[2], : box.shape[3], : box.shape[4]] = box
+        box = padded
+    split = xp.permute_dims(xp.reshape(box, (k, c, bt, bh, row.count, bw)), (0, 4, 2, 1, 3, 5))
+    return xp.reshape(split, (k, row.count, bt, c, bh * bw))
+
+
+def tile_means(token_values: np.ndarray, grid: TokenGrid, tile: Triple) -> np.ndarray:
+    """Mean of a token map (token,) over each tile's cells -> (tile frame, tile row, tile col) float64.
+
+    A token counts with the number of its cells that lie inside the tile; cells beyond the edge do not count.
+    """
+    tile = check_tile(tile, grid.cells)
+    values = _cells(np.asarray(token_values, dtype=np.float64), grid)
+    sums, counts = _tile_sums(values, tile), _tile_sums(np.ones(grid.cells), tile)
+    return sums / counts
+
+
+def token_means(tile_values: np.ndarray, grid: TokenGrid, tile: Triple) -> np.ndarray:
+    """Mean of a tile map (tile frame, tile row, tile col) over each token's cells -> (token,) float64."""
+    tile = check_tile(tile, grid.cells)
+    if tile_values.shape != tile_grid(grid.cells, tile):
+        raise InputError(
+            f"tile map of shape {tile_values.shape} does not fit {tile_grid(grid.cells, tile)} tiles of {tile} cells."
+        )
+    cells = np.asarray(tile_values, dtype=np.float64)
+    for axis, (size, cell) in enumerate(zip(tile, grid.cells, strict=True)):
+        cells = np.repeat(cells, size, axis=axis).take(range(cell), axis=axis)
+    return _tile_sums(cells, grid.patch).ravel() / np.prod(grid.patch)
+
+
+def tile_of_tokens(grid: TokenGrid, tile: Triple) -> np.ndarray:
+    """(token,) flat index of the tile that holds each token's first cell: groups for resampling."""
+    tile = check_tile(tile, grid.cells)
+    places = [place * patch // size for place, patch, size in zip(grid.places(), grid.patch, tile, strict=True)]
+    return np.ravel_multi_index(places, tile_grid(grid.cells, tile))
+
+
+def _cells(token_values: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    if token_values.shape != (grid.count,):
+        raise InputError(f"token map of shape {token_values.shape} does not fit a grid of {grid.count} tokens.")
+    cells = token_values.reshape(grid.tokens)
+    for axis, patch in enumerate(grid.patch):
+        cells = np.repeat(cells, patch, axis=axis)
+    return cells
+
+
+def _tile_sums(cells: np.ndarray, tile: Triple) -> np.ndarray:
+    for axis, size in enumerate(tile):
+        cells = np.add.reduceat(cells, np.arange(0, cells.shape[axis], size), axis=axis)
+    return cells
