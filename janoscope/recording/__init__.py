@@ -1,0 +1,25 @@
+"""Second in the flow: takes arrays, gives `run.h5` and a lazy, validated `Recording` of it.
+
+It is the only package that knows HDF5. It must not know torch, pipelines, or what becomes of the numbers.
+"""
+
+from .diff import FieldDiff, RecordingDiff, SignalDiff, diff
+from .export import export
+from .layout import TapAxes, generation_path, partial_path
+from .reader import RecordedStep, Recording, open_recording
+from .writer import Recorder
+
+__all__ = [
+    "FieldDiff",
+    "RecordedStep",
+    "Recorder",
+    "Recording",
+    "RecordingDiff",
+    "SignalDiff",
+    "TapAxes",
+    "diff",
+    "export",
+    "generation_path",
+    "open_recording",
+    "partial_path",
+]

@@ -1,0 +1,61 @@
+"""Where a recording comes from: sections of plain fields, as ASCII JSON on file."""
+
+import contextlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import InputError
+from .layout import SECTIONS
+
+UNKNOWN = "unknown"
+PROVENANCE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "run": ("prompt", "negative_prompt", "seed", "guidance_scale", "height", "width", "frames", "steps", "device", "dtype"),
+    "model": ("id", "revision", "variant", "pipeline", "transformer", "config_sha256"),
+    "scheduler": ("class", "prediction_type", "config"),
+    "packages": ("janoscope", "python", "numpy", "h5py", "torch", "diffusers", "transformers"),
+    "capture": ("probe",),
+}
+
+
+def initial_provenance(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every section with every known field; what was not given says "unknown"."""
+    if unknown := set(given) - set(SECTIONS):
+        raise InputError(f"provenance has no section {', '.join(sorted(unknown))}; legal: {', '.join(SECTIONS)}.")
+    sections = {section: dict.fromkeys(PROVENANCE_FIELDS[section], UNKNOWN) for section in SECTIONS}
+    sections["packages"] |= {"python": platform.python_version(), "numpy": np.__version__, "h5py": h5py.__version__}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout: stays "unknown"
+        sections["packages"]["janoscope"] = metadata.version("janoscope")
+    for section, fields in given.items():
+        sections[section] |= fields
+        provenance_json(section, sections[section])
+    return sections
+
+
+def provenance_json(section: str, fields: Mapping[str, Any]) -> str:
+    """ASCII JSON of one provenance section; a prompt with any character, lone surrogates included, survives.
+
+    Values that JSON cannot hold are kept as their text. Raises InputError for an unknown section or circular values.
+    """
+    if section not in SECTIONS:
+        raise InputError(f"provenance has no section {section!r}; legal: {', '.join(SECTIONS)}.")
+    try:
+        return json.dumps(_plain({str(key): value for key, value in fields.items()}), ensure_ascii=True, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"provenance section {section!r} does not fit JSON: {error}. Pass plain values.") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,282 @@
+"""The file side of the writer: lay down all metadata once, then append whole steps that survive a kill at any moment.
+
+Order of one step: every dataset grows and is written, flush, steps_done = n, flush. A reader that stops at steps_done
+never meets a half-written step. Only the writer thread may use these objects: h5py has one lock for all files.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..grid import TokenGrid
+from . import layout
+from .encoding import BFLOAT16, Encoded, checksum, fill_value, storage_dtype
+from .layout import SignalSpec
+
+COMPANION_SUFFIXES = ("_crc32", "_nonfinite", "_nonfinite_created")
+PROVENANCE_SLACK = 4096  # bytes left for later fields, so that an update is written in place
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything about a recording that is fixed when its file is made."""
+
+    grid: TokenGrid
+    prediction_type: str
+    branches: tuple[str, ...]
+    items: int
+    planned_steps: int | None
+    signals: tuple[SignalSpec, ...]
+    provenance: Mapping[str, str]  # section -> ASCII JSON
+    room: int = layout.ROWS_PER_CHUNK  # steps that get their place in the file when it is made
+
+
+@dataclass
+class StepRow:
+    """The small per-step values, and per signal the companions in the shape of its chunks."""
+
+    timestep: float
+    alpha: float
+    sigma: float
+    time_s: np.ndarray  # (branch,)
+    peak_bytes: int
+    crc32: dict[str, np.ndarray] = field(default_factory=dict)
+    nonfinite: dict[str, np.ndarray] = field(default_factory=dict)
+    created: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class RecordingFile:
+    """One open file in the making. `steps_done` counts the steps that are durable against the death of the process."""
+
+    def __init__(self, file: h5py.File, header: Header) -> None:
+        self.file = file
+        self.header = header
+        self.steps_done = 0
+        self._row: StepRow | None = None
+
+    @classmethod
+    def create(cls, path: Path, header: Header) -> "RecordingFile":
+        """Lay down the metadata under a hidden name, flush, and rename to the partial name while the file is open."""
+        making = layout.making_path(path)
+        file = h5py.File(making, "w", rdcc_nbytes=0)  # a chunk cache turns a full disk into a crash of the process
+        try:
+            lay_down(file, header)
+            file.flush()
+            os.replace(making, layout.partial_path(path))
+        except BaseException:
+            making.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, RuntimeError):  # the failed flush fails once more
+                file.close()
+            raise
+        return cls(file, header)
+
+    def begin_step(self, row: StepRow) -> None:
+        lead = {spec.name: spec.lead(self.header.items, len(self.header.branches)) for spec in self.header.signals}
+        row.crc32 = {name: np.zeros(shape, np.uint32) for name, shape in lead.items()}
+        row.nonfinite = {name: np.full(shape, -1, np.int64) for name, shape in lead.items()}
+        row.created = {name: np.zeros(shape, np.int64) for name, shape in lead.items()}
+        self._row = row
+
+    def write_map(self, spec: SignalSpec, item: int, branch: int, encoded: Encoded) -> None:
+        """One chunk of the step that was begun, past the file's cache and type conversion."""
+        assert self._row is not None
+        step = self.steps_done
+        dataset = self._with_room(spec.dataset)
+        place = (item, branch) if spec.branched else (item,)
+        dataset.id.write_direct_chunk((step, *place, 0, 0), encoded.data)
+        self._row.crc32[spec.name][place] = encoded.crc32
+        self._row.nonfinite[spec.name][place] = encoded.found
+        self._row.created[spec.name][place] = encoded.created
+
+    def end_step(self) -> None:
+        """Write the row, then acknowledge the step: flush, counter, flush (a counter before its data has lied in tests)."""
+        row, step = self._row, self.steps_done
+        assert row is not None
+        for name in ("timestep", "alpha", "sigma", "time_s", "peak_bytes"):
+            self._with_room(name)[step] = getattr(row, name)
+        self._with_room("step")[step] = step
+        for spec in self.header.signals:
+            self._fill_absent(spec, row)
+            self._with_room(f"{spec.dataset}_crc32")[step] = row.crc32[spec.name]
+            self._with_room(f"{spec.dataset}_nonfinite")[step] = row.nonfinite[spec.name]
+            if spec.cast:
+                self._with_room(f"{spec.dataset}_nonfinite_created")[step] = row.created[spec.name]
+        self.file.flush()
+        self.file["steps_done"][()] = step + 1
+        self.file.flush()
+        self.steps_done = step + 1
+        self._row = None
+
+    def _fill_absent(self, spec: SignalSpec, row: StepRow) -> None:
+        """NaN where nothing was recorded: space that was never written would read as zero."""
+        for place in np.argwhere(row.nonfinite[spec.name] < 0):
+            blank = np.full((spec.tokens, spec.channels), fill_value(spec.stored), storage_dtype(spec.stored))
+            self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), blank)
+            row.crc32[spec.name][tuple(place)] = checksum(blank)
+
+    def _with_room(self, name: str) -> h5py.Dataset:
+        dataset = self.file[name]
+        if dataset.shape[0] <= self.steps_done:
+            dataset.resize(self.steps_done + max(1, self.header.room), axis=0)
+        return dataset
+
+    def trim(self) -> None:
+        """Give back the room of steps that never came."""
+        names = ["step", "timestep", "alpha", "sigma", "time_s", "peak_bytes"]
+        for spec in self.header.signals:
+            names += [spec.dataset, *(spec.dataset + suffix for suffix in COMPANION_SUFFIXES)]
+        for dataset in (self.file[name] for name in names if name in self.file):
+            if dataset.shape[0] > self.steps_done:
+                dataset.resize(self.steps_done, axis=0)
+
+    def set_provenance(self, section: str, text: str) -> None:
+        write_text(self.file["provenance"], section, text)
+
+    def set_loss(self, spec: SignalSpec, loss: float) -> None:
+        self.file[spec.dataset].attrs.modify("storage_loss", np.float64(loss))
+
+    def set_end_reason(self, reason: str) -> None:
+        self.file.attrs.modify("end_reason", reason_bytes(reason))
+
+    def set_complete(self) -> None:
+        """Written last: everything before it is flushed first."""
+        self.file.flush()
+        self.file.attrs.modify("complete", np.int8(1))
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def reason_bytes(reason: str) -> np.ndarray:
+    text = " ".join(reason.split()).encode("ascii", "replace")
+    return np.array(text[: layout.END_REASON_BYTES], f"S{layout.END_REASON_BYTES}")
+
+
+def write_text(group: h5py.Group, name: str, text: str) -> None:
+    """ASCII into a scalar dataset of fixed width: in place where it fits, since a new object could tear under a kill."""
+    if name in group and group[name].dtype.itemsize >= len(text):
+        group[name][()] = np.bytes_(text)
+        return
+    if name in group:
+        del group[name]
+    width = len(text) + PROVENANCE_SLACK
+    group.create_dataset(name, data=np.array(text.encode("ascii"), f"S{width}"), dtype=f"S{width}")
+
+
+def lay_down(file: h5py.File, header: Header) -> None:
+    """Every object the file will ever have, with no step in it."""
+    _root_attributes(file, header)
+    file.create_dataset("steps_done", data=np.int64(0))
+    _scales(file, header)
+    for spec in header.signals:
+        _signal(file, spec, header)
+    provenance = file.create_group("provenance")
+    for section in layout.SECTIONS:
+        write_text(provenance, section, header.provenance[section])
+    for name, (units, long_name) in layout.UNITS.items():
+        if name in file:
+            file[name].attrs["units"], file[name].attrs["long_name"] = units, long_name
+
+
+def _root_attributes(file: h5py.File, header: Header) -> None:
+    file.attrs["janoscope_format"] = layout.FORMAT
+    file.attrs["format_version"] = layout.FORMAT_VERSION
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["prediction_type"] = header.prediction_type
+    file.attrs["grid"] = json.dumps(header.grid.to_json())
+    file.attrs["planned_steps"] = np.int64(-1 if header.planned_steps is None else header.planned_steps)
+    file.attrs["complete"] = np.int8(0)
+    file.attrs["end_reason"] = reason_bytes(layout.RUNNING)
+
+
+def _scales(file: h5py.File, header: Header) -> None:
+    grid, branches = header.grid, np.array(header.branches, dtype=object)
+    _per_step(file, "step", header.room, (), np.int64)
+    file.create_dataset("item", data=np.arange(header.items, dtype=np.int64))
+    file.create_dataset("branch", data=branches, dtype=h5py.string_dtype())
+    file.create_dataset("token", data=np.arange(grid.count, dtype=np.int64))
+    file.create_dataset("channel", data=np.arange(grid.token_channels, dtype=np.int64))
+    for name in ("step", "item", "branch", "token", "channel"):
+        file[name].make_scale(name)
+    for name in ("timestep", "alpha", "sigma"):
+        _attach(file, _per_step(file, name, header.room, (), np.float64), ("step",))
+    _attach(file, _per_step(file, "time_s", header.room, (len(branches),), np.float64), ("step", "branch"))
+    peak = _per_step(file, "peak_bytes", header.room, (), np.int64)
+    peak.attrs["_FillValue"] = np.int64(-1)
+    _attach(file, peak, ("step",))
+    for name, values in zip(("token_frame", "token_row", "token_col"), grid.places(), strict=True):
+        _attach(file, file.create_dataset(name, data=values), ("token",))
+
+
+def _per_step(file: h5py.File, name: str, room: int, lead: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    return _growing(file, name, room, lead, np.dtype(dtype), (layout.ROWS_PER_CHUNK, *lead))
+
+
+def _growing(
+    file: h5py.File, name: str, room: int, lead: tuple[int, ...], dtype: np.dtype, chunks: tuple[int, ...], fill: Any = None
+) -> h5py.Dataset:
+    """A dataset that gets its place in the file, and all its chunks their index entries, now.
+
+    An index that grows with the steps splits its nodes, and a kill amid a split loses steps that were acknowledged. Space
+    that is not written yet is a hole, no disk; the fill value is never written but says what the space means.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return file.create_dataset(name, (room, *lead), dtype, maxshape=(None, *lead), chunks=chunks, fillvalue=fill, dcpl=properties)
+
+
+def _attach(file: h5py.File, dataset: h5py.Dataset, dims: tuple[str, ...]) -> None:
+    for axis, name in enumerate(dims):
+        dataset.dims[axis].attach_scale(file[name])
+
+
+def _signal(file: h5py.File, spec: SignalSpec, header: Header) -> None:
+    lead = spec.lead(header.items, len(header.branches))
+    leading_dims = ("step", "item", "branch")[: len(lead) + 1]
+    shape, chunks = (*lead, spec.tokens, spec.channels), (1,) * (len(lead) + 1) + (spec.tokens, spec.channels)
+    dtype, fill = storage_dtype(spec.stored), fill_value(spec.stored)
+    dataset = _growing(file, spec.dataset, header.room, shape, dtype, chunks, fill)
+    _attach(file, dataset, (*leading_dims, *_map_dims(file, spec)))
+    dataset.attrs["source_dtype"] = spec.source
+    dataset.attrs["storage_loss"] = np.float64(0.0)
+    dataset.attrs["coordinates"] = "timestep alpha sigma" + ("" if spec.is_tap else " token_frame token_row token_col")
+    if spec.stored == BFLOAT16:
+        dataset.attrs["janoscope_dtype"] = BFLOAT16
+    if spec.is_tap:
+        dataset.attrs["long_name"], dataset.attrs["units"] = f"output of the inner module at {spec.name}", "1"
+    _companions(file, spec, header.room, lead, leading_dims)
+
+
+def _map_dims(file: h5py.File, spec: SignalSpec) -> tuple[str, str]:
+    """Scales of the token and channel axes; a tap has its own."""
+    if not spec.is_tap:
+        return "token", "channel"
+    names = (f"{spec.dataset}_token", f"{spec.dataset}_channel")
+    for name, size in zip(names, (spec.tokens, spec.channels), strict=True):
+        file.create_dataset(name, data=np.arange(size, dtype=np.int64)).make_scale(name.rpartition("/")[2])
+    return names
+
+
+def _companions(file: h5py.File, spec: SignalSpec, room: int, lead: tuple[int, ...], dims: tuple[str, ...]) -> None:
+    about = {
+        "_crc32": (np.uint32, "zlib.crc32 of each stored chunk's bytes"),
+        "_nonfinite": (np.int64, "non-finite values in each chunk's source; -1 where nothing was recorded"),
+    }
+    if spec.cast:
+        about["_nonfinite_created"] = (np.int64, "values that were finite in the source and are not in the stored dtype")
+    for suffix, (dtype, long_name) in about.items():
+        dataset = _per_step(file, spec.dataset + suffix, room, lead, dtype)
+        dataset.attrs["long_name"], dataset.attrs["units"] = long_name, "1"
+        if suffix == "_nonfinite":
+            dataset.attrs["_FillValue"] = np.int64(-1)
+        _attach(file, dataset, dims)

@@ -1,0 +1,178 @@
+"""The one thread that touches h5py while recording: takes whole steps off the queue and appends them."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RecordingError
+from .byte_queue import ByteQueue
+from .destination import is_being_written
+from .encoding import encode
+from .layout import COMPLETE, SignalSpec, partial_path
+from .transaction import Header, RecordingFile, StepRow
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One map as it came from the source."""
+
+    spec: SignalSpec
+    item: int
+    branch: int
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step:
+    row: StepRow
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    section: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    end_reason: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """Asks to be told when everything sent before it is done."""
+
+    event: threading.Event
+
+
+Message = Step | Provenance | Finish | Drained
+
+
+class WriterThread:
+    """Counts and failure may be read from any thread; everything else happens on this one."""
+
+    def __init__(self, path: Path, queue_bytes: int, force: bool) -> None:
+        self.path, self.force = path, force
+        self.queue: ByteQueue[Message] = ByteQueue(queue_bytes)
+        self.steps_done = 0
+        self.bytes_written = 0
+        self.failure: str | None = None
+        self.found: Counter[str] = Counter()
+        self.created: Counter[str] = Counter()
+        self.loss: dict[str, float] = {}
+        self._file: RecordingFile | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, header: Header) -> None:
+        # daemon: an interpreter that exits must not wait for a recorder nobody closed; the recorder's exit hook closes it
+        self._thread = threading.Thread(target=self._run, args=(header,), name="janoscope-writer", daemon=True)
+        self._thread.start()
+
+    def drain(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            done = threading.Event()
+            self.queue.send(Drained(done))
+            done.wait()
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, header: Header) -> None:
+        # A file size limit raises SIGXFSZ, fatal by default. Python ignores it, but a host program may not; blocked here,
+        # the write fails with EFBIG like any other error.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGXFSZ})
+        self._attempt(self._create, header)
+        finished = False
+        while not finished:
+            message, size = self.queue.take()
+            finished = isinstance(message, Finish)
+            self._handle(message)
+            del message  # its arrays must be gone before their bytes are released
+            self.queue.release(size)
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Drained(event):
+                event.set()
+            case Step():
+                self._attempt(self._append, message)
+            case Provenance():
+                self._attempt(self._set_provenance, message)
+            case Finish(end_reason):
+                self._attempt(self._finish, end_reason)
+
+    def _attempt(self, action: Callable[[Any], None], argument: Any) -> None:
+        """Nothing that goes wrong here may reach the generation; after a failure everything is discarded."""
+        if self.failure is not None:
+            return
+        try:
+            action(argument)
+        except Exception as error:
+            self.failure = " ".join(f"{type(error).__name__}: {error}".split())
+            self._give_up(error)
+
+    def _create(self, header: Header) -> None:
+        if is_being_written(partial_path(self.path)):
+            raise RecordingError(f"{partial_path(self.path)} is being written by another recorder")
+        try:
+            self._file = RecordingFile.create(self.path, header)
+        except OSError:  # no room for all steps: keep as many as fit
+            self._file = RecordingFile.create(self.path, replace(header, room=1))
+
+    def _append(self, step: Step) -> None:
+        file = self._on_file()
+        file.begin_step(step.row)
+        for chunk in step.chunks:
+            spec = chunk.spec
+            encoded = encode(chunk.values, spec.source, spec.stored)
+            file.write_map(spec, chunk.item, chunk.branch, encoded)
+            self.found[spec.name] += encoded.found
+            self.created[spec.name] += encoded.created
+            self.loss[spec.name] = max(self.loss.get(spec.name, 0.0), encoded.loss)
+            self.bytes_written += encoded.data.nbytes
+        file.end_step()
+        self.steps_done = file.steps_done
+
+    def _set_provenance(self, update: Provenance) -> None:
+        self._on_file().set_provenance(update.section, update.text)
+
+    def _finish(self, end_reason: str) -> None:
+        file = self._on_file()
+        for spec in file.header.signals:
+            file.set_loss(spec, self.loss.get(spec.name, 0.0))
+        if end_reason == COMPLETE:
+            file.trim()
+        file.set_end_reason(end_reason)
+        if end_reason != COMPLETE:
+            file.close()
+            return
+        if self.path.exists() and not self.force:
+            raise RecordingError(
+                f"{self.path} has appeared meanwhile and is kept; this recording stays {partial_path(self.path).name}"
+            )
+        file.set_complete()
+        file.close()
+        os.replace(partial_path(self.path), self.path)
+
+    def _give_up(self, error: Exception) -> None:
+        """Leave a valid partial file that says why, as far as the disk still allows."""
+        if self._file is None:
+            return
+        with contextlib.suppress(Exception):
+            self._file.set_end_reason(f"failed: {type(error).__name__}: {error}")
+        with contextlib.suppress(Exception):  # a second failure of the same disk; the first is the one reported
+            self._file.close()
+
+    def _on_file(self) -> RecordingFile:
+        assert self._file is not None
+        return self._file
