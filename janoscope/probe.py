@@ -267,10 +267,3 @@ def find_sheet(transformer_classes: Iterable[str], explicit: Path | None = None)
         f"no probe sheet matches {names[0] if names else 'a pipeline without a transformer'}; looked at --probe (not given), "
         f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and pass --probe FILE."
     )
-
-
-def sheet_of(pipeline: Any, explicit: Path | None = None) -> ProbeSheet:
-    """The sheet for a pipeline, by its `transformer`, else its `unet`, else its `transformer_2`; or the explicit file."""
-    networks = (getattr(pipeline, name, None) for name in ("transformer", "unet", "transformer_2"))
-    network = next((found for found in networks if found is not None), None)
-    return find_sheet([] if network is None else [base.__name__ for base in type(network).__mro__], explicit)

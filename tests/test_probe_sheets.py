@@ -21,7 +21,6 @@ from janoscope.probe import (
     find_sheet,
     load_sheet,
     parse_sheet,
-    sheet_of,
     sheet_paths,
 )
 
@@ -142,22 +141,9 @@ def test_an_unknown_class_lists_the_three_places_and_the_way_out():
     )
 
 
-def test_a_pipeline_is_matched_by_the_network_it_holds():
-    class UNet2DConditionModel: ...
-
-    class TunedUNet(UNet2DConditionModel): ...
-
-    class WanTransformer3DModel: ...
-
-    class Pipeline:
-        def __init__(self, **parts: object) -> None:
-            self.__dict__ |= parts
-
-    assert sheet_of(Pipeline(unet=TunedUNet())).family == "unet"
-    assert sheet_of(Pipeline(transformer=None, transformer_2=WanTransformer3DModel())).family == "wan"
-    assert sheet_of(Pipeline(), explicit=CHECKOUT / "dit.toml").family == "dit"
+def test_a_pipeline_without_a_network_is_told_so():
     with pytest.raises(InputError, match="no probe sheet matches a pipeline without a transformer"):
-        sheet_of(Pipeline())
+        find_sheet([])
 
 
 def test_unreadable_files_are_refused_with_their_reason(tmp_path):
