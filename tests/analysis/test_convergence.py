@@ -1,0 +1,136 @@
+"""Convergence step by step: values known by hand, the definition in one piece, and that no run is loaded whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from janoscope.analysis import ConvergenceAccumulator, convergence_step, holding_cost, measure_convergence
+from janoscope.errors import InputError
+
+
+def run_of(steps=11, tokens=7, channels=5, seed=0):
+    velocity, x0 = np.random.default_rng(seed).normal(size=(2, steps, tokens, channels)).astype(np.float32)
+    return velocity, x0
+
+
+def test_settles_at_the_first_step_from_which_it_stays_close():
+    distance = np.array([[9.0, 0.0, 9.0, 1.0], [0.05, 0.0, 9.0, 0.1], [0.2, 0.0, 9.0, 0.05], [0.05, 0.0, 9.0, np.nan], [0.0] * 4])
+    assert convergence_step(distance, 0.1).tolist() == [3, 0, 4, 4]
+    # negative control: the first crossing would be another answer for token 0
+    assert np.argmax(distance[:, 0] < 0.1) == 1
+    assert convergence_step(np.ones((3, 2)), 0.1).tolist() == [3, 3]
+
+
+def test_measures_are_the_definitions():
+    velocity, x0 = run_of()
+    found = measure_convergence(velocity, x0, hold_steps=3, tolerance=1.2)
+    rms = lambda values: np.sqrt((values.astype(np.float64) ** 2).mean(axis=-1))
+    np.testing.assert_allclose(found.velocity_rms, rms(velocity), rtol=1e-5)
+    assert np.isnan(found.velocity_change[0]).all()
+    np.testing.assert_allclose(found.velocity_change[1:], rms(np.diff(velocity, axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(found.relative_change[1:], rms(np.diff(velocity, axis=0)) / rms(velocity[1:]), rtol=1e-5)
+    np.testing.assert_allclose(found.x0_distance, rms(x0 - x0[-1]), rtol=1e-5)
+    np.testing.assert_array_equal(found.convergence_step, convergence_step(found.x0_distance, 1.2))
+    held = [rms(velocity[start + k] - velocity[start]) ** 2 for start in range(11) for k in (1, 2, 3) if start + k < 11]
+    np.testing.assert_allclose(found.holding_cost, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(holding_cost(velocity, 3), found.holding_cost)
+    assert np.all(np.abs(holding_cost(velocity, 4) - found.holding_cost) > 1e-6)
+
+
+def test_linear_drift_costs_its_slope():
+    velocity = np.arange(6.0)[:, None, None] * np.array([0.0, 1.0, 2.0])[None, :, None] * np.ones(4)
+    np.testing.assert_allclose(holding_cost(velocity, 1), [0, 1, 2])
+    # held for 1 and 2 steps: five errors of 1 and four of 2 (squared: 1 and 4)
+    np.testing.assert_allclose(holding_cost(velocity, 2), np.array([0, 1, 2]) * np.sqrt(21 / 9))
+
+
+def test_items_stay_apart():
+    velocity, x0 = run_of(tokens=6)
+    items = measure_convergence(velocity.reshape(11, 2, 3, 5), x0.reshape(11, 2, 3, 5))
+    flat = measure_convergence(velocity, x0)
+    np.testing.assert_array_equal(items.holding_cost.ravel(), flat.holding_cost)
+    np.testing.assert_array_equal(items.convergence_step.ravel(), flat.convergence_step)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)])
+def test_tensors_of_any_width_agree(dtype, tolerance):
+    velocity, x0 = run_of()
+    wanted = measure_convergence(velocity, x0)
+    found = measure_convergence(torch.from_numpy(velocity).to(dtype), torch.from_numpy(x0).to(dtype))
+    np.testing.assert_allclose(found.holding_cost, wanted.holding_cost, rtol=tolerance)
+    np.testing.assert_allclose(found.x0_distance, wanted.x0_distance, rtol=tolerance)
+    assert found.holding_cost.dtype == np.float32
+
+
+class OneAtATime:
+    """A run that is made on reading; remembers how many of its steps were alive at once."""
+
+    def __init__(self, values):
+        self.values, self.alive, self.most = values, 0, 0
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, step):
+        owner = self
+
+        class Step(np.ndarray):
+            def __del__(self):
+                if type(self.base) is not Step:
+                    owner.alive -= 1
+
+        assert isinstance(step, int)
+        made = self.values[step].copy().view(Step)
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        return made
+
+
+def test_a_lazy_run_is_read_one_step_at_a_time():
+    velocity, x0 = run_of(steps=23)
+    lazy = OneAtATime(velocity), OneAtATime(x0)
+    found = measure_convergence(*lazy, hold_steps=2)
+    np.testing.assert_array_equal(found.holding_cost, measure_convergence(velocity, x0, hold_steps=2).holding_cost)
+    assert max(run.most for run in lazy) <= 3
+
+
+def test_caller_may_reuse_its_buffers():
+    velocity, x0 = run_of()
+    steps = ConvergenceAccumulator(x0[-1], hold_steps=3)
+    buffer = np.empty_like(velocity[0])
+    for one_velocity, one_x0 in zip(velocity, x0, strict=True):
+        buffer[:] = one_velocity
+        steps.add(buffer, one_x0)
+    np.testing.assert_array_equal(steps.result().holding_cost, measure_convergence(velocity, x0, hold_steps=3).holding_cost)
+
+
+def test_non_finite_values_are_counted():
+    velocity, x0 = run_of()
+    velocity[2, 3, 1], x0[10, 0, 0] = np.inf, np.nan
+    found = measure_convergence(velocity, x0)
+    assert found.nonfinite == 2
+    assert np.isfinite(found.holding_cost).all()
+    assert "2 non-finite values counted as 0" in repr(found)
+
+
+def test_refuses_runs_it_cannot_measure():
+    velocity, x0 = run_of()
+    with pytest.raises(InputError, match="got 11 and 10"):
+        measure_convergence(velocity, x0[:10])
+    with pytest.raises(InputError, match="got 1 and 1"):
+        measure_convergence(velocity[:1], x0[:1])
+    with pytest.raises(InputError, match="hold_steps 0"):
+        measure_convergence(velocity, x0, hold_steps=0)
+    with pytest.raises(InputError, match="tolerance 0 must be above 0"):
+        measure_convergence(velocity, x0, tolerance=0)
+    with pytest.raises(InputError, match="step 0 has velocity"):
+        measure_convergence(velocity[:, :6], x0)
+
+
+def test_repr_tells_when_tokens_settle():
+    velocity, x0 = np.zeros((4, 3, 2)), np.zeros((4, 3, 2))
+    x0[:2, 0] = 1
+    assert repr(measure_convergence(velocity, x0, hold_steps=2)) == (
+        "<Convergence of 3 tokens over 4 steps: settled (x0 within 0.1) at step 0 0 1 (quartiles), "
+        "median cost of holding 2 steps 0>"
+    )

@@ -1,0 +1,112 @@
+"""Rank correlation, agreement and separation against SciPy and by hand; intervals that cover, and that know about groups."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from janoscope.analysis import Estimate, class_agreement, map_predicts, quantile_classes, separation, spearman
+from janoscope.errors import InputError
+
+
+def related(count=400, weight=0.7, seed=0):
+    a, noise = np.random.default_rng(seed).normal(size=(2, count))
+    return a, weight * a + np.sqrt(1 - weight**2) * noise
+
+
+def test_spearman_is_scipys_with_ties():
+    a, b = related()
+    a, b = np.round(a, 1), np.round(b)
+    found = spearman(a, b)
+    assert found.value == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert found.low < found.value < found.high
+    assert spearman(a, -b).value == pytest.approx(-found.value)
+
+
+def test_spearman_interval_covers_as_it_says():
+    """About 95 of 100 intervals hold the value of a very large sample; a coin's spread around that is 2.2."""
+    truth = spearman(*related(count=200_000, seed=99), resamples=1).value
+    inside = 0
+    for seed in range(100):
+        found = spearman(*related(count=200, seed=seed), resamples=300, seed=seed)
+        inside += found.low <= truth <= found.high
+    assert 88 <= inside <= 100
+
+
+def test_groups_widen_the_interval_of_repeated_tokens():
+    a, b = related(count=100)
+    a, b, tile = np.repeat(a, 16), np.repeat(b, 16), np.repeat(np.arange(100), 16)
+    alone, grouped = spearman(a, b), spearman(a, b, groups=tile)
+    assert grouped.value == alone.value
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+
+
+def test_constant_maps_have_no_correlation():
+    found = spearman(np.ones(9), np.arange(9.0))
+    assert np.isnan([found.value, found.low, found.high]).all()
+
+
+def test_quantile_classes_keep_equal_values_together():
+    assert quantile_classes(np.arange(10.0)).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert quantile_classes(np.zeros(5)).tolist() == [0] * 5
+    with pytest.raises(InputError, match=r"static 0\.8 and moderate 0\.5"):
+        quantile_classes(np.zeros(5), static=0.8, moderate=0.5)
+
+
+def test_agreement_is_the_share_of_equal_classes():
+    values = np.arange(10.0)
+    assert class_agreement(values, values**3) == Estimate(1.0, 1.0, 1.0)
+    swapped = values.copy()
+    swapped[[0, 9]] = swapped[[9, 0]]
+    assert class_agreement(values, swapped).value == pytest.approx(0.8)
+    chance = class_agreement(*np.random.default_rng(0).normal(size=(2, 20_000)), resamples=10).value
+    assert chance == pytest.approx(0.34, abs=0.02)
+
+
+def test_separation_is_the_mann_whitney_share_of_middle_steps():
+    change = np.random.default_rng(0).gamma(2, size=(21, 300))
+    active, static = np.arange(300) < 80, np.arange(300) >= 200
+    change[:, active] *= 1.2
+    change[:4], change[17:] = 1e6 * np.arange(300), 1e6 * np.arange(300)  # the ends say the opposite and must not count
+    change[0] = np.nan
+    found = separation(change, active, static)
+    middle = np.median(change[6:16], axis=0)
+    wanted = stats.mannwhitneyu(middle[active], middle[static]).statistic / (80 * 100)
+    assert found.value == pytest.approx(wanted)
+    assert found.low < found.value < found.high
+    assert separation(change, static, active).value == pytest.approx(1 - wanted)
+
+
+def test_separation_counts_ties_half_and_knows_empty_classes():
+    change = np.ones((5, 6))
+    active = np.arange(6) < 3
+    assert separation(change, active, ~active) == Estimate(0.5, 0.5, 0.5)
+    assert np.isnan(separation(change, active, np.zeros(6, bool)).value)
+    with pytest.raises(InputError, match="3 tokens are both"):
+        separation(change, active, active)
+
+
+def test_every_map_meets_every_target():
+    a, b = related()
+    found = map_predicts({"jano": a, "random": -a}, {"convergence_step": b, "holding_cost": b**3})
+    assert [(row.map, row.target) for row in found] == [
+        ("jano", "convergence_step"),
+        ("jano", "holding_cost"),
+        ("random", "convergence_step"),
+        ("random", "holding_cost"),
+    ]
+    assert found[0].spearman == spearman(a, b)
+    assert str(found[0]).startswith("jano -> convergence_step: Spearman 0.71 [0.")
+
+
+def test_same_seed_same_interval():
+    a, b = related()
+    assert spearman(a, b, seed=3) == spearman(a, b, seed=3) != spearman(a, b, seed=4)
+
+
+def test_refuses_unequal_or_broken_maps():
+    with pytest.raises(InputError, match="one value a token"):
+        spearman(np.zeros(3), np.zeros(4))
+    with pytest.raises(InputError, match=r"groups \(2,\)"):
+        spearman(np.zeros(3), np.zeros(3), groups=np.zeros(2))
+    with pytest.raises(InputError, match="NaN"):
+        spearman(np.array([np.nan, 1.0]), np.zeros(2))
