@@ -22,7 +22,7 @@ DEVICE_BUDGET = 128 << 20
 ZERO_NORM = 1e-6  # official rule of padding="exclude": a vector whose mean norm over the signals is at most this is padding
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Complexity:
     """The map of one clip. All arrays are float32 (tile frame, tile row, tile col).
 
@@ -128,8 +128,8 @@ def _raw_maps(signals: Array, tile: Triple, padding: Padding) -> tuple[np.ndarra
 
 
 def _finite(xp: Any, vectors: Array) -> tuple[Array, Any]:
-    # on the host a sum is the cheaper question, and nearly always the last one; a device must not be asked at all
-    if is_numpy_array(vectors) and np.isfinite(vectors.sum()):
+    # on the host a dot product is the cheaper question, and nearly always the last one; a device must not be asked at all
+    if is_numpy_array(vectors) and np.isfinite(np.vdot(vectors, vectors)):
         return vectors, 0
     good = xp.isfinite(vectors)
     return xp.where(good, vectors, xp.zeros_like(vectors)), xp.sum(xp.astype(~good, xp.int64))
@@ -153,9 +153,10 @@ def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int) -> Array
     for start in range(0, vectors.shape[-1], lines):
         band = slice(start, start + lines)
         change = _lagged_change(xp, distances(band))  # (tile, frame, line, rest)
-        change[..., lines:] *= 2
-        over_rest = xp.sum(change * weight[..., None, start:], axis=-1)
-        total = total + xp.sum(over_rest * weight[..., band], axis=-1)
+        rest = weight[..., None, start:] * 1
+        rest[..., lines:] *= 2
+        change *= rest
+        total = total + xp.sum(xp.sum(change, axis=-1) * weight[..., band], axis=-1)
     return xp.mean(_per_pair(xp, total, xp.sum(weight, axis=-1)), axis=-1)
 
 
@@ -177,7 +178,8 @@ def _gram_distances(vectors: np.ndarray) -> Callable[[slice], np.ndarray]:
     *lead, channels, positions = vectors.shape
     left, right = np.empty((2, *lead, channels + 2, positions), dtype=vectors.dtype)
     square = _squared_norm(np, vectors)
-    left[..., :channels, :], left[..., channels, :], left[..., channels + 1, :] = vectors * -2, square, 1
+    np.multiply(vectors, -2, out=left[..., :channels, :])
+    left[..., channels, :], left[..., channels + 1, :] = square, 1
     right[..., :channels, :], right[..., channels, :], right[..., channels + 1, :] = vectors, 1, square
 
     def distances(band: slice) -> np.ndarray:
@@ -213,7 +215,9 @@ def _lagged_change(xp: Any, distances: Array) -> Array:
     lag = distances.shape[0] // 2
     if lag == 0:
         return xp.zeros_like(distances[0])
-    return xp.mean(xp.abs(distances[lag:] - distances[:-lag]), axis=0)
+    change = distances[lag:] - distances[:-lag]
+    change = np.abs(change, out=change) if is_numpy_array(change) else xp.abs(change)
+    return xp.sum(change, axis=0) / change.shape[0]
 
 
 def _per_pair(xp: Any, total: Array, count: Array) -> Array:

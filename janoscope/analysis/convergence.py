@@ -17,7 +17,7 @@ TOLERANCE = 0.1
 HOLD_STEPS = 7
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Convergence:
     """How each token of one generation settles. Arrays are float32; the token axis may carry leading axes (item, ...).
 
@@ -143,7 +143,11 @@ def convergence_step(distance: np.ndarray, tolerance: float) -> np.ndarray:
 def holding_cost(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
     """(..., token) float32: rms error of a velocity held for 1 to `hold_steps` steps, over all steps it can start from."""
 
-    return measure_convergence(velocity, velocity, hold_steps=hold_steps).holding_cost
+    steps = ConvergenceAccumulator(velocity[0], hold_steps=hold_steps)
+    for step in range(len(velocity)):
+        now = velocity[step]
+        steps.add(now, now)
+    return steps.result().holding_cost
 
 
 def _finite(values: Array) -> tuple[np.ndarray, int]:

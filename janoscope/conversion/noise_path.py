@@ -16,7 +16,7 @@ Values = float | np.ndarray
 FAMILY_TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PathPoint:
     """Where on the noise path a sample lies, and the rates of alpha and sigma per unit of time.
 
@@ -29,7 +29,7 @@ class PathPoint:
     sigma_rate: Values | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class NoisePath:
     """alpha and sigma of each recorded sample, x = alpha x0 + sigma eps, for the steps of one run.
 
