@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 FONT = "NotoColorEmoji.ttf"
 FONT_SIZE = 109  # the only bitmap size in the font
 
+Colour = tuple[int, int, int]
+
 # object word -> (glyph, the colour word that belongs to it)
 OBJECTS = {
     "apple": ("\U0001f34e", "red"),
@@ -26,7 +28,7 @@ OBJECTS = {
     "eggplant": ("\U0001f346", "purple"),
 }
 # sky word -> (top, bottom) in RGB 0..255
-SKIES = {
+SKIES: dict[str, tuple[Colour, Colour]] = {
     "blue": ((90, 150, 235), (190, 220, 250)),
     "sunset": ((120, 70, 150), (250, 170, 110)),
     "night": ((10, 12, 45), (40, 50, 110)),
@@ -63,14 +65,14 @@ def random_scene(rng: np.random.Generator) -> Scene:
     )
 
 
-def load_glyphs() -> dict[str, Image.Image]:
+def load_glyphs(objects: dict[str, tuple[str, str]] = OBJECTS) -> dict[str, Image.Image]:
     """RGBA picture of every object, cropped to its ink."""
     try:
         font = ImageFont.truetype(FONT, FONT_SIZE)
     except OSError as error:
         raise SystemExit(f"{FONT} is not installed; training draws with it. Install Debian's fonts-noto-color-emoji.") from error
     glyphs = {}
-    for name, (glyph, _) in OBJECTS.items():
+    for name, (glyph, _) in objects.items():
         canvas = Image.new("RGBA", (136, 128), (0, 0, 0, 0))
         ImageDraw.Draw(canvas).text((0, 0), glyph, font=font, embedded_color=True)
         glyphs[name] = canvas.crop(canvas.getbbox())
@@ -83,7 +85,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, knots: int) -> np.ndarray
 
 
 def _ground_texture(kind: str, rng: np.random.Generator, size: int) -> np.ndarray:
-    noise = rng.standard_normal((size, size)).astype(np.float32)
+    noise: np.ndarray = rng.standard_normal((size, size)).astype(np.float32)
     if kind == "grass":  # blades: noise smeared downwards
         noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 2, 0)) / 1.7
         base, contrast = (70, 135, 45), (22, 30, 14)
@@ -93,23 +95,24 @@ def _ground_texture(kind: str, rng: np.random.Generator, size: int) -> np.ndarra
     return np.asarray(base, np.float32) + noise[..., None] * np.asarray(contrast, np.float32)
 
 
-def _background(scene: Scene, rng: np.random.Generator, size: int) -> np.ndarray:
-    top, bottom = (np.asarray(colour, np.float32) + rng.normal(0, 6, 3) for colour in SKIES[scene.sky])
+def background(sky: tuple[Colour, Colour], ground: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A sky between its two colours and, below a wavy horizon, the ground: (size, size, 3) float32 in 0..255."""
+    top, bottom = (np.asarray(colour, np.float32) + rng.normal(0, 6, 3) for colour in sky)
     height = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
-    picture = np.broadcast_to(top * (1 - height) + bottom * height, (size, size, 3)).copy()
+    picture: np.ndarray = np.asarray(top * (1 - height) + bottom * height, np.float32) * np.ones((1, size, 1), np.float32)
     if rng.random() < 0.35:
         picture += 9 * _smooth_noise(rng, size, 4)[..., None]  # faint clouds
-    if scene.ground != "none":
+    if ground != "none":
         horizon = int(size * rng.uniform(0.62, 0.8))
         rough = horizon + 1.5 * _smooth_noise(rng, size, 5)[:1]
         cover = np.clip(np.arange(size)[:, None] - rough, 0, 1)[..., None]
-        picture = picture * (1 - cover) + _ground_texture(scene.ground, rng, size) * cover
+        picture = picture * (1 - cover) + _ground_texture(ground, rng, size) * cover
     return picture
 
 
 def draw(scene: Scene, glyphs: dict[str, Image.Image], rng: np.random.Generator, size: int) -> np.ndarray:
     """One picture of the scene: (size, size, 3) uint8."""
-    picture = _background(scene, rng, size)
+    picture = background(SKIES[scene.sky], scene.ground, rng, size)
     share = rng.uniform(0.34, 0.42) if scene.size == "small" else rng.uniform(0.5, 0.6)
     glyph = glyphs[scene.object]
     scale = share * size / max(glyph.size)
