@@ -142,7 +142,6 @@ def convergence_step(distance: np.ndarray, tolerance: float) -> np.ndarray:
 
 def holding_cost(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
     """(..., token) float32: rms error of a velocity held for 1 to `hold_steps` steps, over all steps it can start from."""
-
     steps = ConvergenceAccumulator(velocity[0], hold_steps=hold_steps)
     for step in range(len(velocity)):
         now = velocity[step]
