@@ -4,11 +4,12 @@ Order of one step: every dataset grows and is written, flush, steps_done = n, fl
 never meets a half-written step. Only the writer thread may use these objects: h5py has one lock for all files.
 """
 
-import contextlib
+import errno
 import json
 import os
+import resource
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from ..grid import TokenGrid
 from . import layout
 from .encoding import BFLOAT16, Encoded, checksum, fill_value, storage_dtype
 from .layout import SignalSpec
+from .sparse_image import SparseImage
 
 COMPANION_SUFFIXES = ("_crc32", "_nonfinite", "_nonfinite_created")
+GROWTH_SLACK = 1 << 20  # bytes for the metadata of objects that grow
 PROVENANCE_SLACK = 4096  # bytes left for later fields, so that an update is written in place
 
 
@@ -56,27 +59,30 @@ class StepRow:
 class RecordingFile:
     """One open file in the making. `steps_done` counts the steps that are durable against the death of the process."""
 
-    def __init__(self, file: h5py.File, header: Header) -> None:
+    def __init__(self, file: h5py.File, header: Header, path: Path) -> None:
         self.file = file
+        self.path = path
         self.header = header
         self.steps_done = 0
         self._row: StepRow | None = None
 
     @classmethod
     def create(cls, path: Path, header: Header) -> "RecordingFile":
-        """Lay down the metadata under a hidden name, flush, and rename to the partial name while the file is open."""
+        """Save the metadata under a hidden name, open it, and rename it to the partial name: it opens from its first moment."""
+        header, image = image_within_limit(header)
         making = layout.making_path(path)
-        file = h5py.File(making, "w", rdcc_nbytes=0)  # a chunk cache turns a full disk into a crash of the process
         try:
-            lay_down(file, header)
-            file.flush()
-            os.replace(making, layout.partial_path(path))
+            image.save(making)
+            file = h5py.File(making, "r+", rdcc_nbytes=0)  # a chunk cache turns a full disk into a crash of the process
+            try:
+                os.replace(making, layout.partial_path(path))
+            except OSError:
+                file.close()
+                raise
         except BaseException:
             making.unlink(missing_ok=True)
-            with contextlib.suppress(OSError, RuntimeError):  # the failed flush fails once more
-                file.close()
             raise
-        return cls(file, header)
+        return cls(file, header, layout.partial_path(path))
 
     def begin_step(self, row: StepRow) -> None:
         lead = {spec.name: spec.lead(self.header.items, len(self.header.branches)) for spec in self.header.signals}
@@ -125,19 +131,38 @@ class RecordingFile:
     def _with_room(self, name: str) -> h5py.Dataset:
         dataset = self.file[name]
         if dataset.shape[0] <= self.steps_done:
-            dataset.resize(self.steps_done + max(1, self.header.room), axis=0)
+            self._grow()
         return dataset
 
-    def trim(self) -> None:
-        """Give back the room of steps that never came."""
+    def _grow(self) -> None:
+        """Room for more steps than were foreseen; in place, so a kill amid the growth itself may cost the recording."""
+        capacity = self.file["step"].shape[0]
+        rows = max(1, min(capacity, layout.ROWS_PER_CHUNK))
+        row_bytes = sum(self.file[name].nbytes // capacity for name in self._growing_names())
+        self._reserve(rows * row_bytes)
+        for name in self._growing_names():
+            self.file[name].resize(capacity + rows, axis=0)
+
+    def _reserve(self, size: int) -> None:
+        """Claim disk before HDF5 makes objects: it must not be the one to find the disk full. Raises OSError if it is."""
+        with self.path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size + GROWTH_SLACK)
+
+    def _growing_names(self) -> list[str]:
         names = ["step", "timestep", "alpha", "sigma", "time_s", "peak_bytes"]
         for spec in self.header.signals:
             names += [spec.dataset, *(spec.dataset + suffix for suffix in COMPANION_SUFFIXES)]
-        for dataset in (self.file[name] for name in names if name in self.file):
+        return [name for name in names if name in self.file]
+
+    def trim(self) -> None:
+        """Give back the room of steps that never came."""
+        for dataset in (self.file[name] for name in self._growing_names()):
             if dataset.shape[0] > self.steps_done:
                 dataset.resize(self.steps_done, axis=0)
 
     def set_provenance(self, section: str, text: str) -> None:
+        if self.file[f"provenance/{section}"].dtype.itemsize < len(text):
+            self._reserve(len(text) + PROVENANCE_SLACK)
         write_text(self.file["provenance"], section, text)
 
     def set_loss(self, spec: SignalSpec, loss: float) -> None:
@@ -154,6 +179,25 @@ class RecordingFile:
 
     def close(self) -> None:
         self.file.close()
+
+
+def image_within_limit(header: Header) -> tuple[Header, SparseImage]:
+    """The empty recording, with room for as many of the steps as the process's file size limit allows."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    image = make_image(header)
+    while limit != resource.RLIM_INFINITY and image.size > limit:
+        if header.room == 1:
+            raise OSError(errno.EFBIG, f"{os.strerror(errno.EFBIG)}: one step needs {image.size} bytes, the limit is {limit}")
+        header = replace(header, room=max(1, min(header.room - 1, int(header.room * limit / image.size))))
+        image = make_image(header)
+    return header, image
+
+
+def make_image(header: Header) -> SparseImage:
+    image = SparseImage()
+    with h5py.File(image, "w", rdcc_nbytes=0) as file:
+        lay_down(file, header)
+    return image
 
 
 def reason_bytes(reason: str) -> np.ndarray:

@@ -197,7 +197,7 @@ class Recorder:
     # the end
 
     def close(self, end_reason: str = COMPLETE) -> None:
-        """Finish. "complete" makes the final file; any other reason leaves `<name>.partial.h5`, saying why. May be called twice."""
+        """Finish. "complete" makes the final file; any other reason leaves `<name>.partial.h5`. May be called twice."""
         if self._closed:
             return
         self._closed = True

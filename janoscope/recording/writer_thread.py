@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,13 @@ class WriterThread:
         try:
             action(argument)
         except Exception as error:
-            self.failure = " ".join(f"{type(error).__name__}: {error}".split())
-            self._give_up(error)
+            self.failure = in_words(error)
+            self._give_up(self.failure)
 
     def _create(self, header: Header) -> None:
         if is_being_written(partial_path(self.path)):
             raise RecordingError(f"{partial_path(self.path)} is being written by another recorder")
-        try:
-            self._file = RecordingFile.create(self.path, header)
-        except OSError:  # no room for all steps: keep as many as fit
-            self._file = RecordingFile.create(self.path, replace(header, room=1))
+        self._file = RecordingFile.create(self.path, header)
 
     def _append(self, step: Step) -> None:
         file = self._on_file()
@@ -164,15 +161,22 @@ class WriterThread:
         file.close()
         os.replace(partial_path(self.path), self.path)
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, failure: str) -> None:
         """Leave a valid partial file that says why, as far as the disk still allows."""
         if self._file is None:
             return
         with contextlib.suppress(Exception):
-            self._file.set_end_reason(f"failed: {type(error).__name__}: {error}")
+            self._file.set_end_reason(f"failed: {failure}")
         with contextlib.suppress(Exception):  # a second failure of the same disk; the first is the one reported
             self._file.close()
 
     def _on_file(self) -> RecordingFile:
         assert self._file is not None
         return self._file
+
+
+def in_words(error: Exception) -> str:
+    """One line; of the system's errors only what the system says, as HDF5 adds addresses and file descriptors."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"[Errno {error.errno}] {os.strerror(error.errno)}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
