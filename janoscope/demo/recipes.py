@@ -210,8 +210,8 @@ class VideoRecipe:
 
 class LatteRecipe:
     trained = ("transformer", "text_encoder")
-    # LattePipeline trims the text of a single prompt and pads that of several; a fifth of the steps shows the padding
-    sizes = (*[Size(CLIP_PIXELS, 2, CLIP_TEXT_TOKENS)] * 4, Size(CLIP_PIXELS, 2, LATTE_TEXT_TOKENS))
+    # LattePipeline trims the text of a single prompt and pads that of several; an eighth of the steps shows the padding
+    sizes = (*[Size(CLIP_PIXELS, 2, CLIP_TEXT_TOKENS)] * 7, Size(CLIP_PIXELS, 2, LATTE_TEXT_TOKENS))
     stages = (Stage("1024 tokens", 2400, 1.0, sizes), Stage("1024 tokens, again", 1200, 0.6, sizes))
 
     def build(self) -> Pipeline:

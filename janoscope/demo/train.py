@@ -9,13 +9,17 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from .recipes import RECIPES, Stage, draw_batch
@@ -34,6 +38,19 @@ def learning_rate(stage: Stage, step: int) -> float:
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
     """Whether Muon learns it: the linear layers inside the transformer's blocks, modulation excepted."""
     return parameter.ndim == 2 and "blocks." in name and "norm" not in name and "scale_shift_table" not in name
+
+
+class PlainAttention(TorchFunctionMode):
+    """Attention as two bfloat16 products: at 16 to 512 tokens two to four times faster on a CPU than the fused kernel."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        changed = kwargs.get("attn_mask") is not None or kwargs.get("is_causal") or kwargs.get("scale") is not None
+        if func is not F.scaled_dot_product_attention or changed:
+            return func(*args, **kwargs)
+        q, k, v = (tensor.bfloat16() for tensor in (args or (kwargs["query"], kwargs["key"], kwargs["value"]))[:3])
+        with torch.autocast("cpu", enabled=False):
+            return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
 
 
 class Trainer:
@@ -58,7 +75,7 @@ class Trainer:
         """One update; returns this process's plain (unweighted) loss."""
         rng = np.random.default_rng([self.seed, self.rank, self.step])
         batch = draw_batch(self.recipe, rng, stage.sizes[step_in_stage % len(stage.sizes)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), PlainAttention():
             error = self.recipe.error(self.pipe, batch)
         (error * self.recipe.weight(batch.time)).mean().backward()
         self._average_gradients()
