@@ -1,0 +1,43 @@
+"""janoscope: the oscilloscope of diffusion transformers.
+
+Every public name is loaded when it is first used, so that `import janoscope` costs no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Account": "execution",
+    "Analysis": "study.analyze",
+    "Executor": "execution",
+    "JanoscopeError": "errors",
+    "Plan": "plan",
+    "Policy": "plan",
+    "Recorder": "recording",
+    "Recording": "recording",
+    "TokenGrid": "grid",
+    "analyze": "study.analyze",
+    "apply": "study.apply",
+    "make_plan": "plan",
+    "open_recording": "recording",
+    "record": "study.record",
+    "to_flow_velocity": "conversion",
+}
+# The bundled models' model_index.json names their VAEs as classes of `janoscope`; diffusers resolves such names on a package that
+# is imported already, and asks the same package for the base class by which it knows how to load them.
+_DIFFUSERS_COMPONENTS = {"PixelShuffleVAE": "demo.vae", "ClipShuffleVAE": "demo.vae", "ModelMixin": "demo.vae"}
+
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name) or _DIFFUSERS_COMPONENTS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'janoscope' has no attribute {name!r}")
+    return getattr(import_module(f".{module}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

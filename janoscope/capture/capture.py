@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,7 +95,11 @@ class Capture:
         self.overhead_s += time.perf_counter() - started
 
     def _record_step(self, step: SchedulerStep) -> None:
-        calls, self._calls = self._calls, []
+        extra = self._sheet.guidance.extra_call
+        calls = [call for call in self._calls if all(call.arguments.get(name) is None for name in extra)]
+        self._calls = []
+        if self._sheet.guidance.stacked_step:
+            step = replace(step, model_output=_first_half(step.model_output), sample=_first_half(step.sample))
         if not calls:
             raise InputError("the scheduler stepped without a call of the network; the probe sheet hooks the wrong component.")
         alpha, sigma = noise_level(self._pipe.scheduler, step.timestep)
@@ -121,7 +125,7 @@ class Capture:
         scheduler = self._pipe.scheduler
         predicts = self._sheet.output.prediction
         return Generation(
-            grid=grid_of_call(self._sheet, module.config, call.arguments),
+            grid=grid_of_call(self._sheet, module.config, call.arguments, step.sample),
             prediction_type=prediction_type(scheduler) if predicts == "scheduler" else predicts,
             branches=branches,
             items=step.model_output.shape[0],
@@ -163,6 +167,13 @@ class Capture:
         tokens, dtype = to_numpy(to_tokens(latent, self._sheet.tokens.layout, grid))
         for item, values in enumerate(tokens):
             self._sink.put(signal, values, item=item, branch=branch, dtype=dtype)
+
+
+def _first_half(stacked: torch.Tensor) -> torch.Tensor:
+    # with guidance such a pipeline steps both branches' rows, alike; without, its batch is not stacked
+    half = stacked.shape[0] // 2
+    alike = stacked.shape[0] % 2 == 0 and torch.equal(stacked[:half], stacked[half:])
+    return stacked[:half] if alike else stacked
 
 
 def to_numpy(tensor: torch.Tensor) -> tuple[np.ndarray, str]:

@@ -1,5 +1,6 @@
 """Latents as a network or scheduler holds them -> tokens (item, token, channel) on a TokenGrid."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,29 +11,18 @@ from ..grid import TokenGrid, Triple
 from ..probe import ProbeSheet
 
 
-def patch_of(sheet: ProbeSheet, config: Mapping[str, Any]) -> Triple:
-    """Cells per token (frame, row, col), from the sheet or from the config keys that it names."""
-    if sheet.tokens.patch is not None:
-        return sheet.tokens.patch
-    values = [config[key] for key in sheet.tokens.patch_keys]
-    if len(values) == 1 and not isinstance(values[0], int):
-        frames, rows, cols = values[0]
-        return int(frames), int(rows), int(cols)
-    frames, side = (1, values[0]) if len(values) == 1 else values
-    return int(frames or 1), int(side), int(side)
+def grid_of_call(sheet: ProbeSheet, config: Mapping[str, Any], arguments: Mapping[str, Any], sample: torch.Tensor) -> TokenGrid:
+    """The token grid of a generation: counts from the arguments of a network call that the sheet names, channels from x_t.
 
-
-def grid_of_call(sheet: ProbeSheet, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> TokenGrid:
-    """The token grid of one network call, from the arguments that the sheet names."""
-    patch = patch_of(sheet, config)
-    hidden = arguments[sheet.tap.input]
+    Not from the network's input: image-to-video models append channels of the picture to it.
+    """
+    patch = sheet.tokens.patch_of(config)
     if sheet.tokens.grid == "shape":
-        channels, *cells = _as_cells(hidden, sheet.tokens.layout).shape[1:]
+        channels, *cells = _as_cells(sample, sheet.tokens.layout).shape[1:]
         return TokenGrid(channels, _triple(cells), patch)
     tokens = _token_counts(sheet, arguments)
     cells = [count * size for count, size in zip(tokens, patch, strict=True)]
-    channels = hidden.shape[-1] // (patch[0] * patch[1] * patch[2])
-    return TokenGrid(channels, _triple(cells), patch)
+    return TokenGrid(sample.shape[-1] // math.prod(patch), _triple(cells), patch)
 
 
 def _triple(values: Any) -> Triple:
@@ -44,6 +34,7 @@ def _token_counts(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> Triple:
     if sheet.tokens.grid == "img_ids":
         ids = arguments["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
+        ids = ids[ids[:, 0] == ids[0, 0]]  # reference pictures follow with another first coordinate
         rows, cols = (int(ids[:, column].max()) + 1 for column in sheet.tokens.id_columns)
         return 1, rows, cols
     if sheet.tokens.grid == "img_shapes":

@@ -4,6 +4,7 @@ The step boundary is `scheduler.step`: it exists in every pipeline, sees the pre
 calls belong together. Nothing is changed; `remove` restores the instances.
 """
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class InstancePatch:
         self._original = getattr(owner, name)
         wrapped, self._active = wrap(self._original), True
 
+        @functools.wraps(self._original)  # pipelines read signatures: does set_timesteps take sigmas?
         def patched(*args: Any, **kwargs: Any) -> Any:
             return wrapped(*args, **kwargs) if self._active else self._original(*args, **kwargs)
 

@@ -22,7 +22,7 @@ from ..plan import Fingerprint, ModelFacts, Plan, PlanSelector, Policy, Selectio
 from .account import Account, FlopMeter, StepAccount
 from .cache import BranchCache
 from .hooks import CallState, Mode, NetworkHooks
-from .refusal import refuse_call, refuse_policy
+from .refusal import refuse_call, refuse_channels, refuse_config, refuse_policy
 from .rows import Rows
 from .warmup import Identity, Warmup, fingerprint_of
 
@@ -163,6 +163,8 @@ class Executor:
     def step_begins(self, step: SchedulerStep) -> None:
         selection = self._selection
         assert selection is not None and self._grid is not None, "the scheduler stepped before the network was called"
+        if self._step == 0:
+            refuse_channels(self._sheet, self._grid, step.sample)
         bad = (~torch.isfinite(step.model_output)).sum()
         self._nonfinite = bad if self._nonfinite is None else self._nonfinite + bad
         if self._warmup is not None and self.plan is None:
@@ -177,7 +179,8 @@ class Executor:
     # --- their parts ---
 
     def _begin_grid(self, module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-        grid = grid_of_call(self._sheet, module.config, arguments)
+        grid = grid_of_call(self._sheet, module.config, arguments, arguments[self._sheet.tap.input])
+        refuse_config(self._sheet, module.config)
         scheduler = self._pipe.scheduler
         self._grid, self._steps = grid, len(scheduler.timesteps) - first_step(scheduler)
         self._config, self._dtype = module.config, dtype_name(module)

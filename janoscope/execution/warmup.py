@@ -17,7 +17,7 @@ class Identity:
     model: str = "unknown"
     prompt: str = "unknown"
     seed: int | None = None
-    guidance: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Mapping[str, Any] = field(default_factory=lambda: {"scale": "unknown", "negative_prompt": "unknown"})
 
 
 def fingerprint_of(

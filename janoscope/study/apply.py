@@ -13,7 +13,7 @@ from ..metrics import psnr, ssim
 from ..plan import Plan, Policy
 from ..probe import ProbeSheet
 from .call import PipelineCall
-from .generate import Generated, generate
+from .generate import Generated, generate, save_frames
 from .model import Model, named_policy, sheet_of
 
 
@@ -50,7 +50,8 @@ def apply(
         policy = named_policy(sheet, str(policy))
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan))
-    identity = Identity(model, prompt, seed, dict(guidance or {}))
+    told = {} if guidance is None else {"guidance": dict(guidance)}
+    identity = Identity(model, prompt, seed, **told)
     with Executor(pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt) as executor:
         yield executor
 
@@ -106,6 +107,21 @@ def read_plan(path: Path) -> Plan:
         return Plan.from_text(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"plan {path} cannot be read: {error}. `janoscope analyze` writes one.") from error
+
+
+def save_applied(applied: Applied, output: Path) -> list[Path]:
+    """The accelerated output at `output`, the full run's beside it as `<name>-full`, and the figures as apply.json."""
+    if applied.generated.frames is None:
+        raise InputError("the pipeline returned latents; leave output_type out to get a picture.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files = [save_frames(applied.generated.frames, output)]
+    names = {"output": output.name}
+    if applied.reference is not None and applied.reference.frames is not None:
+        files.append(save_frames(applied.reference.frames, output.with_stem(output.stem + "-full")))
+        names["reference"] = files[-1].name
+    account = output.with_suffix(".json")
+    write_json(applied.to_json() | names, account)
+    return [*files, account]
 
 
 def write_json(data: Mapping[str, Any], path: Path) -> None:

@@ -121,10 +121,12 @@ def _torch_dtype(dtype: str | None, device: str) -> Any:
 def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
+    import janoscope  # noqa: F401  the bundled models name their VAEs as classes of this package
+
     if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
         raise InputError(f"the bundled model {name} is not in this installation; train it with `python -m janoscope.demo.train {BUNDLED[name]}`.")
     try:
-        return DiffusionPipeline.from_pretrained(directory or name, torch_dtype=dtype, **options)
+        return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {reason} Pass a hub id, a local directory, or demo.") from error

@@ -1,7 +1,6 @@
 """Record: a pipeline's generations into recordings. Joins `capture`, which sees the pipeline, and `recording`, which keeps files."""
 
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..capture import Capture, Generation, StepFacts
-from ..errors import InputError
+from ..errors import InputError, RecordingError
 from ..probe import ProbeSheet
 from ..recording import Recorder, generation_path
-from .model import sheet_of
+from .call import PipelineCall
+from .generate import Generated, generate, output_name, save_frames
+from .model import Model, sheet_of
 
 UNKNOWN = "unknown"
 _PACKAGES = ("janoscope", "torch", "diffusers", "transformers", "numpy", "h5py")
@@ -39,10 +40,12 @@ class RecordingSink:
         self._planned = self._committed = 0
 
     def begin(self, generation: Generation) -> None:
+        scheduler = {**generation.scheduler, "prediction_type": generation.prediction_type}
         seen = {
+            "run": {"steps": generation.steps, "device": generation.device, "dtype": generation.dtype},
             "model": {"transformer": dict(generation.transformer)},
-            "scheduler": dict(generation.scheduler),
-            "capture": {"device": generation.device, "dtype": generation.dtype, "text_tokens": generation.text_tokens},
+            "scheduler": scheduler,
+            "capture": {"text_tokens": generation.text_tokens},
         }
         sections = {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}
         self._planned, self._committed = generation.steps, 0
@@ -120,6 +123,7 @@ def record(
     model: str = UNKNOWN,
     revision: str = UNKNOWN,
     sheet: ProbeSheet | None = None,
+    default_policy: Mapping[str, Any] | None = None,
     store_dtype: str | None = None,
     force: bool = False,
     on_step: Callable[[int, int], None] | None = None,
@@ -129,7 +133,9 @@ def record(
     Args:
         path: the recording; a second generation goes to `<name>-2.h5`.
         prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
-        sheet: a probe sheet other than the one that matches the transformer. on_step: called with (steps done, steps in all).
+        sheet: a probe sheet other than the one that matches the transformer.
+        default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
+        on_step: called with (steps done, steps in all).
 
     Raises:
         InputError: no sheet matches. RecordingError: the file exists and `force` is not set.
@@ -140,9 +146,10 @@ def record(
     """
     sheet = sheet or sheet_of(pipe)
     provenance = {
-        "run": {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance": guidance, "started": time.time()},
-        "model": {"id": model, "revision": revision, "family": sheet.family, "pipeline": type(pipe).__name__},
+        "run": {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance},
+        "model": {"id": model, "revision": revision, "pipeline": type(pipe).__name__, "default_policy": dict(default_policy or {})},
         "packages": installed_versions(),
+        "capture": {"probe": sheet.family},
     }
     target = Path(path)
     refuse_existing(target, force)
@@ -165,3 +172,69 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = UNKNOWN
     return versions
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded generation. overhead: seconds the pipeline waited for the recording, over its own. notices: for people."""
+
+    path: Path
+    picture: Path | None
+    generated: Generated
+    steps: int
+    bytes: int
+    overhead: float
+    nonfinite: int
+    storage_loss: float
+    notices: tuple[str, ...] = ()
+
+
+def record_model(
+    model: Model,
+    call: PipelineCall,
+    path: Path,
+    *,
+    store_dtype: str | None = None,
+    keep_output: bool = True,
+    force: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Recorded:
+    """Generate once with a loaded model and record it; the decoded output goes beside the recording unless `keep_output` is off.
+
+    Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
+    """
+    told = {"prompt": call.prompt, "seed": call.seed, "negative_prompt": call.negative_prompt, "guidance": call.guidance}
+    with record(
+        model.pipe,
+        path,
+        **told,
+        model=model.name,
+        revision=model.revision,
+        sheet=model.sheet,
+        default_policy=model.policy_table,
+        store_dtype=store_dtype,
+        force=force,
+        on_step=on_step,
+    ) as recorded:
+        generated = generate(model, call)
+    picture = None
+    if keep_output and generated.frames is not None:
+        picture = save_frames(generated.frames, output_name(path, generated.frames))
+    recorder = recorded.recorders[-1]
+    if recorder.failure:
+        kept = f"; the picture is {picture}" if picture else ""
+        raise RecordingError(
+            f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
+            f"Make room and record again; what was recorded is {recorder.partial_path.name}."
+        )
+    return Recorded(
+        path=recorder.path,
+        picture=picture,
+        generated=generated,
+        steps=recorder.steps_done,
+        bytes=recorder.bytes_written,
+        overhead=recorded.overhead_s / max(generated.wall_s - recorded.overhead_s, 1e-9),
+        nonfinite=sum(recorder.nonfinite.values()) + sum(recorder.nonfinite_created.values()),
+        storage_loss=max(recorder.storage_loss.values(), default=0.0),
+        notices=tuple(r.notice for r in recorded.recorders if r.notice),
+    )

@@ -1,0 +1,74 @@
+"""`janoscope apply`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import call_options, force_option, json_option, load, model_options, progress, quiet_option, take_call, verbose_option
+
+
+@click.command()
+@model_options
+@call_options
+@click.option("--policy", help="A preset name or a policy file; the plan is made after the warm-up.")
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="plan.json of `janoscope analyze`.")
+@click.option("--any-prompt", is_flag=True, help="Accept a plan made for another prompt or seed.")
+@click.option("--reference", is_flag=True, help="Make the full run too and print PSNR, SSIM and speedup.")
+@click.option("--strict", is_flag=True, help="Exit code 1 when less than 5 % of the FLOPs are saved.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out.png"), show_default=True)
+@force_option
+@json_option
+@quiet_option
+@verbose_option
+def apply(
+    policy: str | None,
+    plan_file: Path | None,
+    any_prompt: bool,
+    reference: bool,
+    strict: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
+    from ..study.apply import apply_model, read_plan, save_applied
+    from ..study.call import make_call
+    from ..study.record import refuse_existing
+
+    if (policy is None) == (plan_file is None):
+        raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
+    refuse_existing(output, force)
+    plan = read_plan(plan_file) if plan_file else None
+    model = load(options, verbose)
+    call = make_call(model, take_call(options))
+    for warning in call.warnings:
+        click.echo(warning, err=True)
+    with progress("apply", quiet) as on_step:
+        applied = apply_model(
+            model,
+            call,
+            policy=model.policy(policy) if policy else None,
+            plan=plan,
+            any_prompt=any_prompt,
+            reference=reference,
+            on_step=on_step,
+        )
+    files = save_applied(applied, output)
+    if as_json:
+        click.echo(json.dumps(applied.to_json(), indent=1))
+    else:
+        click.echo(str(applied.account))
+        if applied.psnr is not None and applied.ssim is not None:
+            click.echo(f"against the full run: PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}, speedup {applied.speedup:.2f}x in wall time")
+        for file in files:
+            click.echo(f"Wrote {file}")
+    warning = applied.account.warning
+    if warning:
+        click.echo(warning, err=True)
+    sys.exit(1 if strict and warning else 0)

@@ -1,0 +1,113 @@
+"""Options that mean the same everywhere, and what the commands make of them."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..study.call import CallOptions
+    from ..study.model import Model
+
+Command = Callable[..., Any]
+
+
+def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+model_options = _stacked(
+    click.argument("model"),
+    click.option("--device", help="Torch device [default: the first GPU, else cpu]."),
+    click.option("--dtype", help="float32, float16 or bfloat16 [default: float32 on the CPU, else as stored]."),
+    click.option("--revision", help="Revision of a hub model."),
+    click.option("--variant", help="Weight variant of a hub model, for example fp16."),
+    click.option("--scheduler", help="Class name of another diffusers scheduler."),
+    click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own (docs/probes.md)."),
+)
+call_options = _stacked(
+    click.option("-p", "--prompt", required=True, help="What to generate."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--steps", type=int, help="Sampler steps [default: the model's]."),
+    click.option("--height", type=int, help="Pixels."),
+    click.option("--width", type=int, help="Pixels."),
+    click.option("--frames", type=int, help="Frames of a clip."),
+    click.option("--guidance", type=float, help="Guidance scale."),
+    click.option("--negative-prompt", help="What to steer away from."),
+    click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
+)
+force_option = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no notices.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Let the libraries speak too.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def load(options: dict[str, Any], verbose: bool) -> "Model":
+    """Take the model options out of a command's options and load the model."""
+    from ..study.model import load_model
+
+    names = ("device", "dtype", "revision", "variant", "scheduler", "probe")
+    chosen = {name: options.pop(name) for name in names}
+    if not verbose:
+        _hush()
+    return load_model(options.pop("model"), **chosen)
+
+
+def take_call(options: dict[str, Any]) -> "CallOptions":
+    """Take the call options out of a command's options."""
+    from ..study.call import CallOptions
+
+    names = ("prompt", "seed", "steps", "height", "width", "frames", "guidance", "negative_prompt")
+    extra = dict(_key_value(text) for text in options.pop("extra"))
+    return CallOptions(**{name: options.pop(name) for name in names}, extra=extra)
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError("no =")
+        return key, json.loads(value)
+    except ValueError as error:
+        raise click.UsageError(f"--call {text}: KEY=JSON is needed, for example max_sequence_length=256 or output_type='\"latent\"'.") from error
+
+
+def _hush() -> None:
+    import warnings
+
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    warnings.filterwarnings("ignore")
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+@contextmanager
+def progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with an ETA on stderr, fed by (steps done, steps in all); None when quiet."""
+    if quiet:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit="step", leave=False) as bar:
+
+        def on_step(done: int, steps: int) -> None:
+            bar.total = steps
+            bar.update(done - bar.n)
+
+        yield on_step
+
+
+def human_bytes(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -1,0 +1,23 @@
+"""`janoscope plan`."""
+
+from pathlib import Path
+
+import click
+
+from .options import json_option
+
+
+@click.group()
+def plan() -> None:
+    """Look at plans."""
+
+
+@plan.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """Say what a plan will do: levels, step ladder, predicted compute, speedup and cache."""
+    from ..study.apply import read_plan
+
+    made = read_plan(file)
+    click.echo(made.to_text() if as_json else made.describe())
