@@ -1,0 +1,150 @@
+"""Curves over the steps: predictions at the points, before and after conversion, and how fast each level's tokens settle."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ..plan import TokenLevel
+from .style import INK, LEVEL_COLOUR, MUTED, UNKNOWN, add_grid
+
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))  # lines of one level stay apart, in grey as well
+BAND = (0.1, 0.9)
+LEAST_GAP = 0.075  # between two end labels, of the axes' height
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well static and active tokens are told apart: area under the ROC curve, 0.5 is chance."""
+
+    auroc: float | None
+    interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        if self.auroc is None:
+            return "AUROC not defined"
+        between = "" if self.interval is None else f" [{self.interval[0]:.2f}, {self.interval[1]:.2f}]"
+        return f"AUROC {self.auroc:.2f}{between}"
+
+
+@dataclass(frozen=True)
+class ProbeCurves:
+    """values: (point, step). levels: None for a point without one. quantity: the axis label, with its unit."""
+
+    names: Sequence[str]
+    levels: Sequence[TokenLevel | None]
+    values: np.ndarray
+    quantity: str
+    separation: Separation
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """values: (step, token), a distance that falls. ranks: (token,). first_step: the step of the first row."""
+
+    values: np.ndarray
+    ranks: np.ndarray
+    quantity: str
+    first_step: int = 0
+    steps: int = 0
+    cached: tuple[int, int] | None = None  # steps between warm-up and cool-down: [first, end)
+    tolerance: float | None = None
+
+
+def draw_probe_curves(data: ProbeCurves, ax: Axes) -> Axes:
+    """One line a point over the steps, its letter at the line's end, the separation in the upper corner."""
+    steps = np.arange(data.values.shape[1])
+    for at, (name, level) in enumerate(zip(data.names, data.levels, strict=True)):
+        colour = UNKNOWN if level is None else LEVEL_COLOUR[level]
+        ax.plot(steps, data.values[at], color=colour, linestyle=DASHES[at % len(DASHES)], label=name)
+    ax.set_ylabel(data.quantity)
+    _step_axis(ax, 0, len(steps))
+    add_grid(ax)
+    _label_ends(data, ax)
+    ax.annotate(str(data.separation), (1, 1), (0, 4), "axes fraction", "offset points", ha="right", color=INK, fontweight="bold")
+    return ax
+
+
+def draw_convergence(data: Convergence, ax: Axes) -> Axes:
+    """A level's median token as a line and its middle 80 % as a band, on a log scale."""
+    steps = data.first_step + np.arange(len(data.values))
+    for level, (low, middle, high) in level_quantiles(data).items():
+        ax.fill_between(steps, low, high, color=LEVEL_COLOUR[level], alpha=0.16, linewidth=0)
+        ax.plot(steps, middle, color=LEVEL_COLOUR[level], label=level.value)
+    if data.cached is not None:
+        ax.axvspan(data.cached[0] - 0.5, data.cached[1] - 0.5, color="#f2f4f7", zorder=0, linewidth=0)
+    if data.tolerance is not None:
+        ax.axhline(data.tolerance, color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
+        ax.annotate(
+            "tolerance",
+            (1, data.tolerance),
+            (0, 2),
+            ax.get_yaxis_transform(),
+            "offset points",
+            ha="right",
+            color=MUTED,
+            fontsize=7,
+        )
+    if (data.values > 0).any():
+        narrow = _decades(data.values) < 2.5
+        ax.set_yscale("log", nonpositive="mask")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylabel(data.quantity)
+    _step_axis(ax, 0, data.steps or int(steps[-1]) + 1)
+    add_grid(ax)
+    ax.legend(
+        frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.4, columnspacing=1.2
+    )
+    return ax
+
+
+def level_quantiles(data: Convergence) -> Mapping[TokenLevel, np.ndarray]:
+    """(low, median, high) x step for every level that has tokens; values that are not finite are left out of a step."""
+    found = {}
+    for level in TokenLevel:
+        values = data.values[:, data.ranks == level.rank]
+        if values.size:
+            found[level] = np.stack([_quantiles(row) for row in values], axis=1)
+    return found
+
+
+def _quantiles(row: np.ndarray) -> np.ndarray:
+    finite = row[np.isfinite(row)]
+    return np.quantile(finite, (BAND[0], 0.5, BAND[1])) if finite.size else np.full(3, np.nan)
+
+
+def _decades(values: np.ndarray) -> float:
+    """Powers of ten between the lowest and highest tenth of the positive values."""
+    low, high = np.quantile(values[np.isfinite(values) & (values > 0)], BAND)
+    return float(np.log10(high / low))
+
+
+def _step_axis(ax: Axes, first: int, end: int) -> None:
+    ax.set_xlim(first - 0.5, end - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("step")
+
+
+def _label_ends(data: ProbeCurves, ax: Axes) -> None:
+    """Letters right of the lines' last values, pushed apart where they would overlap."""
+    ends = [(row[np.isfinite(row)][-1], at) for at, row in enumerate(data.values) if np.isfinite(row).any()]
+    low, high = ax.get_ylim()
+    shown = -np.inf
+    for value, at in sorted(ends):
+        shown = max((value - low) / (high - low), shown + LEAST_GAP)
+        level = data.levels[at]
+        ax.annotate(
+            data.names[at],
+            (1, shown),
+            (4, 0),
+            "axes fraction",
+            "offset points",
+            va="center",
+            fontweight="bold",
+            color=MUTED if level is None else LEVEL_COLOUR[level],
+            annotation_clip=False,
+        )

@@ -1,0 +1,235 @@
+"""Figures of the analysis: which data go into which panel, at which size and scale, with which words beside them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..plan import StepKind, TokenLevel
+from .curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves
+from .film import FilmStrip, draw_x0_strip, read_film
+from .ladder import ROW_HEIGHT, Ladder, draw_ladder
+from .maps import GAP, LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture
+from .pictures import frame_of
+from .results import AnalysisResults, interval, number
+from .scatter import MapPredicts, draw_map_predicts
+from .style import SCORE_CMAP, TIME_CMAP, new_figure, new_panel
+from .svg import Drawing, to_svg
+
+MOST_FRAMES = 3
+PANEL_IN = 3.3
+SMALL_IN = 2.5  # four in a row
+BAR_ROOM_IN = 0.52
+CURVE_IN = (4.7, 2.7)
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """A map of the report: its array, words, colours; the array that it shares a scale with; whether the scale begins at 0."""
+
+    name: str
+    title: str
+    quantity: str
+    cmap: str
+    beside: str = ""
+    from_zero: bool = True
+
+
+MAPS = (
+    MapKind("complexity_combined", "Complexity as measured", "complexity, 0..1", SCORE_CMAP, "complexity_enhanced"),
+    MapKind(
+        "complexity_enhanced", "Complexity, enhanced", "complexity after inward diffusion", SCORE_CMAP, "complexity_combined"
+    ),
+    # only the order of its values counts, which a scale from 0 would hide
+    MapKind("ras_importance", "RAS importance", "spread of the coming update", SCORE_CMAP, from_zero=False),
+    MapKind("convergence_step", "Convergence step", "step from which it is settled", TIME_CMAP),
+    MapKind("holding_cost", "Holding cost", "rms error of a held velocity", TIME_CMAP),
+)
+TARGETS = {"convergence_step": "convergence step", "holding_cost": "holding cost (rms velocity error)"}
+
+
+def analysis_figures(results: AnalysisResults) -> dict[str, Drawing]:
+    """Every figure of the analysis by name; what cannot be drawn from the files at hand is left out."""
+    makers = (_picture, _ladder, _levels, _maps, _probes, _convergence, _predicts, _film)
+    return {drawing.name: drawing for maker in makers for drawing in maker(results)}
+
+
+def drawing(
+    results: AnalysisResults, name: str, title: str, alt: str, size: tuple[float, float], data: Any,
+    draw: Callable[[Any, Axes], Axes], wide: bool = False,
+) -> Drawing:  # fmt: skip
+    """One panel on a figure of its own: axes that fill it for pictures, with labels around them for curves."""
+    bare = draw not in (draw_probe_curves, draw_convergence, draw_map_predicts)
+    figure, ax = new_panel(*size, BAR_ROOM_IN if draw is draw_map else 0.0) if bare else new_figure(*size)
+    draw(data, ax)
+    return Drawing(name, title, alt, to_svg(figure, title, results.caption()), wide)
+
+
+def shown_frames(results: AnalysisResults) -> list[int]:
+    """Token frames that the maps show: all of a picture, first, middle and last of a clip."""
+    frames = results.grid.tokens[0]
+    return sorted({round(at) for at in np.linspace(0, frames - 1, min(frames, MOST_FRAMES))})
+
+
+def picture_frames(results: AnalysisResults, frames: list[int]) -> np.ndarray | None:
+    """The decoded picture at these token frames, (frame, row, col, 3)."""
+    if results.picture is None:
+        return None
+    return np.stack([frame_of(results.picture, frame, results.grid.tokens[0]) for frame in frames])
+
+
+def panel_size(results: AnalysisResults, frames: int, single: float = PANEL_IN) -> tuple[float, float]:
+    """Inches of a map: a picture's height follows its shape, a clip's frames share a wide figure."""
+    _, rows, cols = results.grid.tokens
+    width = single if frames == 1 else 2.3 * frames
+    return width, width / (frames + GAP * (frames - 1)) * rows / cols * (1 if frames == 1 else 1.1)
+
+
+def limits_of(*values: np.ndarray, from_zero: bool = True) -> tuple[float, float]:
+    """One colour scale for several maps: from 0, or their smallest finite value, to their largest."""
+    finite = np.concatenate([value[np.isfinite(value)].ravel() for value in values])
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    low = min(0.0, low) if from_zero else low
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def level_panel(results: AnalysisResults) -> LevelPanel:
+    frames = shown_frames(results)
+    return LevelPanel(results.levels[frames], picture_frames(results, frames), frames)
+
+
+def map_panel(results: AnalysisResults, name: str) -> MapPanel:
+    """The panel of one of MAPS, on a colour scale that holds all frames, and the map it is compared with."""
+    frames, kind = shown_frames(results), next(kind for kind in MAPS if kind.name == name)
+    together = [results.token_map(other) for other in (name, kind.beside) if other]
+    limits = limits_of(*together, from_zero=kind.from_zero)
+    return MapPanel(results.token_map(name)[frames], picture_frames(results, frames), limits, kind.quantity, kind.cmap, frames)
+
+
+def picture_panel(results: AnalysisResults) -> PicturePanel | None:
+    """The picture with the points; of a clip the frames that the maps show, unless a point lies in another."""
+    points = results.facts["points"]
+    frames, holding = shown_frames(results), sorted({int(point["frame"]) for point in points})
+    if not set(holding) <= set(frames):
+        frames = holding[:MOST_FRAMES]
+    picture = picture_frames(results, frames)
+    if picture is None:
+        return None
+    markers = [
+        Marker(str(point["name"]), frames.index(point["frame"]), int(point["row"]), int(point["col"]))
+        for point in points
+        if point["frame"] in frames
+    ]
+    return PicturePanel(picture, results.grid.tokens[1:], markers, frames)
+
+
+def _picture(results: AnalysisResults) -> Iterator[Drawing]:
+    data = picture_panel(results)
+    if data is not None:
+        places = ", ".join(f"{mark.name} at row {mark.row}, column {mark.col}" for mark in data.markers)
+        alt = f"The decoded picture, with points {places} (token units)." if places else "The decoded picture."
+        size = panel_size(results, len(data.frames))
+        yield drawing(results, "picture", "Picture", alt, size, data, draw_picture, len(data.frames) > 1)
+
+
+def _ladder(results: AnalysisResults) -> Iterator[Drawing]:
+    data = Ladder(results.plan.step_kind, 30)
+    counted = ", ".join(f"{count} {kind}" for kind in StepKind if (count := results.plan.step_kind.count(kind)))
+    width = max(2.0, 0.24 * data.cols)
+    yield drawing(
+        results, "ladder", "Step ladder", f"A cell for each of {results.steps} steps: {counted}.",
+        (width, 0.24 * ROW_HEIGHT * data.rows), data, draw_ladder, True,
+    )  # fmt: skip
+
+
+def _levels(results: AnalysisResults) -> Iterator[Drawing]:
+    data = level_panel(results)
+    shares = ", ".join(f"{results.tokens_at(level).mean():.0%} {level}" for level in TokenLevel)
+    size = panel_size(results, len(data.frames))
+    yield drawing(
+        results, "levels", "Token levels", f"Map of the token levels: {shares}.", size, data, draw_levels, len(data.frames) > 1
+    )
+
+
+def _maps(results: AnalysisResults) -> Iterator[Drawing]:
+    for kind in MAPS:
+        data = map_panel(results, kind.name)
+        low, high = data.limits
+        alt = f"{kind.title} ({kind.quantity}) as a map over the picture, colour scale {low:.3g} to {high:.3g}."
+        size = panel_size(results, len(data.frames), PANEL_IN if kind.name == "complexity_enhanced" else SMALL_IN)
+        yield drawing(results, kind.name, kind.title, alt, size, data, draw_map, len(data.frames) > 1)
+
+
+def _probes(results: AnalysisResults) -> Iterator[Drawing]:
+    points = results.facts["points"]
+    if not points:
+        return
+    unit = results.facts["conversion"].get("time_unit", "unit of time")
+    panels = (
+        ("raw", "point_raw", "Raw model output", "raw output, rms over channels"),
+        ("converted", "point_velocity", "Flow velocity", f"flow velocity, rms, per {unit}"),
+    )
+    levels = [TokenLevel(point["level"]) if point.get("level") else None for point in points]
+    for which, name, title, quantity in panels:
+        found = results.facts["separation"].get(which) or {}
+        separation = Separation(number(found.get("auroc")), interval(found.get("interval")))
+        data = ProbeCurves([str(point["name"]) for point in points], levels, results.arrays[name], quantity, separation)
+        alt = f"{title} over the steps at points {', '.join(data.names)}; {separation}."
+        yield drawing(results, f"probe_{which}", title, alt, CURVE_IN, data, draw_probe_curves)
+
+
+def _convergence(results: AnalysisResults) -> Iterator[Drawing]:
+    kinds = results.plan.step_kind
+    policy = results.plan.policy
+    cached = (policy.warmup, len(kinds) - policy.cooldown) if StepKind.REFRESH in kinds else None
+    tolerance = number(results.facts["convergence"].get("tolerance"))
+    panels = (
+        ("x0_distance", "Distance of x0 to its last estimate", "x0 distance to the last, rms (latent units)", 0, tolerance),
+        ("flow_velocity_change", "Change of the flow velocity", "change from the step before, relative", 1, None),
+    )
+    for name, title, quantity, first, line in panels:
+        data = Convergence(results.arrays[name], results.plan.ranks, quantity, first, results.steps, cached, line)
+        alt = f"{title} over the steps for static, moderate and active tokens: median and middle 80 %."
+        yield drawing(results, name, title, alt, CURVE_IN, data, draw_convergence)
+
+
+def _predicts(results: AnalysisResults) -> Iterator[Drawing]:
+    score = results.token_map("complexity_enhanced").ravel()
+    for target, words in TARGETS.items():
+        data = MapPredicts(
+            score,
+            results.arrays[target].astype(np.float64),
+            results.plan.ranks,
+            "complexity, enhanced",
+            words,
+            _spearman(results, target),
+        )
+        alt = f"Complexity after the warm-up against {words}, one dot a token. {data.spearman}"
+        yield drawing(
+            results, f"predicts_{target}", f"Complexity and {target.replace('_', ' ')}", alt, CURVE_IN, data, draw_map_predicts
+        )
+
+
+def _spearman(results: AnalysisResults, target: str) -> str:
+    """What the analysis found for the jano map at the plan's own warm-up, as text; empty where it did not look."""
+    for row in results.facts["map_predicts"]:
+        if (row.get("map"), row.get("target"), row.get("warmup")) == ("jano", target, results.plan.policy.warmup):
+            value, between = number(row.get("spearman")), interval(row.get("interval"))
+            if value is not None:
+                return f"Spearman {value:.2f}" + ("" if between is None else f" [{between[0]:.2f}, {between[1]:.2f}]")
+    return ""
+
+
+def _film(results: AnalysisResults) -> Iterator[Drawing]:
+    data: FilmStrip | None = read_film(results)
+    if data is not None:
+        rows, cols = data.frames.shape[1:3]
+        width = 9.0
+        height = width / (len(data.steps) * 1.06) * rows / cols * 1.18
+        alt = f"What the network thinks the picture will be at steps {', '.join(map(str, data.steps))}."
+        title = "x0 estimates" + f" (colours explain {data.fit:.0%} of the picture)"
+        yield drawing(results, "x0_strip", title, alt, (width, height), data, draw_x0_strip, True)

@@ -1,0 +1,199 @@
+"""Results: the files of one analysis, read once and checked against each other, so that figures need not ask."""
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis import token_means
+from ..errors import InputError
+from ..grid import TokenGrid, Triple
+from ..plan import Plan, TokenLevel
+from .pictures import find_picture
+
+SCHEMA = "janoscope-analysis/1"
+AGAIN = "run `janoscope analyze` again"
+
+# array -> axes; `tile` stands for three axes, `step-1` for the gaps between steps
+ARRAYS: Mapping[str, tuple[str, ...]] = {
+    "complexity_temporal": ("tile",),
+    "complexity_spatial": ("tile",),
+    "complexity_combined": ("tile",),
+    "complexity_enhanced": ("tile",),
+    "ras_importance": ("token",),
+    "convergence_step": ("token",),
+    "holding_cost": ("token",),
+    "flow_velocity_change": ("step-1", "token"),
+    "x0_distance": ("step", "token"),
+    "raw_change": ("step-1", "token"),
+    "point_raw": ("point", "step"),
+    "point_velocity": ("point", "step"),
+    "timestep": ("step",),
+    "sigma": ("step",),
+    "alpha": ("step",),
+}
+SECTIONS = ("run", "grid", "conversion", "complexity", "convergence", "map_predicts", "separation", "points", "versions")
+
+
+@dataclass(frozen=True, repr=False)
+class AnalysisResults:
+    """What one analysis directory holds.
+
+    facts: analysis.json. arrays: analysis.npz by name. plan: plan.json. applied: apply.json, None before `apply`.
+    recording: the recorded run, None where it is not at hand. picture: uint8 (frame, row, col, 3) that the run decoded to, or None.
+    """
+
+    directory: Path
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    plan: Plan
+    applied: Mapping[str, Any] | None
+    recording: Path | None
+    picture: np.ndarray | None
+
+    @cached_property
+    def grid(self) -> TokenGrid:
+        return TokenGrid.from_json(self.facts["grid"])
+
+    @property
+    def steps(self) -> int:
+        return int(self.arrays["timestep"].size)
+
+    @property
+    def tile(self) -> Triple:
+        frames, rows, cols = self.facts["complexity"]["tile"]
+        return int(frames), int(rows), int(cols)
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Ranks as a token map (frame, row, col): 1 static, 2 moderate, 3 active."""
+        return self.plan.ranks.reshape(self.grid.tokens)
+
+    def tokens_at(self, level: TokenLevel) -> np.ndarray:
+        """Which tokens have this level, (token,) bool."""
+        return np.asarray(self.plan.ranks == level.rank)
+
+    def token_map(self, name: str) -> np.ndarray:
+        """An array of tiles or tokens as a token map (frame, row, col), float64; a token takes the mean over its cells."""
+        values = np.asarray(self.arrays[name], dtype=np.float64)
+        flat = token_means(values, self.grid, self.tile) if values.ndim == 3 else values
+        return flat.reshape(self.grid.tokens)
+
+    def caption(self) -> str:
+        """Model, steps, size, seed and version: what a figure must say about its origin."""
+        run, size = self.facts["run"], "unknown size"
+        if self.picture is not None:
+            frames, rows, cols = self.picture.shape[:3]
+            size = f"{cols} x {rows} px" + (f", {frames} frames" if frames > 1 else "")
+        version = self.facts["versions"].get("janoscope", "unknown")
+        return f"{run.get('model', 'unknown model')}, {self.steps} steps, {size}, seed {run.get('seed')}, janoscope {version}"
+
+
+def read_results(directory: Path, recording: Path | None = None) -> AnalysisResults:
+    """Read and check an analysis directory.
+
+    recording: the recorded run; without it the name in analysis.json is looked for in the directory and beside it.
+    Raises InputError naming the file, what is wrong with it and how to mend it.
+    """
+    facts = _read_facts(directory)
+    plan = Plan.from_text(_read_text(directory / "plan.json"), str(directory / "plan.json"))
+    grid, steps = plan.fingerprint.grid, plan.fingerprint.steps
+    if facts["grid"] != grid.to_json():
+        raise InputError(f"analysis.json has grid {facts['grid']}, plan.json beside it {grid.to_json()}; {AGAIN}.")
+    arrays = _read_arrays(directory / "analysis.npz")
+    tiles = grid.tiles(tuple(facts["complexity"]["tile"]))
+    _check_shapes(
+        arrays,
+        {"tile": tiles, "token": (grid.count,), "step": (steps,), "step-1": (steps - 1,), "point": (len(facts["points"]),)},
+    )
+    found = _find_recording(directory, str(facts.get("recording", "")), recording)
+    applied = directory / "apply.json"
+    return AnalysisResults(
+        directory,
+        facts,
+        arrays,
+        plan,
+        _read_object(applied) if applied.is_file() else None,
+        found,
+        find_picture(directory, found, str(facts.get("recording", ""))),
+    )
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for everything that means `not defined` (null, NaN, infinity)."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def interval(value: Any) -> tuple[float, float] | None:
+    """A finite (low, high) pair, or None."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}; {AGAIN}.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a {type(data).__name__}, not an object; {AGAIN}.")
+    return data
+
+
+def _read_facts(directory: Path) -> dict[str, Any]:
+    path = directory / "analysis.json"
+    facts = _read_object(path)
+    if facts.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {facts.get('schema')!r}, this version draws {SCHEMA!r}; {AGAIN}.")
+    if missing := [name for name in SECTIONS if name not in facts]:
+        raise InputError(f"{path} lacks {', '.join(missing)}; {AGAIN}.")
+    return facts
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            missing = [name for name in ARRAYS if name not in stored]
+            if missing:
+                raise InputError(f"{path} lacks {', '.join(missing)}; {AGAIN}.")
+            return {name: stored[name] for name in ARRAYS}
+    except FileNotFoundError as error:
+        raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, axes in ARRAYS.items():
+        expected = tuple(size for axis in axes for size in sizes[axis])
+        if arrays[name].shape != expected:
+            raise InputError(f"analysis.npz: {name} has shape {arrays[name].shape}, plan and grid ask for {expected}; {AGAIN}.")
+
+
+def _find_recording(directory: Path, name: str, given: Path | None) -> Path | None:
+    if given is not None:
+        if not given.is_file():
+            raise InputError(f"recording {given} does not exist; leave it out to draw the report without it.")
+        return given
+    # the name only: a path in a file that someone sent could point anywhere
+    places = [directory / Path(name).name, directory.resolve().parent / Path(name).name] if name else []
+    return next((place for place in places if place.is_file()), None)

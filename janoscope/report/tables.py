@@ -1,0 +1,152 @@
+"""Tables of the report: rows of cells that carry the text shown and the value they sort by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..plan import StepKind, TokenLevel
+from ..plan.schedule import LETTERS
+from .glossary import KINDS, LEVELS
+from .results import AnalysisResults, interval, number
+from .style import KIND_COLOUR, LEVEL_COLOUR
+
+NOT_DEFINED = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: as shown. sort: number to sort by, or None to sort by the text. colour: of a swatch before the text."""
+
+    text: str
+    sort: float | None = None
+    colour: str | None = None
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: for links and tests. heads: one a column. rows: as many cells as heads each."""
+
+    name: str
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and are set to the right."""
+        return [any(row[at].is_number for row in self.rows) for at in range(len(self.heads))]
+
+
+def figure(value: Any, form: str = ".3g") -> Cell:
+    """A number, or a dash that sorts last where it is not defined."""
+    found = number(value)
+    return Cell(NOT_DEFINED, float("-inf"), is_number=True) if found is None else Cell(format(found, form), found, is_number=True)
+
+
+def span(value: Any) -> Cell:
+    found = interval(value)
+    return (
+        Cell(NOT_DEFINED, float("-inf"), is_number=True)
+        if found is None
+        else Cell(f"{found[0]:.2f} to {found[1]:.2f}", found[0], is_number=True)
+    )
+
+
+def count(value: int) -> Cell:
+    return Cell(f"{value:,}".replace(",", " "), value, is_number=True)
+
+
+def analysis_tables(results: AnalysisResults) -> list[Table]:
+    return [level_table(results), kind_table(results), predicts_table(results), separation_table(results), point_table(results)]
+
+
+def level_table(results: AnalysisResults) -> Table:
+    """Tokens of each level, how they converge, and at how many steps they are computed."""
+    measured, rows = results.facts["convergence"].get("by_level") or {}, []
+    for level in TokenLevel:
+        tokens, found = int(results.tokens_at(level).sum()), measured.get(level.value) or {}
+        computed = sum(kind.least_rank <= level.rank for kind in results.plan.step_kind)
+        rows.append(
+            [
+                Cell(level.value, level.rank, LEVEL_COLOUR[level]), count(tokens), figure(tokens / results.grid.count, ".1%"),
+                count(computed), figure(found.get("convergence_step_median"), ".1f"), figure(found.get("holding_cost_median")),
+                Cell(LEVELS[level]),
+            ]
+        )  # fmt: skip
+    heads = ("level", "tokens", "share", "steps computed", "median convergence step", "median holding cost", "meaning")
+    return Table("levels", "Token levels", heads, rows)
+
+
+def kind_table(results: AnalysisResults) -> Table:
+    """Steps of each kind and the tokens they compute; kinds that the plan does not use are left out."""
+    rows = []
+    for kind in StepKind:
+        steps = results.plan.step_kind.count(kind)
+        if steps:
+            tokens = int((results.plan.ranks >= kind.least_rank).sum())
+            rows.append(
+                [Cell(kind.value, None, KIND_COLOUR[kind]), Cell(LETTERS[kind]), count(steps), count(tokens),
+                 figure(tokens / results.grid.count, ".1%"), Cell(KINDS[kind])]
+            )  # fmt: skip
+    return Table("kinds", "Step kinds", ("kind", "letter", "steps", "tokens computed", "share", "what is computed"), rows)
+
+
+def predicts_table(results: AnalysisResults) -> Table:
+    """Every map, warm-up and target that the analysis tried."""
+    rows = [
+        [
+            Cell(str(row.get("map"))), figure(row.get("warmup"), "g"), Cell(str(row.get("target")).replace("_", " ")),
+            figure(row.get("spearman"), ".2f"), span(row.get("interval")),
+        ]
+        for row in results.facts["map_predicts"]
+    ]  # fmt: skip
+    return Table("map-predicts", "Which map foretells", ("map", "warm-up", "target", "Spearman", "95 % interval"), rows)
+
+
+def separation_table(results: AnalysisResults) -> Table:
+    found = results.facts["separation"]
+    names = {"raw": "raw model output", "converted": "flow velocity"}
+    rows = [
+        [Cell(names.get(name, str(name))), figure((row or {}).get("auroc"), ".2f"), span((row or {}).get("interval"))]
+        for name, row in found.items()
+    ]
+    return Table("separation", "Active against static tokens", ("signal", "AUROC", "95 % interval"), rows)
+
+
+def point_table(results: AnalysisResults) -> Table:
+    """The points with what the maps say about them."""
+    rows = []
+    for point in results.facts["points"]:
+        place = tuple(int(point[axis]) for axis in ("frame", "row", "col"))
+        level = TokenLevel(point["level"]) if point.get("level") else None
+        rows.append(
+            [Cell(str(point["name"])), *(figure(at, "g") for at in place),
+             Cell(level.value, level.rank, LEVEL_COLOUR[level]) if level else Cell(NOT_DEFINED),
+             *(figure(float(results.token_map(name)[place]))
+               for name in ("complexity_enhanced", "ras_importance", "convergence_step", "holding_cost"))]
+        )  # fmt: skip
+    heads = ("point", "frame", "row", "column", "level", "complexity", "RAS importance", "convergence step", "holding cost")
+    return Table("points", "Points", heads, rows)
+
+
+def account_table(account: Mapping[str, Any]) -> Table:
+    """What an applied run computed, by step kind; the means of the steps of that kind."""
+    steps, rows = account.get("steps") or [], []
+    for kind in StepKind:
+        of_kind = [step for step in steps if step.get("kind") == kind.value]
+        if of_kind:
+            tokens, flops = (float(np.mean([step[name] for step in of_kind])) for name in ("tokens", "flops"))
+            forced = sum(bool(step.get("forced")) for step in of_kind)
+            rows.append(
+                [
+                    Cell(kind.value, None, KIND_COLOUR[kind]),
+                    count(len(of_kind)),
+                    figure(tokens, ".0f"),
+                    figure(flops / 1e9),
+                    count(forced),
+                ]
+            )
+    return Table("account", "What was computed", ("kind", "steps", "tokens a step", "GFLOPs a step", "out of turn"), rows)
