@@ -1,0 +1,241 @@
+"""Kill, full disk, size limits: the file opens, acknowledged steps are bit-exact, and the generation lives."""
+
+import errno
+import io
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from replay_writer import BRANCHES, array
+
+from janoscope.errors import JanoscopeError
+from janoscope.grid import TokenGrid
+from janoscope.recording import Recorder, open_recording
+from janoscope.recording.encoding import encode
+from janoscope.recording.layout import SECTIONS, SignalSpec
+from janoscope.recording.transaction import Header, RecordingFile, StepRow, make_image
+
+WRITER = Path(__file__).with_name("replay_writer.py")
+KILLS = 20
+
+
+def start(path: Path, steps: int, pause_s: float = 0.0, limit: int = 0, handling: str = "ignore") -> subprocess.Popen[str]:
+    command = [sys.executable, str(WRITER), str(path), str(steps), str(pause_s), str(limit), handling]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def check_steps(path: Path, acknowledged: int) -> int:
+    """Every step that the file counts is bit-exact, and none that was acknowledged is lost."""
+    with open_recording(path, partial=True) as recording:
+        assert recording.steps >= acknowledged
+        for step in range(recording.steps):
+            np.testing.assert_array_equal(recording.map("sample", step), array("sample", step, "guided"))
+            for branch in BRANCHES:
+                np.testing.assert_array_equal(recording.map("model_output", step, branch=branch), array("model_output", step, branch))
+        assert recording.verify() == []
+        return recording.steps
+
+
+def test_kill_9_at_any_moment_loses_no_acknowledged_step(tmp_path):
+    moments, seen = random.Random(1), []
+    for kill in range(KILLS):
+        path = tmp_path / f"run{kill}.h5"
+        writer = start(path, steps=400)
+        assert writer.stdout is not None
+        partial = path.with_name(f"run{kill}.partial.h5")
+        while not partial.exists() and writer.poll() is None:
+            time.sleep(0.0005)
+        time.sleep(moments.uniform(0, 0.25) if kill % 4 else 0)  # every fourth at the file's first moment
+        writer.kill()
+        lines = writer.stdout.read().split("\n")[:-1]
+        writer.communicate()
+        acknowledged = int(lines[-1]) if lines and lines[-1].isdigit() else 0
+        assert partial.exists()
+        assert not path.exists(), "the final name is for complete recordings"
+        seen.append(check_steps(partial, acknowledged))
+    assert max(seen) > 5, seen  # the kills came while steps were being written
+
+
+def test_control_an_undisturbed_writer_gives_the_final_name_only(tmp_path):
+    out, err = start(tmp_path / "run.h5", steps=12).communicate(timeout=60)
+    assert "generation done: steps=12 failure=None warnings=0" in out, err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+    assert check_steps(tmp_path / "run.h5", 12) == 12
+
+
+def test_a_file_being_written_can_be_read(tmp_path):
+    writer = start(tmp_path / "run.h5", steps=2000, pause_s=0.01)
+    assert writer.stdout is not None
+    try:
+        for _ in range(5):
+            acknowledged = int(writer.stdout.readline())
+            assert check_steps(tmp_path / "run.partial.h5", acknowledged) < 2000
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+class WriteLog(io.BytesIO):
+    """Stands for the disk and notes every write, to stop after any of them."""
+
+    def __init__(self, image: bytes) -> None:
+        super().__init__(image)
+        self.log: list[tuple[int, bytes]] = []
+
+    def write(self, data) -> int:
+        self.log.append((self.tell(), bytes(data)))
+        return super().write(data)
+
+    def truncate(self, size=None) -> int:
+        assert size is None or size >= len(self.getvalue()), "the file shrank while it was written"
+        return super().truncate(size)
+
+
+@pytest.mark.parametrize("counter_first", [False, True])
+def test_every_write_may_be_the_last_one(tmp_path, counter_first):
+    """Stops after every single write, and in its middle; the control acknowledges a step before its data and must be caught."""
+    steps, specs = 7, (SignalSpec("model_output", 6, 2, "float32", "float32"), SignalSpec("sample", 6, 2, "float32", "float32"))
+    grid = TokenGrid(2, (1, 2, 3), (1, 1, 1))
+    header = Header(grid, "flow", BRANCHES, 1, steps, specs, dict.fromkeys(SECTIONS, "{}"), room=steps)
+    data = np.random.default_rng(0).standard_normal((steps, 4, 6, 2)).astype(np.float32)  # (step, place, token, channel)
+    make_image(header).save(tmp_path / "empty.h5")
+    image = (tmp_path / "empty.h5").read_bytes()
+    disk = WriteLog(image)
+    file = RecordingFile(h5py.File(disk, "r+", rdcc_nbytes=0), header, Path("unused"))
+    acknowledged = []
+    for step in range(steps):
+        file.begin_step(StepRow(1.0, 1.0, 0.0, np.zeros(3), -1))
+        if counter_first:
+            file.file["steps_done"][()] = step + 1
+            file.file.flush()
+        for place in range(4):
+            spec = specs[1] if place == 3 else specs[0]
+            file.write_map(spec, 0, place % 3, encode(data[step, place], "float32", "float32"))
+        file.end_step()
+        acknowledged.append(len(disk.log))
+
+    faults, points = [], 0
+    content = bytearray(image)
+    for done, (offset, written) in enumerate(disk.log):
+        for part in {len(written) // 2, len(written)}:
+            content[offset : offset + part] = written[:part]
+            points += 1
+            with h5py.File(io.BytesIO(bytes(content)), "r") as stopped:
+                count = int(stopped["steps_done"][()])
+                stored = np.concatenate([stopped["model_output"][:count, 0], stopped["sample"][:count]], axis=1)
+                if not np.array_equal(stored, data[:count]):
+                    faults.append(done)
+                if part == len(written):
+                    assert count >= sum(mark <= done + 1 for mark in acknowledged), "an acknowledged step was lost"
+    assert points > 100
+    assert bool(faults) == counter_first, faults
+
+
+@pytest.mark.parametrize("handling", ["ignore", "default"])
+@pytest.mark.parametrize(("limit", "kept"), [(150_000, range(3, 12)), (4_000, range(1))])
+def test_a_file_size_limit_ends_the_recording_not_the_generation(tmp_path, handling, limit, kept):
+    """Also where the host program left SIGXFSZ at its deadly default: the writer thread blocks it."""
+    writer = start(tmp_path / "run.h5", steps=12, limit=limit, handling=handling)
+    out, err = writer.communicate(timeout=60)
+    assert writer.returncode == 0, err
+    assert err == ""
+    line = out.splitlines()[-1]
+    assert "failure=[Errno 27] File too large" in line
+    assert line.endswith("warnings=1")
+    done = int(line.partition("steps=")[2].split()[0])
+    assert done in kept
+    assert not (tmp_path / "run.h5").exists()
+    if done:
+        assert check_steps(tmp_path / "run.partial.h5", done) == done
+        with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
+            assert recording.end_reason == "failed: [Errno 27] File too large"
+    else:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_disables_recording_with_one_warning(tmp_path, grid, put_whole_step, monkeypatch):
+    original = RecordingFile.write_map
+
+    def full_at_step_3(self, *arguments):
+        if self.steps_done == 3:
+            raise OSError(errno.ENOSPC, "buf = 0x7f, file descriptor = 3")
+        original(self, *arguments)
+
+    monkeypatch.setattr(RecordingFile, "write_map", full_at_step_3)
+    with pytest.warns(RuntimeWarning) as caught, Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow") as recorder:
+        for step in range(8):
+            put_whole_step(recorder, step)
+            recorder.commit(timestep=step, alpha=0.5, sigma=0.5)
+            recorder.flush()
+    assert [str(w.message) for w in caught] == [
+        "recording of run.h5 stopped: [Errno 28] No space left on device. The generation goes on; 3 steps are kept."
+    ]
+    assert (recorder.steps_done, recorder.failure) == (3, "[Errno 28] No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial.h5"]
+    with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
+        assert (recording.steps, recording.end_reason) == (3, "failed: [Errno 28] No space left on device")
+        assert recording.verify() == []
+
+
+def test_a_disk_full_before_the_file_is_made_leaves_nothing(tmp_path, grid, write_recording, monkeypatch):
+    def full(self, path):
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("janoscope.recording.sparse_image.SparseImage.save", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device. The generation goes on; 0 steps are kept"):
+        write_recording(tmp_path / "run.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_growth_claims_its_disk_first(tmp_path, grid, put_whole_step, monkeypatch):
+    """HDF5 must not be the one to find the disk full when it makes room for steps that were not foreseen."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.warns(RuntimeWarning, match="2 steps are kept"),
+        Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow", planned_steps=2) as recorder,
+    ):
+        for step in range(4):
+            put_whole_step(recorder, step)
+            recorder.commit(timestep=step, alpha=0.5, sigma=0.5)
+            recorder.flush()
+    with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
+        assert recording.steps == 2
+        assert recording.verify() == []
+
+
+def test_a_final_name_that_appears_meanwhile_is_kept(tmp_path, grid, put_whole_step):
+    with pytest.warns(RuntimeWarning, match="has appeared meanwhile"), Recorder(tmp_path / "run.h5", grid=grid, prediction_type="x") as recorder:
+        put_whole_step(recorder, 0)
+        recorder.commit(timestep=1, alpha=0.5, sigma=0.5)
+        recorder.flush()
+        (tmp_path / "run.h5").write_text("somebody's")
+    assert (tmp_path / "run.h5").read_text() == "somebody's"
+    with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
+        assert recording.steps == 1
+
+
+def test_a_recorder_nobody_closed_is_closed_at_exit(tmp_path):
+    script = f"""
+import numpy as np
+from janoscope.grid import TokenGrid
+from janoscope.recording import Recorder
+recorder = Recorder({str(tmp_path / "run.h5")!r}, grid=TokenGrid(1, (1, 2, 3), (1, 1, 1)), prediction_type="flow")
+for name in ("sample", "model_output"):
+    recorder.put(name, np.zeros((6, 1), np.float32))
+recorder.commit(timestep=1, alpha=1, sigma=0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    with pytest.raises(JanoscopeError, match="the process ended without closing"):
+        open_recording(tmp_path / "run.partial.h5")
