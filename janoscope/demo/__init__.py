@@ -2,5 +2,5 @@
 
 `models/image`, `models/video` and `models/latte` are diffusers model directories, each with a `janoscope.toml` (default call and
 policy) and the README of its training. `scenes` and `clips` draw the data, `recipes` say what is learned from it, `train` learns,
-`export` writes the directory. Loading a model needs `import janoscope.demo.vae` first.
+`export` writes the directory. Loading a model needs `import janoscope` first, where diffusers finds the VAE classes.
 """

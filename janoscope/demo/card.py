@@ -94,7 +94,7 @@ Trained from nothing for janoscope; small enough to run on a laptop, good enough
 - pipeline `{type(pipe).__name__}`
 - transformer `{type(pipe.transformer).__name__}`, {parameters / 1e6:.2f} M parameters in half precision
 - `{type(pipe.vae).__name__}`: pixels folded into channels, exact in both directions; one token shows 4 x 4 pixels
-- load it after `import janoscope.demo.vae`: diffusers does not import foreign modules by itself
+- load it after `import janoscope`, which holds the class of its VAE: diffusers imports no foreign package by itself
 - the vocabulary is closed (tokenizer.json); other words are unknown to it
 - the call it was made for: `janoscope.toml`
 

@@ -43,7 +43,7 @@ def export_model(model: str, checkpoint: Path, output: Path | None = None) -> Pa
     # the text encoders stay single precision: LattePipeline gives its latents the text's dtype
     pipe.transformer.half()
     pipe.save_pretrained(directory)
-    _name_vae_module(directory, type(pipe.vae).__name__)
+    _name_vae(directory, type(pipe.vae).__name__)
     pipe.transformer.float()
     if directory != MODELS / model:
         shutil.copy(MODELS / model / "janoscope.toml", directory)
@@ -57,9 +57,9 @@ def export_model(model: str, checkpoint: Path, output: Path | None = None) -> Pa
     return directory
 
 
-def _name_vae_module(directory: Path, name: str) -> None:
-    # diffusers writes only the top package of a foreign class; loading needs the module that holds it
+def _name_vae(directory: Path, name: str) -> None:
+    # by the package, not the module: diffusers resolves it on a package that is imported, and `import janoscope` is enough
     index = directory / "model_index.json"
     content = json.loads(index.read_text())
-    content["vae"] = ["janoscope.demo.vae", name]
+    content["vae"] = ["janoscope", name]
     index.write_text(json.dumps(content, indent=2) + "\n")

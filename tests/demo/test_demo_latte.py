@@ -11,7 +11,7 @@ import torch
 from clip_measures import object_colour
 from diffusers import DDIMScheduler, LattePipeline
 
-import janoscope.demo.vae  # noqa: F401 - model_index.json names it
+import janoscope  # noqa: F401 - diffusers looks for the VAE's class on it
 from janoscope.demo.export import MODELS, default_call
 from janoscope.demo.held_out import held_out_loss
 from janoscope.demo.pipeline import latte_pipeline
