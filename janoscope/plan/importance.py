@@ -1,12 +1,18 @@
 """From the warm-up's latents to the scores that a policy cuts into levels; the same for a recording and in mid-generation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from ..analysis.complexity import Complexity, Enhancement, jano_complexity
-from ..conversion import NoisePath, to_flow_velocity
+from ..analysis.host import at_the_door, to_host
+from ..analysis.importance import gradient_energy, ras_importance, velocity_change
+from ..conversion import NoisePath, to_flow_velocity, to_x0
+from ..errors import InputError
+from ..grid import TokenGrid
+from .levels import random_scores
 from .policy import Policy
 
 
@@ -29,6 +35,62 @@ def warmup_scores(
     first = [samples[0]] if policy.initial_latent else []
     xp = array_namespace(velocities[0])
     # one dtype for all: a scheduler may keep its sample in a wider one than the network predicts in
-    signals = xp.stack([xp.astype(signal, velocities[0].dtype) for signal in (*first, *velocities)])
+    return complexity_of(policy, xp.stack([xp.astype(signal, velocities[0].dtype) for signal in (*first, *velocities)]))
+
+
+def complexity_of(policy: Policy, signals: Any) -> Complexity:
+    """The JANO map with the policy's tile, weights, padding and enhancement, of (signal, channel, frame, row, col)."""
     enhance = Enhancement(policy.enhance.strength, policy.enhance.distance)
     return jano_complexity(signals, policy.tile, temporal_weight=policy.temporal_weight, padding=policy.padding, enhance=enhance)
+
+
+def importance_scores(
+    policy: Policy,
+    samples: Sequence[Any],
+    outputs: Sequence[Any],
+    *,
+    path: NoisePath,
+    prediction: str,
+    grid: TokenGrid,
+    seed: int | None = None,
+) -> np.ndarray:
+    """Scores of one item's warm-up by the policy's `map`, as `token_ranks` takes them; high asks for more computing.
+
+    `samples` and `outputs` as in `warmup_scores`. `jano`: the enhanced map, float32 (tile frame, tile row, tile col). `random`: a
+    score a tile from `seed` (None is 0). The others score tokens, float32 (token,): `x0-gradient`, detail of the last warm-up
+    step's x0 estimate; `velocity-change`, the last two steps' difference; `ras`, the negated RAS importance of the last step,
+    since RAS computes tokens of low spread.
+
+    Raises `InputError` for `oracle`, which needs a finished run, and for a warm-up that is too short for the map.
+    """
+    if policy.map == "jano":
+        return warmup_scores(policy, samples, outputs, path=path, prediction=prediction).enhanced
+    if policy.map == "random":
+        return random_scores(grid.tiles(policy.tile), seed or 0)
+    makers: dict[str, Callable[[], Any]] = {
+        "x0-gradient": lambda: gradient_energy(convert(to_x0, last), grid),
+        "velocity-change": lambda: velocity_change(*(convert(to_flow_velocity, step) for step in (last - 1, last))),
+        "ras": lambda: -ras_importance(convert(to_flow_velocity, last), grid, **update_gap(path, last)),
+    }
+    if policy.map not in makers:
+        raise InputError(
+            f"map = {policy.map!r} knows the run's end, so no warm-up gives it; `janoscope analyze` a recording with this policy "
+            "and apply its plan.json."
+        )
+    last = policy.warmup - 1
+    needed = 2 if policy.map == "velocity-change" else 1
+    if policy.warmup < needed:
+        raise InputError(f"map = {policy.map!r} needs a warm-up of {needed} or more, policy {policy.name} has {policy.warmup}.")
+
+    def convert(to: Callable[..., Any], step: int) -> Any:
+        # a CPU tensor is read as NumPy, so that a live run and its recording give the same bits and thus the same levels
+        output, sample = at_the_door(outputs[step]), at_the_door(samples[step])
+        return grid.pack(to(output, sample, prediction=prediction, point=path.at(step)))
+
+    return to_host(makers[policy.map]()).astype(np.float32, copy=False)
+
+
+def update_gap(path: NoisePath, step: int) -> dict[str, float]:
+    """`sigma` of a step and `sigma_next` after it: the next step's, else the path's final one (0 where that is unknown)."""
+    final = 0.0 if path.final is None else path.final[1]
+    return {"sigma": float(path.sigma[step]), "sigma_next": float(path.sigma[step + 1] if step + 1 < len(path) else final)}

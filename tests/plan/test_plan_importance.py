@@ -1,0 +1,82 @@
+"""Scores by a policy's map, from latents as the warm-up leaves them; NumPy and torch alike."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from janoscope.analysis import gradient_energy, ras_importance
+from janoscope.conversion import NoisePath
+from janoscope.errors import InputError
+from janoscope.grid import TokenGrid
+from janoscope.plan import Intervals, Policy, Split, random_scores, token_ranks
+from janoscope.plan.importance import importance_scores, update_gap, warmup_scores
+
+GRID = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
+SIGMA = np.linspace(1, 0.2, 5)
+PATH = NoisePath(1000 * SIGMA, 1 - SIGMA, SIGMA)
+POLICY = Policy("test", 4, 1, (3, 4, 4), Intervals(4, 2), Split(0.2, 0.5))
+
+
+@pytest.fixture
+def latents() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(5)
+    shape = (4, GRID.channels, *GRID.cells)
+    return list(rng.standard_normal(shape, dtype=np.float32)), list(rng.standard_normal(shape, dtype=np.float32))
+
+
+def scores_of(name: str, latents, **changes) -> np.ndarray:
+    samples, outputs = latents
+    policy = replace(POLICY, map=name, **changes)
+    return importance_scores(policy, samples, outputs, path=PATH, prediction="flow", grid=GRID, seed=7)
+
+
+def test_every_map_is_the_one_its_name_says(latents) -> None:
+    samples, outputs = latents
+    tokens = [GRID.pack(output) for output in outputs]
+    x0 = GRID.pack(samples[3] - np.float32(SIGMA[3]) * outputs[3])
+    expected = {
+        "jano": warmup_scores(POLICY, samples, outputs, path=PATH, prediction="flow").enhanced,
+        "x0-gradient": gradient_energy(x0, GRID),
+        "velocity-change": np.sqrt(np.mean((tokens[3] - tokens[2]) ** 2, axis=-1)),
+        "ras": -ras_importance(tokens[3], GRID, sigma=SIGMA[3], sigma_next=SIGMA[4]),
+        "random": random_scores(GRID.tiles(POLICY.tile), 7),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores_of(name, latents), values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_change_after_the_warmup_changes_no_map_but_one_inside_does(latents) -> None:
+    samples, outputs = latents
+    later = (samples + [samples[0]], outputs + [100 * outputs[0]])
+    inside = (samples, [*outputs[:3], outputs[3][..., ::-1].copy()])
+    for name in ("jano", "x0-gradient", "velocity-change", "ras"):
+        np.testing.assert_array_equal(scores_of(name, later), scores_of(name, latents), err_msg=name)
+        assert not np.allclose(scores_of(name, inside), scores_of(name, latents)), name
+
+
+@pytest.mark.parametrize("name", ["jano", "x0-gradient", "velocity-change", "ras", "random"])
+def test_torch_and_numpy_give_the_same_bits(name: str, latents) -> None:
+    torch_latents = tuple([torch.from_numpy(values) for values in side] for side in latents)
+    np.testing.assert_array_equal(scores_of(name, torch_latents), scores_of(name, latents))
+    assert len(set(token_ranks(scores_of(name, latents), POLICY, GRID).tolist())) > 1
+
+
+def test_bfloat16_latents_are_taken(latents) -> None:
+    half = tuple([torch.from_numpy(values).bfloat16() for values in side] for side in latents)
+    for name in ("jano", "x0-gradient", "velocity-change", "ras"):
+        np.testing.assert_allclose(scores_of(name, half), scores_of(name, latents), rtol=0.05, atol=0.05, err_msg=name)
+
+
+def test_refuses_what_a_warmup_cannot_know(latents) -> None:
+    with pytest.raises(InputError, match="apply its plan.json"):
+        scores_of("oracle", latents)
+    with pytest.raises(InputError, match="needs a warm-up of 2 or more, policy test has 1"):
+        scores_of("velocity-change", latents, warmup=1)
+
+
+def test_the_gap_after_the_last_step_ends_at_the_final_sigma() -> None:
+    assert update_gap(PATH, 0) == {"sigma": SIGMA[0], "sigma_next": SIGMA[1]}
+    assert update_gap(PATH, 4) == {"sigma": SIGMA[4], "sigma_next": 0.0}
+    assert update_gap(NoisePath(PATH.timestep, PATH.alpha, PATH.sigma, final=(0.9, 0.1)), 4)["sigma_next"] == 0.1
