@@ -47,8 +47,8 @@ def apply(
     plan = read_plan(plan_file) if plan_file else None
     model = load(options, verbose)
     call = make_call(model, take_call(options))
-    for warning in call.warnings:
-        click.echo(warning, err=True)
+    for notice in call.warnings:
+        click.echo(notice, err=True)
     with progress("apply", quiet) as on_step:
         applied = apply_model(
             model,
@@ -68,7 +68,6 @@ def apply(
             click.echo(f"against the full run: PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}, speedup {applied.speedup:.2f}x in wall time")
         for file in files:
             click.echo(f"Wrote {file}")
-    warning = applied.account.warning
-    if warning:
-        click.echo(warning, err=True)
-    sys.exit(1 if strict and warning else 0)
+    if applied.account.warning:
+        click.echo(applied.account.warning, err=True)
+    sys.exit(1 if strict and applied.account.warning else 0)

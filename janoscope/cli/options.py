@@ -57,7 +57,7 @@ def load(options: dict[str, Any], verbose: bool) -> "Model":
     names = ("device", "dtype", "revision", "variant", "scheduler", "probe")
     chosen = {name: options.pop(name) for name in names}
     if not verbose:
-        _hush()
+        hush()
     return load_model(options.pop("model"), **chosen)
 
 
@@ -80,7 +80,7 @@ def _key_value(text: str) -> tuple[str, Any]:
         raise click.UsageError(f"--call {text}: KEY=JSON is needed, for example max_sequence_length=256 or output_type='\"latent\"'.") from error
 
 
-def _hush() -> None:
+def hush() -> None:
     import warnings
 
     import diffusers.utils.logging

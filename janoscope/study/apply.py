@@ -50,8 +50,7 @@ def apply(
         policy = named_policy(sheet, str(policy))
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan))
-    told = {} if guidance is None else {"guidance": dict(guidance)}
-    identity = Identity(model, prompt, seed, **told)
+    identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
     with Executor(pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt) as executor:
         yield executor
 
@@ -90,12 +89,13 @@ def apply_model(
 ) -> Applied:
     """One accelerated generation of a loaded model, and with `reference` the full one too, made first."""
     full = generate(model, call, on_step) if reference else None
-    told = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
+    told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
     with apply(model.pipe, policy=policy, plan=plan, sheet=model.sheet, any_prompt=any_prompt, **told) as executor:
         generated = generate(model, call, on_step)
     made = executor.plan
     if made is None:
-        raise InputError(f"the run ended before its warm-up of {executor.policy.warmup} steps; give more --steps or a shorter warm-up.")
+        steps = len(executor.account.steps)
+        raise InputError(f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up.")
     if full is None or full.frames is None or generated.frames is None:
         return Applied(generated, executor.account, made, full)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}

@@ -87,7 +87,7 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
 def guidance_argument(model: Model) -> str | None:
     """The pipeline argument that sets the guidance scale of this model."""
     guidance = model.sheet.guidance
-    if guidance.embedded_if and model.transformer.config.get(guidance.embedded_if):
+    if guidance.embedded_if and model.config.get(guidance.embedded_if):
         return guidance.embedded_argument
     return guidance.argument
 

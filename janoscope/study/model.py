@@ -30,15 +30,14 @@ class Model:
     policy_table: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def transformer(self) -> torch.nn.Module:
-        module: torch.nn.Module = getattr(self.pipe, self.sheet.tap.components[0])
-        return module
+    def config(self) -> Mapping[str, Any]:
+        """The network's own config."""
+        config: Mapping[str, Any] = getattr(self.pipe, self.sheet.tap.components[0]).config
+        return config
 
     def policy(self, name: str | None) -> Policy:
         """A policy by preset name or file path; without one the model directory's own, else the sheet's first preset."""
-        if name is None and self.policy_table:
-            return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
-        if name is not None and self.policy_table and name == self.policy_table.get("name"):
+        if self.policy_table and name in (None, self.policy_table.get("name")):
             return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
         return named_policy(self.sheet, name)
 

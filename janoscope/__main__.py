@@ -1,0 +1,5 @@
+"""`python -m janoscope`."""
+
+from .cli import main
+
+main()

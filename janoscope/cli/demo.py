@@ -1,0 +1,33 @@
+"""`janoscope demo`."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from .options import force_option, hush, progress, quiet_option, verbose_option
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("janoscope-demo"), show_default=True, help="Directory.")
+@click.option("--model", default="demo", show_default=True, help="demo, or a directory of your own with a janoscope.toml.")
+@force_option
+@quiet_option
+@verbose_option
+def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> None:
+    """Show the whole instrument on the bundled image model: record, analyze, apply, report. Takes about a minute."""
+    from ..report import render_analysis
+    from ..study.demo import demonstrate
+
+    if not verbose:
+        hush()
+    shown = demonstrate(output, partial(progress, quiet=quiet), model=model, force=force)
+    click.echo(shown.analysis.plan.describe())
+    click.echo(str(shown.applied.account))
+    applied = shown.applied
+    report = render_analysis(output, recording=shown.recorded.path)
+    click.echo(f"Wrote {report}")
+    click.echo(
+        f"Saved {1 - applied.account.compute:.0%} of the FLOPs ({applied.speedup:.2f}x in wall time on this machine) "
+        f"at PSNR {applied.psnr:.1f} dB, SSIM {applied.ssim:.4f} against the full run. Open {report}"
+    )

@@ -1,0 +1,129 @@
+"""The slice through the command line, as a user types it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from janoscope.cli import app, main
+
+PROMPT = "a large red apple on grass, blue sky"
+STEPS = "16"
+
+
+def run(monkeypatch, *words):
+    """main() with these words; gives the exit code."""
+    monkeypatch.setattr(sys, "argv", ["janoscope", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """run.h5 of a short generation, and its analysis in run/."""
+    where = tmp_path_factory.mktemp("slice")
+    patch = pytest.MonkeyPatch()
+    assert run(patch, "record", "demo", "-p", PROMPT, "--seed", "3", "--steps", STEPS, "-o", str(where / "run.h5"), "-q") == 0
+    assert run(patch, "analyze", str(where / "run.h5"), "-q") == 0
+    patch.undo()
+    return where
+
+
+def test_record_leaves_a_complete_recording_and_the_picture(folder):
+    assert {"run.h5", "run.png", "run"} <= {path.name for path in folder.iterdir()}
+    assert not list(folder.glob("*.partial*"))
+
+
+def test_analyze_leaves_result_files_and_one_report(folder):
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {"analysis.json", "analysis.npz", "plan.json", "report.html"} <= names
+    assert json.loads((folder / "run" / "analysis.json").read_text())["schema"] == "janoscope-analysis/1"
+
+
+def test_inspect_and_verify_speak_of_the_recording(folder, monkeypatch, capsys):
+    assert run(monkeypatch, "inspect", str(folder / "run.h5")) == 0
+    assert PROMPT in capsys.readouterr().out
+    assert run(monkeypatch, "verify", str(folder / "run.h5")) == 0
+    assert "0 faults" in capsys.readouterr().out
+
+
+def test_verify_exits_1_for_a_flipped_bit(folder, monkeypatch, capsys, tmp_path):
+    data = bytearray((folder / "run.h5").read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "bad.h5").write_bytes(data)
+    assert run(monkeypatch, "verify", str(tmp_path / "bad.h5")) == 1
+    assert "0 faults" not in capsys.readouterr().out
+
+
+def test_apply_prints_an_account_and_quality_against_the_full_run(folder, monkeypatch, capsys):
+    words = ["apply", "demo", "-p", PROMPT, "--seed", "3", "--steps", STEPS, "--plan", str(folder / "run" / "plan.json")]
+    assert run(monkeypatch, *words, "-o", str(folder / "out.png"), "--reference", "-q") == 0
+    told = capsys.readouterr().out
+    assert re.search(r"compute 0\.\d+ of the full run's FLOPs", told)
+    assert re.search(r"PSNR \d+\.\d+ dB, SSIM 0\.\d+", told)
+    assert (folder / "out.png").exists()
+    assert (folder / "out-full.png").exists()
+
+
+def test_plan_show_prints_the_ladder(folder, monkeypatch, capsys):
+    assert run(monkeypatch, "plan", "show", str(folder / "run" / "plan.json")) == 0
+    assert re.search(r"ladder +W{7}R[RamC.]+C", capsys.readouterr().out)
+
+
+def test_an_unknown_word_is_named_in_a_warning(folder, monkeypatch, capsys):
+    words = ["record", "demo", "-p", "a small red dragon, blue sky", "--steps", "2", "-o", str(folder / "word.h5"), "-q"]
+    assert run(monkeypatch, *words) == 0
+    assert "dragon" in capsys.readouterr().err
+
+
+REFUSED = [
+    (["record", "demo", "-p", "x", "-o", "{folder}/run.h5"], "--force"),
+    (["record", "nowhere/nothing", "-p", "x", "-o", "{folder}/new.h5"], "cannot be loaded"),
+    (["record", "demo", "-p", "x", "--frames", "9", "-o", "{folder}/new.h5"], "--frames has no effect"),
+    (["record", "demo", "-p", "x", "--call", "height", "-o", "{folder}/new.h5"], "KEY=JSON"),
+    (["record", "demo", "-p", "x", "--dtype", "int3", "-o", "{folder}/new.h5"], "legal"),
+    (["record", "demo", "-o", "{folder}/new.h5"], "--prompt"),
+    (["analyze", "{folder}/missing.h5"], "missing.h5"),
+    (["analyze", "{folder}/run.png"], "run.png"),
+    (["analyze", "{folder}/run.h5"], "--force"),
+    (["analyze", "{folder}/run.h5", "-o", "{folder}/a", "--policy", "no/such"], "no/such"),
+    (["analyze", "{folder}/run.h5", "-o", "{folder}/a", "--point", "A=9,9"], "NAME=frame,row,col"),
+    (["apply", "demo", "-p", "x", "-o", "{folder}/new.png"], "--policy"),
+    (["apply", "demo", "-p", "x", "--plan", "{folder}/run/analysis.json", "-o", "{folder}/new.png"], "is no plan"),
+    (["probes", "no-such-family"], "no-such-family"),
+    (["frobnicate"], "frobnicate"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSED, ids=[" ".join(words[:2]) + " " + told for words, told in REFUSED])
+def test_bad_input_gets_one_line_and_exit_code_2(folder, monkeypatch, capsys, words, told):
+    before = sorted(path.name for path in folder.iterdir())
+    assert run(monkeypatch, *[word.format(folder=folder) for word in words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(app.janoscope, "main", lambda **_: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["janoscope"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_interrupt_exits_130(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app.janoscope, "main", interrupted)
+    assert run(monkeypatch) == 130
+
+
+def test_version_and_help_answer_in_a_fresh_process():
+    for flag in ("--version", "--help"):
+        told = subprocess.run([sys.executable, "-m", "janoscope", flag], capture_output=True, text=True, check=True)
+        assert "janoscope" in told.stdout
