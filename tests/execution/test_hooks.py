@@ -134,7 +134,10 @@ def test_removal_restores_the_instances(network):
 def test_bf16_partial_call_equals_plain(network):
     module, arguments, tokens, facts = network
     module.to(torch.bfloat16)
-    cast = {k: v.bfloat16() if isinstance(v, torch.Tensor) and v.dtype == torch.float32 and "ids" not in k else v for k, v in arguments.items()}
+    cast = {
+        k: v.bfloat16() if isinstance(v, torch.Tensor) and v.dtype == torch.float32 and "ids" not in k else v
+        for k, v in arguments.items()
+    }
     hooked = Hooked(module, cast, tokens, facts)
     expected = hooked.run(Mode.REFRESH)
     assert (hooked.run(Mode.PARTIAL, half_of(tokens)) - expected).abs().max() <= 2e-2 * expected.abs().max()
