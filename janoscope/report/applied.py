@@ -19,8 +19,8 @@ from .tables import Table, account_table
 # name in apply.json, words, format
 FIGURES = (
     ("compute", "compute, counted", "{:.3f}"),
-    ("token_fraction", "tokens computed", "{:.3f}"),
-    ("speedup", "speedup, measured", "{:.2f} ×"),
+    ("token_fraction", "share of tokens computed", "{:.3f}"),
+    ("speedup", "speedup, measured", "{:.2f}×"),
     ("psnr", "PSNR", "{:.2f} dB"),
     ("ssim", "SSIM", "{:.4f}"),
 )
@@ -63,9 +63,7 @@ def _drawings(results: AnalysisResults, facts: Any) -> Iterator[Drawing]:
             yield drawing(results, name, title, alt, _size(frame), PicturePanel(frame, tokens), draw_picture)
     if reference is not None and output is not None and reference.shape == output.shape:
         error = error_map(_middle(reference), _middle(output))
-        data = MapPanel(
-            error, None, (0.0, max(float(error.max()), 1.0)), "absolute difference, mean of R, G, B (0..255)", ERROR_CMAP
-        )
+        data = MapPanel(error, None, (0.0, max(float(error.max()), 1.0)), "mean absolute difference (0..255)", ERROR_CMAP)
         alt = f"Where they differ: mean {error.mean():.2f}, at most {error.max():.0f} of 255."
         yield drawing(results, "error", "Difference", alt, _size(_middle(reference)), data, draw_map)
 

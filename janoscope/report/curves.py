@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..plan import TokenLevel
-from .style import INK, LEVEL_COLOUR, MUTED, UNKNOWN, add_grid
+from .style import INK, LEVEL_COLOUR, MUTED, add_grid
 
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))  # lines of one level stay apart, in grey as well
 BAND = (0.1, 0.9)
@@ -31,10 +31,10 @@ class Separation:
 
 @dataclass(frozen=True)
 class ProbeCurves:
-    """values: (point, step). levels: None for a point without one. quantity: the axis label, with its unit."""
+    """values: (point, step). levels: one a point. quantity: the axis label, with its unit."""
 
     names: Sequence[str]
-    levels: Sequence[TokenLevel | None]
+    levels: Sequence[TokenLevel]
     values: np.ndarray
     quantity: str
     separation: Separation
@@ -57,8 +57,7 @@ def draw_probe_curves(data: ProbeCurves, ax: Axes) -> Axes:
     """One line a point over the steps, its letter at the line's end, the separation in the upper corner."""
     steps = np.arange(data.values.shape[1])
     for at, (name, level) in enumerate(zip(data.names, data.levels, strict=True)):
-        colour = UNKNOWN if level is None else LEVEL_COLOUR[level]
-        ax.plot(steps, data.values[at], color=colour, linestyle=DASHES[at % len(DASHES)], label=name)
+        ax.plot(steps, data.values[at], color=LEVEL_COLOUR[level], linestyle=DASHES[at % len(DASHES)], label=name)
     ax.set_ylabel(data.quantity)
     _step_axis(ax, 0, len(steps))
     add_grid(ax)
@@ -136,7 +135,6 @@ def _label_ends(data: ProbeCurves, ax: Axes) -> None:
     shown = -np.inf
     for value, at in sorted(ends):
         shown = max((value - low) / (high - low), shown + LEAST_GAP)
-        level = data.levels[at]
         ax.annotate(
             data.names[at],
             (1, shown),
@@ -145,6 +143,6 @@ def _label_ends(data: ProbeCurves, ax: Axes) -> None:
             "offset points",
             va="center",
             fontweight="bold",
-            color=MUTED if level is None else LEVEL_COLOUR[level],
+            color=LEVEL_COLOUR[data.levels[at]],
             annotation_clip=False,
         )

@@ -25,8 +25,8 @@ FIGURES = "figures"
 def render_analysis(directory: Path | str, *, recording: Path | str | None = None) -> Path:
     """Write `report.html` and `figures/*.svg` into an analysis directory, from the files that lie there.
 
-    directory: what `janoscope analyze` wrote; after `apply --reference` the pair of pictures is shown too. recording: the recorded
-    run, for the strip of x0 estimates; found by its name in the directory or beside it if not given.
+    directory: what `janoscope analyze` wrote; after `apply --reference` the pair of pictures is shown too.
+    recording: the recorded run, for the x0 estimates; found by its name in the directory or beside it if not given.
     Returns the path of report.html. Raises InputError where a file is missing, damaged or of another analysis.
     """
     results = read_results(Path(directory), None if recording is None else Path(recording))

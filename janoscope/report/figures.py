@@ -21,8 +21,8 @@ from .svg import Drawing, to_svg
 MOST_FRAMES = 3
 PANEL_IN = 3.3
 SMALL_IN = 2.5  # four in a row
-BAR_ROOM_IN = 0.52
-CURVE_IN = (4.7, 2.7)
+BAR_ROOM_IN = 0.56
+CURVE_IN = (4.2, 2.5)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _ladder(results: AnalysisResults) -> Iterator[Drawing]:
     counted = ", ".join(f"{count} {kind}" for kind in StepKind if (count := results.plan.step_kind.count(kind)))
     width = max(2.0, 0.24 * data.cols)
     yield drawing(
-        results, "ladder", "Step ladder", f"A cell for each of {results.steps} steps: {counted}.",
+        results, "ladder", "Step ladder", f"A cell for each of {len(data.kinds)} steps: {counted}.",
         (width, 0.24 * ROW_HEIGHT * data.rows), data, draw_ladder, True,
     )  # fmt: skip
 
@@ -168,12 +168,12 @@ def _probes(results: AnalysisResults) -> Iterator[Drawing]:
     points = results.facts["points"]
     if not points:
         return
-    unit = results.facts["conversion"].get("time_unit", "unit of time")
+    unit, reduction = results.facts["conversion"].get("time_unit", "unit of time"), results.facts.get("reduction", "rms")
     panels = (
-        ("raw", "point_raw", "Raw model output", "raw output, rms over channels"),
-        ("converted", "point_velocity", "Flow velocity", f"flow velocity, rms, per {unit}"),
+        ("raw", "point_raw", "Raw model output", f"raw output, {reduction}"),
+        ("converted", "point_velocity", "Flow velocity", f"flow velocity per {unit}, {reduction}"),
     )
-    levels = [TokenLevel(point["level"]) if point.get("level") else None for point in points]
+    levels = [TokenLevel(point["level"]) for point in points]
     for which, name, title, quantity in panels:
         found = results.facts["separation"].get(which) or {}
         separation = Separation(number(found.get("auroc")), interval(found.get("interval")))
@@ -188,8 +188,8 @@ def _convergence(results: AnalysisResults) -> Iterator[Drawing]:
     cached = (policy.warmup, len(kinds) - policy.cooldown) if StepKind.REFRESH in kinds else None
     tolerance = number(results.facts["convergence"].get("tolerance"))
     panels = (
-        ("x0_distance", "Distance of x0 to its last estimate", "x0 distance to the last, rms (latent units)", 0, tolerance),
-        ("flow_velocity_change", "Change of the flow velocity", "change from the step before, relative", 1, None),
+        ("x0_distance", "Distance of x0 to its last estimate", "rms distance (latent units)", 0, tolerance),
+        ("flow_velocity_change", "Change of the flow velocity", "relative change per step", 1, None),
     )
     for name, title, quantity, first, line in panels:
         data = Convergence(results.arrays[name], results.plan.ranks, quantity, first, results.steps, cached, line)

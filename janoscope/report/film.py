@@ -43,7 +43,7 @@ def draw_x0_strip(data: FilmStrip, ax: Axes) -> Axes:
 
 
 def read_film(results: AnalysisResults, count: int = 8) -> FilmStrip | None:
-    """Estimates at about `count` steps, first and last among them, of the clip's middle frame; None without recording or picture."""
+    """Estimates at about `count` steps, first and last among them, of the middle frame; None without recording or picture."""
     if results.recording is None or results.picture is None:
         return None
     steps = film_steps(results, count)
@@ -87,15 +87,15 @@ def _design(latent: np.ndarray) -> np.ndarray:
 def _check_same(recording: Recording, results: AnalysisResults) -> None:
     if recording.grid != results.grid or recording.steps < results.steps:
         raise InputError(
-            f"{recording.path.name} has {recording.steps} steps on {recording.grid}, its analysis {results.steps} on {results.grid}; "
-            "analyze this recording again."
+            f"{recording.path.name} has {recording.steps} steps on {recording.grid}, its analysis {results.steps} on "
+            f"{results.grid}; analyze this recording again."
         )
 
 
 def _estimate(recording: Recording, results: AnalysisResults, step: int) -> np.ndarray:
     """x0 estimate (channel, frame, row, col) of the first item."""
     conversion, grid = results.facts["conversion"], results.grid
-    output = float(conversion.get("sign") or 1) * recording.map("model_output", step)
+    output = recording.map("model_output", step)
     point = PathPoint(float(results.arrays["alpha"][step]), float(results.arrays["sigma"][step]))
     x0 = to_x0(output, recording.map("sample", step), prediction=conversion["prediction_type"], point=point)
     return np.asarray(grid.unpack(x0))

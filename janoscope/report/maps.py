@@ -81,7 +81,9 @@ def draw_levels(data: LevelPanel, ax: Axes) -> Axes:
     """Every token in its level's colour over the picture in grey, with a line wherever the level changes."""
     palette = np.array([to_rgb(LEVEL_COLOUR[level]) for level in TokenLevel])
     _show(palette[data.ranks - 1], data.picture, LEVEL_COVER, data.frames, ax)
-    lines = [line + (frame_left(at, ranks.shape[1]), 0) for at, ranks in enumerate(data.ranks) for line in level_borders(ranks)]
+    lines = [
+        np.add(line, (frame_left(at, ranks.shape[1]), 0)) for at, ranks in enumerate(data.ranks) for line in level_borders(ranks)
+    ]
     ax.add_collection(LineCollection(lines, colors="white", linewidths=0.7))
     return ax
 
@@ -148,7 +150,7 @@ def _show_frame(image: np.ndarray, at: int, rows: int, cols: int, ax: Axes) -> N
 
 def _frame(ax: Axes, frames: Sequence[int], rows: int, cols: int) -> Axes:
     """Bare axes around the frames shown; a clip's frames carry their numbers."""
-    right, below = frame_left(len(frames) - 1, cols) + cols, rows
+    right, below = frame_left(len(frames) - 1, cols) + cols, float(rows)
     if len(frames) > 1:
         below = rows * 1.1
         for at, frame in enumerate(frames):

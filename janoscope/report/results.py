@@ -46,7 +46,7 @@ class AnalysisResults:
     """What one analysis directory holds.
 
     facts: analysis.json. arrays: analysis.npz by name. plan: plan.json. applied: apply.json, None before `apply`.
-    recording: the recorded run, None where it is not at hand. picture: uint8 (frame, row, col, 3) that the run decoded to, or None.
+    recording: the recorded run, picture: uint8 (frame, row, col, 3) that it decoded to; each None where it is not at hand.
     """
 
     directory: Path
@@ -63,6 +63,7 @@ class AnalysisResults:
 
     @property
     def steps(self) -> int:
+        """Steps that were recorded; the plan may have more where the recording stopped early."""
         return int(self.arrays["timestep"].size)
 
     @property
@@ -103,16 +104,11 @@ def read_results(directory: Path, recording: Path | None = None) -> AnalysisResu
     """
     facts = _read_facts(directory)
     plan = Plan.from_text(_read_text(directory / "plan.json"), str(directory / "plan.json"))
-    grid, steps = plan.fingerprint.grid, plan.fingerprint.steps
-    if facts["grid"] != grid.to_json():
-        raise InputError(f"analysis.json has grid {facts['grid']}, plan.json beside it {grid.to_json()}; {AGAIN}.")
     arrays = _read_arrays(directory / "analysis.npz")
-    tiles = grid.tiles(tuple(facts["complexity"]["tile"]))
-    _check_shapes(
-        arrays,
-        {"tile": tiles, "token": (grid.count,), "step": (steps,), "step-1": (steps - 1,), "point": (len(facts["points"]),)},
-    )
-    found = _find_recording(directory, str(facts.get("recording", "")), recording)
+    _check_facts(facts, plan, directory / "analysis.json")
+    _check_shapes(arrays, facts, plan)
+    name = str(facts.get("recording", ""))
+    found = _find_recording(directory, name, recording)
     applied = directory / "apply.json"
     return AnalysisResults(
         directory,
@@ -121,7 +117,7 @@ def read_results(directory: Path, recording: Path | None = None) -> AnalysisResu
         plan,
         _read_object(applied) if applied.is_file() else None,
         found,
-        find_picture(directory, found, str(facts.get("recording", ""))),
+        find_picture(directory, found, name),
     )
 
 
@@ -182,7 +178,33 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
 
 
-def _check_shapes(arrays: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_facts(facts: Mapping[str, Any], plan: Plan, path: Path) -> None:
+    """Grid, tile and points must fit the plan, since every figure is placed by them."""
+    grid = plan.fingerprint.grid
+    if facts["grid"] != grid.to_json():
+        raise InputError(f"{path} has grid {facts['grid']}, plan.json beside it {grid.to_json()}; {AGAIN}.")
+    try:
+        tiles = grid.tiles(tuple(facts["complexity"]["tile"]))
+        for point in facts["points"]:
+            grid.token_at(*(int(point[axis]) for axis in ("frame", "row", "col")))
+            TokenLevel(point["level"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{path} has a malformed tile or point ({type(error).__name__}: {error}); {AGAIN}.") from error
+    if min(tiles) < 1:
+        raise InputError(f"{path} has tile {facts['complexity']['tile']}; sizes are at least 1. {AGAIN.capitalize()}.")
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], plan: Plan) -> None:
+    grid, planned, steps = plan.fingerprint.grid, plan.fingerprint.steps, arrays["timestep"].size
+    if not 2 <= steps <= planned:  # fewer than planned where a recording that stopped was analysed
+        raise InputError(f"analysis.npz has {steps} steps, the plan {planned}; {AGAIN}.")
+    sizes: dict[str, tuple[int, ...]] = {
+        "tile": grid.tiles(tuple(facts["complexity"]["tile"])),
+        "token": (grid.count,),
+        "step": (steps,),
+        "step-1": (steps - 1,),
+        "point": (len(facts["points"]),),
+    }
     for name, axes in ARRAYS.items():
         expected = tuple(size for axis in axes for size in sizes[axis])
         if arrays[name].shape != expected:

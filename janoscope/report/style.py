@@ -17,7 +17,7 @@ UNKNOWN = "#c9ced6"  # what was not measured, or is not finite
 
 # dark to bright, as the maps are: what is computed often is lit. Steps of about 20 in CIE lightness, so that they stay apart in
 # grey and under every common colour blindness (tests/report/test_report_style.py measures both)
-LEVEL_COLOUR = {TokenLevel.STATIC: "#243b63", TokenLevel.MODERATE: "#b8436f", TokenLevel.ACTIVE: "#eda128"}
+LEVEL_COLOUR = {TokenLevel.STATIC: "#1d3a6e", TokenLevel.MODERATE: "#cf5468", TokenLevel.ACTIVE: "#eba52b"}
 
 # a partial step has the colour of the least active level that it computes
 KIND_COLOUR = {
@@ -77,7 +77,7 @@ def styled() -> Iterator[None]:
     """Our settings while figures are drawn and saved; the caller's are back afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
         yield
 
 

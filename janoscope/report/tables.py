@@ -99,11 +99,13 @@ def predicts_table(results: AnalysisResults) -> Table:
     rows = [
         [
             Cell(str(row.get("map"))), figure(row.get("warmup"), "g"), Cell(str(row.get("target")).replace("_", " ")),
-            figure(row.get("spearman"), ".2f"), span(row.get("interval")),
+            figure(row.get("spearman"), ".2f"), span(row.get("interval")), figure(row.get("agreement"), ".0%"),
         ]
         for row in results.facts["map_predicts"]
     ]  # fmt: skip
-    return Table("map-predicts", "Which map foretells", ("map", "warm-up", "target", "Spearman", "95 % interval"), rows)
+    return Table(
+        "map-predicts", "Which map foretells", ("map", "warm-up", "target", "Spearman", "95% interval", "same class"), rows
+    )
 
 
 def separation_table(results: AnalysisResults) -> Table:
@@ -113,7 +115,7 @@ def separation_table(results: AnalysisResults) -> Table:
         [Cell(names.get(name, str(name))), figure((row or {}).get("auroc"), ".2f"), span((row or {}).get("interval"))]
         for name, row in found.items()
     ]
-    return Table("separation", "Active against static tokens", ("signal", "AUROC", "95 % interval"), rows)
+    return Table("separation", "Active against static tokens", ("signal", "AUROC", "95% interval"), rows)
 
 
 def point_table(results: AnalysisResults) -> Table:
@@ -121,10 +123,10 @@ def point_table(results: AnalysisResults) -> Table:
     rows = []
     for point in results.facts["points"]:
         place = tuple(int(point[axis]) for axis in ("frame", "row", "col"))
-        level = TokenLevel(point["level"]) if point.get("level") else None
+        level = TokenLevel(point["level"])
         rows.append(
             [Cell(str(point["name"])), *(figure(at, "g") for at in place),
-             Cell(level.value, level.rank, LEVEL_COLOUR[level]) if level else Cell(NOT_DEFINED),
+             Cell(level.value, level.rank, LEVEL_COLOUR[level]),
              *(figure(float(results.token_map(name)[place]))
                for name in ("complexity_enhanced", "ras_importance", "convergence_step", "holding_cost"))]
         )  # fmt: skip

@@ -129,7 +129,8 @@ def policy_for(grid: TokenGrid) -> Policy:
     table = {
         "name": "test/1", "map": "jano", "warmup": WARMUP, "cooldown": 2, "tile": [2 if clip else 1, 4, 4],
         "temporal_weight": 0.5 if clip else 0.0, "enhance": {"strength": 0.8, "distance": 2}, "tokens": "majority",
-        "thresholds": {"static": 0.2, "moderate": 0.55}, "intervals": {"static": 5, "moderate": 3, "active": 1}, "source": "made up",
+        "thresholds": {"static": 0.2, "moderate": 0.55}, "intervals": {"static": 5, "moderate": 3, "active": 1},
+        "source": "made up",
     }  # fmt: skip
     return Policy.from_table(table, "test policy")
 
@@ -153,7 +154,8 @@ def analyse(
     arrays = {
         "complexity_temporal": maps.temporal, "complexity_spatial": maps.spatial, "complexity_combined": maps.combined,
         "complexity_enhanced": maps.enhanced, "ras_importance": ras, "convergence_step": settled.convergence_step,
-        "holding_cost": settled.holding_cost, "flow_velocity_change": settled.relative_change[1:], "x0_distance": settled.x0_distance,
+        "holding_cost": settled.holding_cost, "flow_velocity_change": settled.relative_change[1:],
+        "x0_distance": settled.x0_distance,
         "raw_change": raw, "point_raw": rms[:, at].T, "point_velocity": rms[:, at].T, "timestep": 1000 * sigma, "sigma": sigma,
         "alpha": 1 - sigma,
     }  # fmt: skip
@@ -167,7 +169,7 @@ def analyse(
         "recording": "run.h5",
         "run": {"model": "tiny/flow", "prompt": prompt, "seed": seed, "steps": steps, "guidance": 3.5},
         "grid": grid.to_json(),
-        "conversion": {"prediction_type": "flow", "method": "backward", "time_unit": "sigma", "sign": 1},
+        "conversion": {"prediction_type": "flow", "method": "backward", "time_unit": "sigma", "sign": "toward noise"},
         "complexity": {
             "policy": policy.name, "warmup": WARMUP, "tile": list(policy.tile), "tile_grid": list(grid.tiles(policy.tile)),
             "temporal_weight": policy.temporal_weight, "padding": "count", "initial_latent": True,
@@ -175,11 +177,12 @@ def analyse(
         },
         "convergence": {"tolerance": 0.1, "hold_steps": 7, "by_level": by_level(plan, settled)},
         "map_predicts": [
-            {"map": found.map, "warmup": WARMUP, "target": found.target, **estimate("spearman", found.spearman)}
+            {"map": found.map, "warmup": WARMUP, "target": found.target, **scored(found)}
             for found in map_predicts({"jano": score, "ras": ras}, targets, groups=groups)
         ],
         "separation": {"raw": estimate("auroc", apart), "converted": estimate("auroc", apart)},
         "points": points,
+        "reduction": "rms",
         "versions": {"janoscope": "0.1.0", "numpy": np.__version__},
         "nonfinite": {"model_output": 0, "sample": 0},
     }  # fmt: skip
@@ -209,6 +212,10 @@ def by_level(plan: Plan, settled) -> dict:
     return found
 
 
+def scored(found) -> dict:
+    return {**estimate("spearman", found.spearman), "agreement": found.agreement.value}
+
+
 def estimate(name: str, found) -> dict:
     """As study writes an Estimate: null where it is not defined."""
     numbers = [None if math.isnan(value) else float(value) for value in (found.value, found.low, found.high)]
@@ -230,7 +237,8 @@ def add_applied(made: Made) -> dict:
     ]
     applied = {
         "psnr": 27.25, "ssim": 0.9123, "compute": 0.5, "token_fraction": 0.5, "cache_bytes": 3 << 20, "speedup": 1.75,
-        "account": {"compute": 0.5, "token_fraction": 0.5, "cache_bytes": 3 << 20, "nonfinite": 0, "token_levels": {}, "steps": steps},
+        "account": {"compute": 0.5, "token_fraction": 0.5, "cache_bytes": 3 << 20, "nonfinite": 0, "token_levels": {},
+                    "steps": steps},
         "output": "applied.png", "reference": "reference.png",
     }  # fmt: skip
     (made.directory / "apply.json").write_text(json.dumps(applied), encoding="utf-8")

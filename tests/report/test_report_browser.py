@@ -1,0 +1,94 @@
+"""The page in a real browser, at the width of a desk and of a phone."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from report_results import CLIP, PICTURE, add_applied, make_results
+
+from janoscope.report import render_analysis
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium) to look at the page")
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=5000",
+)  # fmt: skip
+WIDTHS = (1280, 390)
+
+# a frame, since a window is never narrower than 500 px; --dump-dom prints the attribute in which the answer is left
+HOST = """<!doctype html><body style="margin:0"><script>
+addEventListener("message", (event) => { document.documentElement.dataset.seen = event.data; });
+</script><iframe src="probed.html" style="border:0" width="%d" height="900"></iframe></body>"""
+
+# what the page itself can tell
+PROBE = """<script>
+(async () => {
+  const root = document.documentElement, images = [...document.querySelectorAll("image, img")];
+  const loads = (source) => new Promise((done) => {
+    const image = new Image();
+    image.onload = () => done(image.naturalWidth > 0); image.onerror = () => done(false); image.src = source; });
+  const loaded = await Promise.all(images.map((image) => loads(image.getAttribute("href") || image.src)));
+  const visible = [...document.querySelectorAll("figure svg")].filter((svg) => svg.getBoundingClientRect().height > 20).length;
+  const out = [...document.querySelectorAll("section, figure, table, h1, svg")].filter((part) => {
+    const box = part.getBoundingClientRect();
+    return box.right > innerWidth + 1 && !part.closest(".table, .wide .drawing"); }).length;
+  const table = document.querySelector("#table-points"), button = table ? table.querySelectorAll("th button")[5] : null;
+  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[5].textContent);
+  const orders = [];
+  if (button) { for (let click = 0; click < 2; click++) { button.click(); orders.push(column()); } }
+  parent.postMessage(JSON.stringify({ width: innerWidth, scroll: root.scrollWidth, images: images.length,
+    missing: loaded.filter((ok) => !ok).length, visible, out, orders }), "*");
+})();
+</script>"""
+
+
+def look(path, width, folder):
+    """(what the page says about itself, what the console said)."""
+    host = folder / "host.html"
+    host.write_text(HOST % width)
+    (folder / "probed.html").write_text(path.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--dump-dom"]
+    ran = subprocess.run([*command, host.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'data-seen="([^"]*)"', ran.stdout)
+    assert found, ran.stderr[-2000:]
+    return json.loads(found[1].replace("&quot;", '"')), [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.parametrize("grid", [PICTURE, CLIP], ids=["picture", "clip"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_is_whole_at_every_width(tmp_path, width, grid):
+    made = make_results(tmp_path, grid=grid, prompt="averylongwordwithoutanyspaces" * 12)
+    add_applied(made)
+    seen, console = look(render_analysis(made.directory), width, tmp_path)
+    assert seen["width"] == width
+    assert seen["scroll"] <= width
+    assert seen["out"] == 0
+    assert seen["images"] >= 15
+    assert seen["missing"] == 0
+    assert seen["visible"] == 18
+    assert console == []
+
+
+def test_a_click_sorts_a_table_by_number(tmp_path):
+    made = make_results(tmp_path)
+    seen, _ = look(render_analysis(made.directory), 1280, tmp_path)
+    rising, falling = ([float(text) for text in order] for order in seen["orders"])
+    assert len(rising) == 4
+    assert rising == sorted(rising)
+    assert falling == rising[::-1] != rising
+
+
+def test_the_look_finds_what_is_broken(tmp_path):
+    broken = tmp_path / "broken.html"
+    broken.write_text(
+        '<!doctype html><body><section style="width:2000px">wide</section><img src="data:image/png;base64,AAAA">'
+        '<figure><svg></svg></figure><script>console.error("bad")</script></body>'
+    )
+    seen, console = look(broken, 390, tmp_path)
+    assert seen["scroll"] > 390
+    assert (seen["out"], seen["missing"]) == (1, 1)
+    assert len(console) == 1

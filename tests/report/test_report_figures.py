@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from report_results import CLIP, make_results
+
+from janoscope.plan import StepKind, TokenLevel, ladder
+from janoscope.report.curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves, level_quantiles
+from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel
+from janoscope.report.ladder import Ladder, draw_ladder
+from janoscope.report.maps import LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture, frame_left
+from janoscope.report.results import read_results
+from janoscope.report.scatter import MOST_DOTS, MapPredicts, draw_map_predicts
+from janoscope.report.style import KIND_COLOUR, LEVEL_COLOUR, UNKNOWN, styled
+
+STATIC, MODERATE, ACTIVE = TokenLevel
+
+
+@pytest.fixture
+def ax():
+    with styled():
+        yield Figure().add_subplot()
+
+
+@pytest.fixture(scope="module")
+def picture_results(tmp_path_factory):
+    return read_results(make_results(tmp_path_factory.mktemp("picture")).directory)
+
+
+@pytest.fixture(scope="module")
+def clip_results(tmp_path_factory):
+    return read_results(make_results(tmp_path_factory.mktemp("clip"), grid=CLIP).directory)
+
+
+def words(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_probe_curves_are_the_values_in_the_levels_colours(ax):
+    values = np.random.default_rng(0).random((3, 7))
+    data = ProbeCurves(["A", "B", "C"], [STATIC, ACTIVE, ACTIVE], values, "rms", Separation(0.8125, (0.75, 0.875)))
+    assert draw_probe_curves(data, ax) is ax
+    for line, row, level in zip(ax.lines, values, data.levels, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), row)
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(7))
+        assert line.get_color() == LEVEL_COLOUR[level]
+    assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in ax.lines}) == 3
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "rms")
+    assert sorted(words(ax)) == ["A", "AUROC 0.81 [0.75, 0.88]", "B", "C"]
+
+
+def test_letters_at_the_ends_do_not_overlap(ax):
+    data = ProbeCurves(["A", "B"], [STATIC, ACTIVE], np.array([[0.0, 1.0], [0.5, 1.0]]), "rms", Separation(None, None))
+    draw_probe_curves(data, ax)
+    heights = [text.xy[1] for text in ax.texts if text.get_text() in "AB"]
+    assert abs(heights[0] - heights[1]) > 0.07
+    assert "AUROC not defined" in words(ax)
+
+
+def test_convergence_shows_median_and_quantiles_of_each_level(ax):
+    values = np.arange(1.0, 45.0).reshape(4, 11)
+    ranks = np.array([1] * 5 + [3] * 6)
+    data = Convergence(values, ranks, "distance", first_step=1, steps=6, tolerance=0.1)
+    draw_convergence(data, ax)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert "moderate" not in lines  # no token of that level
+    for level, tokens in ((STATIC, slice(0, 5)), (ACTIVE, slice(5, 11))):
+        np.testing.assert_allclose(lines[level.value].get_ydata(), np.median(values[:, tokens], axis=1))
+        np.testing.assert_array_equal(lines[level.value].get_xdata(), [1, 2, 3, 4])
+        np.testing.assert_allclose(level_quantiles(data)[level][2], np.quantile(values[:, tokens], 0.9, axis=1))
+    assert ax.get_xlim() == (-0.5, 5.5)
+
+
+def test_convergence_leaves_out_values_that_are_not_finite():
+    values = np.array([[1.0, np.inf, 3.0], [np.nan, np.nan, np.inf]])
+    low, middle, high = level_quantiles(Convergence(values, np.ones(3, int), "d"))[STATIC]
+    assert (middle[0], low[0], high[0]) == (2.0, pytest.approx(1.2), pytest.approx(2.8))
+    assert np.isnan(middle[1])
+
+
+def test_ladder_has_a_coloured_cell_and_a_letter_a_step(ax):
+    kinds = [
+        StepKind.WARMUP,
+        StepKind.REFRESH,
+        StepKind.ACTIVE,
+        StepKind.REUSE,
+        StepKind.MODERATE,
+        StepKind.COOLDOWN,
+        StepKind.COOLDOWN,
+    ]
+    draw_ladder(Ladder(kinds, per_row=4), ax)
+    cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    assert [to_hex(cell.get_facecolor()) for cell in cells] == [KIND_COLOUR[kind] for kind in kinds]
+    letters = "".join(word for word in words(ax) if not word.isdigit())
+    assert letters == ladder(kinds) == "WRa.mCC"
+    assert [word for word in words(ax) if word.isdigit()] == ["0", "5", "6"]
+    assert len({cell.get_y() for cell in cells}) == 2  # two rows
+
+
+def test_map_without_a_picture_is_the_colour_map_itself(ax):
+    values = np.array([[[0.0, 0.5, np.nan], [1.0, 0.25, 0.75]]])
+    draw_map(MapPanel(values, None, (0.0, 1.0), "score", "gray"), ax)
+    shown = ax.images[0].get_array()
+    np.testing.assert_allclose(shown[..., 0], [[0, 0.5, to_rgb(UNKNOWN)[0]], [1, 0.25, 0.75]], atol=0.004)
+    assert ax.child_axes[0].get_xlabel() == "score"
+    assert ax.child_axes[0].get_xlim() == (0, 1)
+    assert ax.images[0].get_extent() == [0, 3, 2, 0]
+
+
+def test_map_over_a_picture_carries_only_the_maps_colour(ax):
+    picture = np.zeros((1, 4, 6, 3), np.uint8)
+    picture[:, :, 3:] = (255, 0, 0)  # a red half must not look like a high score
+    draw_map(MapPanel(np.zeros((1, 2, 3)), picture, (0.0, 1.0), "score", "gray"), ax)
+    shown = ax.images[0].get_array()
+    np.testing.assert_allclose(shown[..., 0], shown[..., 1])
+    assert shown[0, 5, 0] > shown[0, 0, 0]  # but its brightness shows through
+
+
+def test_levels_have_their_colours_and_a_line_where_they_change(ax):
+    ranks = np.array([[[1, 1, 3], [1, 2, 3]]])
+    draw_levels(LevelPanel(ranks, None), ax)
+    shown = ax.images[0].get_array()
+    for level in TokenLevel:
+        assert (shown[ranks[0] == level.rank] == to_rgb(LEVEL_COLOUR[level])).all()
+    segments = {tuple(map(tuple, line.astype(int))) for line in ax.collections[0].get_segments()}
+    assert segments == {((1, 1), (2, 1)), ((2, 0), (2, 1)), ((1, 1), (1, 2)), ((2, 1), (2, 2))}
+
+
+def test_markers_lie_in_the_middle_of_their_token(ax):
+    picture = np.zeros((2, 10, 14, 3), np.uint8)
+    draw_picture(PicturePanel(picture, (5, 7), [Marker("A", 0, 1, 2), Marker("B", 1, 4, 6)], (0, 2)), ax)
+    at = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in ax.lines]
+    assert at == [(2.5, 1.5), (frame_left(1, 7) + 6.5, 4.5)]
+    assert words(ax) == ["A", "B", "frame 0", "frame 2"]
+
+
+def test_scatter_shows_every_known_token_once(ax):
+    score, outcome = np.arange(6.0), np.array([5.0, 4, np.nan, 2, 1, 0])
+    draw_map_predicts(MapPredicts(score, outcome, np.array([1, 1, 1, 2, 3, 3]), "score", "cost", "Spearman -1.00"), ax)
+    dots = np.concatenate([dots.get_offsets() for dots in ax.collections])
+    np.testing.assert_array_equal(dots, [[0, 5], [1, 4], [3, 2], [4, 1], [5, 0]])
+    assert [to_hex(dots.get_facecolor()[0]) for dots in ax.collections] == [LEVEL_COLOUR[level] for level in TokenLevel]
+    assert words(ax) == ["Spearman -1.00"]
+
+
+def test_scatter_thins_many_tokens(ax):
+    many = np.arange(3.0 * MOST_DOTS)
+    draw_map_predicts(MapPredicts(many, many, np.ones(many.size, int), "score", "cost"), ax)
+    assert len(ax.collections[0].get_offsets()) == MOST_DOTS
+
+
+def test_compared_maps_share_one_scale_and_others_do_not(picture_results):
+    combined, enhanced = (map_panel(picture_results, f"complexity_{name}") for name in ("combined", "enhanced"))
+    assert (
+        combined.limits == enhanced.limits == (0.0, pytest.approx(picture_results.arrays["complexity_enhanced"].max(), abs=0.3))
+    )
+    assert map_panel(picture_results, "convergence_step").limits != combined.limits
+    assert map_panel(picture_results, "ras_importance").limits[0] > 0
+
+
+def test_limits_skip_what_is_not_finite():
+    assert limits_of(np.array([np.nan, 2.0, np.inf]), np.array([5.0])) == (0.0, 5.0)
+    assert limits_of(np.array([3.0, 5.0]), from_zero=False) == (3.0, 5.0)
+    assert limits_of(np.array([np.nan])) == (0.0, 1.0)
+    assert limits_of(np.zeros(2)) == (0.0, 1.0)
+
+
+def test_picture_markers_are_the_points(picture_results):
+    panel = picture_panel(picture_results)
+    points = picture_results.facts["points"]
+    assert [(mark.name, mark.row, mark.col) for mark in panel.markers] == [(p["name"], p["row"], p["col"]) for p in points]
+    assert len(points) == 4
+    np.testing.assert_array_equal(panel.picture, picture_results.picture)
+
+
+def test_clip_shows_several_frames_with_their_own_values(clip_results):
+    panel = map_panel(clip_results, "holding_cost")
+    assert list(panel.frames) == [0, 1, 2]
+    np.testing.assert_allclose(panel.values, clip_results.arrays["holding_cost"].reshape(3, 5, 7))
+    assert not np.allclose(panel.values[0], panel.values[2])
+
+
+@pytest.mark.parametrize("results", ["picture_results", "clip_results"])
+def test_every_figure_is_made_and_made_the_same_twice(results, request):
+    results = request.getfixturevalue(results)
+    with styled():
+        first, second = analysis_figures(results), analysis_figures(results)
+    assert list(first) == [
+        "picture", "ladder", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
+        "holding_cost", "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change", "predicts_convergence_step",
+        "predicts_holding_cost", "x0_strip",
+    ]  # fmt: skip
+    assert {name: drawing.svg for name, drawing in first.items()} == {name: drawing.svg for name, drawing in second.items()}
+    for drawing in first.values():
+        assert results.caption() in drawing.svg  # a figure carries its origin
+        assert drawing.alt

@@ -1,0 +1,239 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from report_results import CLIP, PICTURE, add_applied, make_results
+
+from janoscope.plan import StepKind
+from janoscope.report import render_analysis, render_hero
+from janoscope.report.applied import error_map
+
+HOSTILE = '<script>alert("x")</script> & $\\frac$ {{ 7*7 }} <img src=x onerror=alert(1)>'
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text by table, ids."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.tables, self._table, self._row, self._cell = [], [], {}, None, None, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag == "table":
+            self._table = self.tables.setdefault(attrs["id"], [])
+        elif tag == "tr":
+            self._row = []
+            self._table.append(self._row)
+        elif tag in ("td", "th"):
+            self._cell = True
+            self._row.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = None
+
+    def handle_data(self, data):
+        if self._cell:
+            self._row[-1] += data.strip()
+
+    def attributes(self, *names):
+        return [attrs[name] for _, attrs in self.tags for name in names if attrs.get(name)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def text(made):
+    return render_analysis(made.directory).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_page_asks_nothing_of_the_network(text, page):
+    assert not re.findall(r"\w+://", text)  # not even a namespace
+    assert not [tag for tag, _ in page.tags if tag in ("iframe", "object", "embed", "base", "form")]
+    assert not re.findall(r"@import|url\((?!#)", text)
+    for target in page.attributes("src", "href", "xlink:href", "srcset"):
+        assert target.startswith(("data:", "#")), target
+
+
+def test_every_image_lies_in_the_file_and_is_said_in_words(page):
+    images = [attrs for tag, attrs in page.tags if tag == "image"]
+    assert len(images) >= 15
+    assert all(attrs["href"].startswith("data:image/png;base64,") for attrs in images)
+    drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert len(drawings) == 15
+    assert all(attrs["role"] == "img" and attrs["aria-labelledby"] in page.ids for attrs in drawings)
+
+
+def test_ids_are_unique_and_every_reference_has_one(text, page):
+    assert len(page.ids) == len(set(page.ids))
+    wanted = set(re.findall(r"url\(#([^)]+)\)", text)) | {t[1:] for t in page.attributes("href") if t.startswith("#")}
+    assert wanted <= set(page.ids)
+    assert any("clip" in text[text.index(name) - 40 : text.index(name)] for name in wanted)  # there are such references
+
+
+def test_page_is_small_and_carries_every_figure_as_a_file(made, text):
+    assert len(text.encode()) < 3e6
+    files = sorted(path.stem for path in (made.directory / "figures").iterdir())
+    assert len(files) == 15
+    assert "picture" in files
+    assert "x0_strip" in files
+
+
+def test_tables_hold_every_row_of_the_results(made, page):
+    assert [row[:4] for row in page.tables["table-levels"][1:]] == [
+        [level, str(found["tokens"]), f"{found['tokens'] / 77:.1%}", str(computed)]
+        for (level, found), computed in zip(made.facts["convergence"]["by_level"].items(), _steps_computed(made), strict=True)
+    ]
+    rows = page.tables["table-map-predicts"][1:]
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        (found["map"], found["target"].replace("_", " "), f"{found['spearman']:.2f}") for found in made.facts["map_predicts"]
+    ]
+    assert [row[0] for row in page.tables["table-points"][1:]] == ["A", "B", "C", "D"]
+    assert [int(row[2]) for row in page.tables["table-kinds"][1:]] == [
+        count for kind in StepKind if (count := made.plan.step_kind.count(kind))
+    ]
+    for rows in page.tables.values():
+        assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def _steps_computed(made):
+    return [sum(kind.least_rank <= rank for kind in made.plan.step_kind) for rank in (1, 2, 3)]
+
+
+def test_summary_says_what_the_plan_promises(made, text):
+    predicted = made.plan.predicted
+    assert f"<b>{predicted.compute:.2f}</b>" in text
+    assert f"<b>{predicted.speedup:.2f}×</b>" in text
+    assert "not measured" in text
+    for level in ("static", "moderate", "active"):
+        assert f"{level} <b>{made.plan.token_level.count(level)}</b>" in text
+
+
+def test_hostile_words_stay_words(tmp_path):
+    made = make_results(tmp_path, prompt=HOSTILE)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    facts["run"]["model"] = '"><script>alert(2)</script> $x$'
+    facts["run"]["negative_prompt"] = "half a pair \ud800"
+    facts["versions"] = {"</style><script>": "<b>"}
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    page = Page(text)
+    assert [tag for tag, _ in page.tags].count("script") == 1  # our own
+    assert "img" not in [tag for tag, _ in page.tags]
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; $\\frac$ {{ 7*7 }}" in text
+    render_hero(made.directory, tmp_path / "hero.png")
+
+
+def test_page_without_picture_says_so_and_shows_the_maps(tmp_path):
+    made = make_results(tmp_path)
+    made.recording.with_suffix(".png").unlink()
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    assert "No decoded picture was at hand" in text
+    assert 'id="figure-levels"' in text
+    assert 'id="figure-picture"' not in text
+    assert 'id="figure-x0_strip"' not in text
+
+
+def test_page_without_recording_says_so(tmp_path):
+    made = make_results(tmp_path)
+    made.recording.unlink()
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    assert "The recording was not at hand" in text
+    assert 'id="figure-picture"' in text
+
+
+def test_values_that_are_not_defined_are_dashes_and_bad_values_a_warning(tmp_path):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    facts["separation"] = {
+        "raw": {"auroc": None, "interval": None},
+        "converted": {"auroc": float("nan"), "interval": [None, None]},
+    }
+    facts["map_predicts"] = []
+    facts["nonfinite"] = {"model_output": 3, "sample": 0}
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    arrays = made.arrays | {"x0_distance": np.full_like(made.arrays["x0_distance"], np.nan)}
+    np.savez(made.directory / "analysis.npz", **arrays)
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    page = Page(text)
+    assert [row[1:] for row in page.tables["table-separation"][1:]] == [["–", "–"], ["–", "–"]]
+    assert page.tables["table-map-predicts"][1:] == [["nothing was measured"]]
+    assert "AUROC not defined" in text
+    assert "3 non-finite values in model output" in text
+    assert "values in sample" not in text
+
+
+def test_applied_run_stands_beside_the_full_one(tmp_path):
+    made = make_results(tmp_path)
+    before = render_analysis(made.directory).read_text(encoding="utf-8")
+    assert 'id="applied"' not in before
+    applied = add_applied(made)
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    page = Page(text)
+    for shown in ("27.25 dB", "0.9123", "1.75×", "3.0 MiB"):
+        assert f"<b>{shown}</b>" in text
+    assert {"figure-reference", "figure-applied", "figure-error"} <= set(page.ids)
+    rows = page.tables["table-account"][1:]
+    assert sum(int(row[1]) for row in rows) == len(applied["account"]["steps"])
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_error_map_is_the_mean_difference():
+    reference = np.full((1, 2, 3, 3), 200, np.uint8)
+    output = reference.copy()
+    output[0, 1, 2] = (203, 194, 200)
+    np.testing.assert_array_equal(error_map(reference, output), [[[0, 0, 0], [0, 0, 3]]])
+
+
+def test_apply_without_a_reference_shows_its_own_picture(tmp_path):
+    made = make_results(tmp_path)
+    applied = add_applied(made)
+    del applied["reference"], applied["psnr"], applied["ssim"]
+    (made.directory / "apply.json").write_text(json.dumps(applied))
+    page = Page(render_analysis(made.directory).read_text(encoding="utf-8"))
+    assert "figure-applied" in page.ids
+    assert not {"figure-reference", "figure-error"} & set(page.ids)
+
+
+def test_rendering_leaves_no_trace_in_matplotlib(made):
+    before = dict(matplotlib.rcParams)
+    render_analysis(made.directory)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("grid", [PICTURE, CLIP], ids=["picture", "clip"])
+def test_rendering_again_gives_the_same_bytes(tmp_path, grid):
+    made = make_results(tmp_path, grid=grid)
+    first = render_analysis(made.directory).read_bytes()
+    assert render_analysis(made.directory, recording=made.recording).read_bytes() == first
+
+
+@pytest.mark.parametrize("grid", [PICTURE, CLIP], ids=["picture", "clip"])
+def test_hero_is_one_opaque_sheet(tmp_path, grid):
+    made = make_results(tmp_path, grid=grid)
+    path = render_hero(made.directory, tmp_path / "hero.png")
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGBA"))
+    assert pixels.shape[1] == 1760
+    assert (pixels[..., 3] == 255).all()
+    assert (pixels[:3] == 255).all()  # a clear edge: nothing is cut off
+    assert (pixels[:, :3] == 255).all()
+    assert (pixels[:, -3:] == 255).all()
