@@ -14,6 +14,7 @@ Array = Any
 
 # rms distance in units of the latent: a tenth of a unit-variance latent is below what a decoded picture shows
 TOLERANCE = 0.1
+CHANGE_TOLERANCE = 0.1  # of the velocity's own rms
 HOLD_STEPS = 7
 
 
@@ -24,7 +25,8 @@ class Convergence:
     `velocity_rms`, `velocity_change` (step, token): rms over channels of the velocity, and of its difference to the step before
     (NaN at step 0). `x0_distance` (step, token): rms distance of the x0 estimate to the last one. `convergence_step` (token,)
     int64: the first step from which the distance stays below `tolerance` to the end. `holding_cost` (token,): rms error of a
-    velocity that is held for 1 to `hold_steps` steps instead of computed, over all steps it can start from.
+    velocity that is held for 1 to `hold_steps` steps instead of computed, over all steps it can start from; `holding_cost_steps`
+    (held steps - 1, token) the same for each number of steps alone, NaN where the run is shorter.
     `nonfinite`: input values that were NaN or infinite and counted as 0.
     """
 
@@ -33,6 +35,7 @@ class Convergence:
     x0_distance: np.ndarray
     convergence_step: np.ndarray
     holding_cost: np.ndarray
+    holding_cost_steps: np.ndarray
     tolerance: float
     hold_steps: int
     nonfinite: int
@@ -46,6 +49,10 @@ class Convergence:
             out=np.where(self.velocity_change > 0, np.inf, self.velocity_change),
             where=self.velocity_rms > 0,
         )
+
+    def velocity_convergence_step(self, tolerance: float = CHANGE_TOLERANCE) -> np.ndarray:
+        """(token,) int64: the first step from which the relative change stays below the tolerance to the end."""
+        return convergence_step(self.relative_change, tolerance)
 
     def __repr__(self) -> str:
         early, middle, late = np.quantile(self.convergence_step, [0.25, 0.5, 0.75])
@@ -81,8 +88,7 @@ class ConvergenceAccumulator:
         self._rms: list[np.ndarray] = []
         self._change: list[np.ndarray] = []
         self._distance: list[np.ndarray] = []
-        self._error = np.zeros(self._final.shape[:-1])  # sum of squared errors of held velocities, float64
-        self._holds = 0
+        self._error = np.zeros((hold_steps, *self._final.shape[:-1]))  # squared errors, summed by steps held - 1, float64
 
     def add(self, velocity: Array, x0: Array) -> None:
         """One step: flow velocity and x0 estimate, each (..., token, channel)."""
@@ -92,9 +98,8 @@ class ConvergenceAccumulator:
                 f"step {len(self._rms)} has velocity {now.shape} and x0 {estimate.shape}, expected {self._final.shape}."
             )
         self._nonfinite += bad_velocity + bad_x0
-        for past in self._held:
-            self._error += _mean_square(now - past)
-            self._holds += 1
+        for held, past in enumerate(reversed(self._held)):
+            self._error[held] += _mean_square(now - past)
         previous = self._held[-1] if self._held else np.full_like(now, np.nan)
         self._rms.append(np.sqrt(_mean_square(now)))
         self._change.append(np.sqrt(_mean_square(now - previous)))
@@ -106,12 +111,15 @@ class ConvergenceAccumulator:
         if len(self._rms) < 2:
             raise InputError(f"convergence needs two steps or more, got {len(self._rms)}.")
         distance = np.stack(self._distance)
+        holds = np.maximum(len(self._rms) - 1 - np.arange(len(self._error)), 0)  # starts from which that many steps can be held
+        each = np.divide(self._error.T, holds, out=np.full(self._error.T.shape, np.nan), where=holds > 0).T
         return Convergence(
             velocity_rms=np.stack(self._rms),
             velocity_change=np.stack(self._change),
             x0_distance=distance,
             convergence_step=convergence_step(distance, self._tolerance),
-            holding_cost=np.sqrt(self._error / self._holds).astype(np.float32),
+            holding_cost=np.sqrt(self._error.sum(axis=0) / holds.sum()).astype(np.float32),
+            holding_cost_steps=np.sqrt(each).astype(np.float32),
             tolerance=self._tolerance,
             hold_steps=self._held.maxlen or 0,
             nonfinite=self._nonfinite,

@@ -13,6 +13,7 @@ from ..errors import InputError
 
 RESAMPLES = 1000
 LEVEL = 0.95
+DRAWN_AT_ONCE = 1 << 20  # 8 MiB of counts
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def spearman(
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])  # (moment, token)
     moments = np.stack([np.bincount(groups, weights=term) for term in terms], axis=1)  # (group, moment)
     values = [_correlation(drawn @ moments) for drawn in _draws(len(moments), resamples, seed)]
-    return Estimate(_correlation(moments.sum(axis=0)), *_quantiles(values))
+    return Estimate(float(_correlation(moments.sum(axis=0))), *_quantiles(np.concatenate(values)))
 
 
 def quantile_classes(values: np.ndarray, *, static: float = 0.3, moderate: float = 0.6) -> np.ndarray:
@@ -104,8 +105,8 @@ def class_agreement(
     cuts = {"static": static, "moderate": moderate}
     same = quantile_classes(scores, **cuts) == quantile_classes(target, **cuts)
     hits, sizes = np.bincount(groups, weights=same), np.bincount(groups)
-    values = [np.dot(drawn, hits) / np.dot(drawn, sizes) for drawn in _draws(len(sizes), resamples, seed)]
-    return Estimate(float(same.mean()), *_quantiles(values))
+    values = [(drawn @ hits) / (drawn @ sizes) for drawn in _draws(len(sizes), resamples, seed)]
+    return Estimate(float(same.mean()), *_quantiles(np.concatenate(values)))
 
 
 def separation(
@@ -132,8 +133,9 @@ def separation(
         raise InputError(f"{np.count_nonzero(active & static)} tokens are both active and static; the classes must be disjoint.")
     _, place = np.unique(scores, return_inverse=True)
     whole = _area(place, active.astype(float), static.astype(float))
-    draws = _draws(int(groups.max()) + 1, resamples, seed)
-    return Estimate(whole, *_quantiles([_area(place, drawn[groups] * active, drawn[groups] * static) for drawn in draws]))
+    draws = (drawn for several in _draws(int(groups.max()) + 1, resamples, seed) for drawn in several)
+    values = [_area(place, drawn[groups] * active, drawn[groups] * static) for drawn in draws]
+    return Estimate(whole, *_quantiles(np.array(values)))
 
 
 def _area(place: np.ndarray, active: np.ndarray, static: np.ndarray) -> float:
@@ -148,22 +150,25 @@ def _mean_ranks(values: np.ndarray) -> np.ndarray:
     return (np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right") + 1) / 2
 
 
-def _correlation(moments: np.ndarray) -> float:
-    """Pearson's, from the sums of 1, a, b, a a, b b, a b; NaN where one of the two does not vary."""
-    n, a, b, aa, bb, ab = moments
+def _correlation(moments: np.ndarray) -> np.ndarray:
+    """Pearson's, from the sums of 1, a, b, a a, b b, a b along the last axis; NaN where one of the two does not vary."""
+    n, a, b, aa, bb, ab = np.moveaxis(moments, -1, 0)
     spread = (n * aa - a * a) * (n * bb - b * b)
-    return float((n * ab - a * b) / np.sqrt(spread)) if spread > 0 else np.nan
+    return np.asarray((n * ab - a * b) / np.sqrt(np.where(spread > 0, spread, np.nan)))
 
 
 def _draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each group is drawn, (group,) float64, once per resample."""
+    """How often each group is drawn: (resample, group) float64, as many resamples at a time as stay small in memory."""
     rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield np.bincount(rng.integers(groups, size=groups), minlength=groups).astype(np.float64)
+    most = max(1, DRAWN_AT_ONCE // groups)
+    for start in range(0, resamples, most):
+        count = min(most, resamples - start)
+        drawn = rng.integers(groups, size=(count, groups)) + groups * np.arange(count)[:, np.newaxis]
+        yield np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups).astype(np.float64)
 
 
-def _quantiles(values: list[float]) -> tuple[float, float]:
-    known = np.asarray(values)[~np.isnan(values)]  # a resample may draw no token of a class
+def _quantiles(values: np.ndarray) -> tuple[float, float]:
+    known = values[~np.isnan(values)]  # a resample may draw no token of a class
     if not known.size:
         return np.nan, np.nan
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

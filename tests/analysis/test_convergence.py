@@ -35,6 +35,28 @@ def test_measures_are_the_definitions():
     np.testing.assert_allclose(found.holding_cost, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
     np.testing.assert_allclose(holding_cost(velocity, 3), found.holding_cost)
     assert np.all(np.abs(holding_cost(velocity, 4) - found.holding_cost) > 1e-6)
+    for k in (1, 2, 3):
+        errors = rms(velocity[k:] - velocity[:-k])
+        np.testing.assert_allclose(found.holding_cost_steps[k - 1], np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
+    assert np.all(np.abs(found.holding_cost_steps[0] - found.holding_cost_steps[2]) > 1e-6)
+
+
+def test_holding_longer_than_the_run_has_no_cost_but_leaves_the_rest():
+    velocity, x0 = run_of(steps=3)
+    long, short = (measure_convergence(velocity, x0, hold_steps=k) for k in (5, 2))
+    np.testing.assert_array_equal(long.holding_cost, short.holding_cost)
+    np.testing.assert_array_equal(long.holding_cost_steps[:2], short.holding_cost_steps)
+    assert np.isnan(long.holding_cost_steps[2:]).all()
+
+
+def test_velocity_settles_by_its_own_size():
+    """Token 1 is token 0 a thousand times larger: relative change does not see that, an absolute one would."""
+    shape = np.array([1.0, 2.0, 2.5, 2.55, 2.56])
+    velocity = shape[:, None, None] * np.array([1.0, 1000.0])[None, :, None] * np.ones(3)
+    found = measure_convergence(velocity, velocity)
+    assert found.velocity_convergence_step(0.1).tolist() == [3, 3]
+    assert found.velocity_convergence_step(0.3).tolist() == [2, 2]
+    assert convergence_step(found.velocity_change, 0.1).tolist() == [3, 5]
 
 
 def test_linear_drift_costs_its_slope():

@@ -49,7 +49,7 @@ def test_every_map_is_the_one_its_name_says(latents) -> None:
 
 def test_a_change_after_the_warmup_changes_no_map_but_one_inside_does(latents) -> None:
     samples, outputs = latents
-    later = (samples + [samples[0]], outputs + [100 * outputs[0]])
+    later = ([*samples, samples[0]], [*outputs, 100 * outputs[0]])
     inside = (samples, [*outputs[:3], outputs[3][..., ::-1].copy()])
     for name in ("jano", "x0-gradient", "velocity-change", "ras"):
         np.testing.assert_array_equal(scores_of(name, later), scores_of(name, latents), err_msg=name)
@@ -70,7 +70,7 @@ def test_bfloat16_latents_are_taken(latents) -> None:
 
 
 def test_refuses_what_a_warmup_cannot_know(latents) -> None:
-    with pytest.raises(InputError, match="apply its plan.json"):
+    with pytest.raises(InputError, match=r"apply its plan\.json"):
         scores_of("oracle", latents)
     with pytest.raises(InputError, match="needs a warm-up of 2 or more, policy test has 1"):
         scores_of("velocity-change", latents, warmup=1)
