@@ -68,6 +68,8 @@ class Gathering:
     def _check(self) -> None:
         if GUIDED not in self.branches or len(set(self.branches)) != len(self.branches):
             raise InputError(f"branches {self.branches} must be distinct and hold 'guided'; without guidance pass ('guided',).")
+        if not all(branch and branch.isascii() for branch in self.branches):
+            raise InputError(f"branches {self.branches} must be plain ASCII names.")
         layout.check_map_bytes("model_output", (self.grid.count, self.grid.token_channels), 8)
         for name, axes in self.taps.items():
             layout.check_signal_name(name)

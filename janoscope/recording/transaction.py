@@ -228,25 +228,34 @@ def lay_down(file: h5py.File, header: Header) -> None:
         write_text(provenance, section, header.provenance[section])
     for name, (units, long_name) in layout.UNITS.items():
         if name in file:
-            file[name].attrs["units"], file[name].attrs["long_name"] = units, long_name
+            _say(file[name], units=units, long_name=long_name)
+
+
+def _say(owner: h5py.Dataset | h5py.File, **texts: str) -> None:
+    for name, text in texts.items():
+        owner.attrs[name] = text
 
 
 def _root_attributes(file: h5py.File, header: Header) -> None:
-    file.attrs["janoscope_format"] = layout.FORMAT
-    file.attrs["format_version"] = layout.FORMAT_VERSION
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    file.attrs["prediction_type"] = header.prediction_type
-    file.attrs["grid"] = json.dumps(header.grid.to_json())
+    _say(
+        file,
+        janoscope_format=layout.FORMAT,
+        format_version=layout.FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        prediction_type=header.prediction_type,
+        grid=json.dumps(header.grid.to_json()),
+    )
     file.attrs["planned_steps"] = np.int64(-1 if header.planned_steps is None else header.planned_steps)
     file.attrs["complete"] = np.int8(0)
     file.attrs["end_reason"] = reason_bytes(layout.RUNNING)
 
 
 def _scales(file: h5py.File, header: Header) -> None:
-    grid, branches = header.grid, np.array(header.branches, dtype=object)
+    grid, branches = header.grid, np.array(header.branches, dtype=np.bytes_)
     _per_step(file, "step", header.room, (), np.int64)
     file.create_dataset("item", data=np.arange(header.items, dtype=np.int64))
-    file.create_dataset("branch", data=branches, dtype=h5py.string_dtype())
+    file.create_dataset("branch", data=branches)
+    _say(file["branch"], _Encoding="utf-8")  # xarray then gives text
     file.create_dataset("token", data=np.arange(grid.count, dtype=np.int64))
     file.create_dataset("channel", data=np.arange(grid.token_channels, dtype=np.int64))
     for name in ("step", "item", "branch", "token", "channel"):
@@ -291,13 +300,13 @@ def _signal(file: h5py.File, spec: SignalSpec, header: Header) -> None:
     dtype, fill = storage_dtype(spec.stored), fill_value(spec.stored)
     dataset = _growing(file, spec.dataset, header.room, shape, dtype, chunks, fill)
     _attach(file, dataset, (*leading_dims, *_map_dims(file, spec)))
-    dataset.attrs["source_dtype"] = spec.source
     dataset.attrs["storage_loss"] = np.float64(0.0)
-    dataset.attrs["coordinates"] = "timestep alpha sigma" + ("" if spec.is_tap else " token_frame token_row token_col")
+    places = "" if spec.is_tap else " token_frame token_row token_col"
+    _say(dataset, source_dtype=spec.source, coordinates=f"timestep alpha sigma{places}")
     if spec.stored == BFLOAT16:
-        dataset.attrs["janoscope_dtype"] = BFLOAT16
+        _say(dataset, janoscope_dtype=BFLOAT16)
     if spec.is_tap:
-        dataset.attrs["long_name"], dataset.attrs["units"] = f"output of the inner module at {spec.name}", "1"
+        _say(dataset, long_name=f"output of the inner module at {spec.name}", units="1")
     _companions(file, spec, header.room, lead, leading_dims)
 
 
@@ -320,7 +329,7 @@ def _companions(file: h5py.File, spec: SignalSpec, room: int, lead: tuple[int, .
         about["_nonfinite_created"] = (np.int64, "values that were finite in the source and are not in the stored dtype")
     for suffix, (dtype, long_name) in about.items():
         dataset = _per_step(file, spec.dataset + suffix, room, lead, dtype)
-        dataset.attrs["long_name"], dataset.attrs["units"] = long_name, "1"
+        _say(dataset, long_name=long_name, units="1")
         if suffix == "_nonfinite":
             dataset.attrs["_FillValue"] = np.int64(-1)
         _attach(file, dataset, dims)

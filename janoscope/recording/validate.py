@@ -19,6 +19,7 @@ from ..errors import JanoscopeError, RecordingError
 from ..grid import TokenGrid
 from . import layout
 from .encoding import BFLOAT16
+from .heap import heaps_are_sound
 from .layout import SignalSpec
 
 FILTERS = {"shuffle": 2, "fletcher32": 3, "gzip": 1, "lzf": 32000}  # what plain h5py reads
@@ -72,6 +73,8 @@ class Validator:
 
     def contents(self) -> Contents:
         with reading(self.path, "its structure"):
+            if not heaps_are_sound(self.path):
+                raise self._refuse("its text heap is broken")
             self._kind_and_version()
             names = self._walk()
             return self._contents(names)
@@ -105,7 +108,7 @@ class Validator:
         value = self._attribute(owner, name, "SO")
         if not isinstance(value, str | bytes):
             raise self._refuse(f"attribute {name} is no text")
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
     # objects
 
@@ -136,7 +139,7 @@ class Validator:
         if dataset.is_virtual or dataset.external:
             raise self._refuse(f"{name} takes its values from another file")
         dtype = dataset.dtype
-        if dtype.kind not in "iufSO" or (dtype.kind == "O" and h5py.check_string_dtype(dtype) is None):
+        if dtype.kind not in "iufS":
             raise self._refuse(f"{name} has type {dtype}")
         if dataset.shape is None or any(size > MAX_AXIS for size in dataset.shape):
             raise self._refuse(f"{name} has shape {dataset.shape}")
@@ -182,7 +185,7 @@ class Validator:
         for name, kind in PER_STEP.items():
             self._expect_steps(name, steps, (len(branches),) if name == "time_s" else (), kind)
         for section in layout.SECTIONS:
-            self._expect(f"provenance/{section}", (), "SO")
+            self._expect(f"provenance/{section}", (), "S")
         signals = tuple(self._signal(name, names, grid, items, len(branches), steps) for name in self._signal_names(names))
         planned = int(self._attribute(self.file, "planned_steps", "i"))
         return Contents(
@@ -210,7 +213,7 @@ class Validator:
             raise self._refuse(f"attribute grid is {text[:80]!r}") from error
 
     def _branches(self) -> tuple[str, ...]:
-        count = self._expect("branch", (None,), "SO")[0]
+        count = self._expect("branch", (None,), "S")[0]
         if not 0 < count <= 64:
             raise self._refuse(f"branch has {count} names")
         names = tuple(

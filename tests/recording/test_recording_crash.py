@@ -38,7 +38,9 @@ def check_steps(path: Path, acknowledged: int) -> int:
         for step in range(recording.steps):
             np.testing.assert_array_equal(recording.map("sample", step), array("sample", step, "guided"))
             for branch in BRANCHES:
-                np.testing.assert_array_equal(recording.map("model_output", step, branch=branch), array("model_output", step, branch))
+                np.testing.assert_array_equal(
+                    recording.map("model_output", step, branch=branch), array("model_output", step, branch)
+                )
         assert recording.verify() == []
         return recording.steps
 
@@ -160,6 +162,16 @@ def test_a_file_size_limit_ends_the_recording_not_the_generation(tmp_path, handl
         assert list(tmp_path.iterdir()) == []
 
 
+def record_watched(path: Path, put_whole_step, steps: int, **options) -> Recorder:
+    """A generation of `steps` steps that waits for each to be on file."""
+    with Recorder(path, prediction_type="flow", **options) as recorder:
+        for step in range(steps):
+            put_whole_step(recorder, step)
+            recorder.commit(timestep=step, alpha=0.5, sigma=0.5)
+            recorder.flush()
+    return recorder
+
+
 def test_a_full_disk_disables_recording_with_one_warning(tmp_path, grid, put_whole_step, monkeypatch):
     original = RecordingFile.write_map
 
@@ -169,11 +181,8 @@ def test_a_full_disk_disables_recording_with_one_warning(tmp_path, grid, put_who
         original(self, *arguments)
 
     monkeypatch.setattr(RecordingFile, "write_map", full_at_step_3)
-    with pytest.warns(RuntimeWarning) as caught, Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow") as recorder:
-        for step in range(8):
-            put_whole_step(recorder, step)
-            recorder.commit(timestep=step, alpha=0.5, sigma=0.5)
-            recorder.flush()
+    with pytest.warns(RuntimeWarning) as caught:
+        recorder = record_watched(tmp_path / "run.h5", put_whole_step, 8, grid=grid)
     assert [str(w.message) for w in caught] == [
         "recording of run.h5 stopped: [Errno 28] No space left on device. The generation goes on; 3 steps are kept."
     ]
@@ -202,25 +211,21 @@ def test_growth_claims_its_disk_first(tmp_path, grid, put_whole_step, monkeypatc
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with (
-        pytest.warns(RuntimeWarning, match="2 steps are kept"),
-        Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow", planned_steps=2) as recorder,
-    ):
-        for step in range(4):
-            put_whole_step(recorder, step)
-            recorder.commit(timestep=step, alpha=0.5, sigma=0.5)
-            recorder.flush()
+    with pytest.warns(RuntimeWarning, match="2 steps are kept"):
+        record_watched(tmp_path / "run.h5", put_whole_step, 4, grid=grid, planned_steps=2)
     with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
         assert recording.steps == 2
         assert recording.verify() == []
 
 
 def test_a_final_name_that_appears_meanwhile_is_kept(tmp_path, grid, put_whole_step):
-    with pytest.warns(RuntimeWarning, match="has appeared meanwhile"), Recorder(tmp_path / "run.h5", grid=grid, prediction_type="x") as recorder:
-        put_whole_step(recorder, 0)
-        recorder.commit(timestep=1, alpha=0.5, sigma=0.5)
-        recorder.flush()
-        (tmp_path / "run.h5").write_text("somebody's")
+    recorder = Recorder(tmp_path / "run.h5", grid=grid, prediction_type="x")
+    put_whole_step(recorder, 0)
+    recorder.commit(timestep=1, alpha=0.5, sigma=0.5)
+    recorder.flush()
+    (tmp_path / "run.h5").write_text("somebody's")
+    with pytest.warns(RuntimeWarning, match="has appeared meanwhile"):
+        recorder.close()
     assert (tmp_path / "run.h5").read_text() == "somebody's"
     with open_recording(tmp_path / "run.partial.h5", partial=True) as recording:
         assert recording.steps == 1
@@ -236,6 +241,8 @@ for name in ("sample", "model_output"):
     recorder.put(name, np.zeros((6, 1), np.float32))
 recorder.commit(timestep=1, alpha=1, sigma=0)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     with pytest.raises(JanoscopeError, match="the process ended without closing"):
         open_recording(tmp_path / "run.partial.h5")

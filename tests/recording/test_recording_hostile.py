@@ -1,5 +1,7 @@
-"""Files that lie. Each comes through the same door as a harmless control: the dataset `sample` is taken out and put back, or a root
-attribute is rewritten; what is put back decides."""
+"""Files that lie. Each comes through the same door as a harmless control.
+
+The dataset `sample` is taken out and put back, or a root attribute is rewritten; what is put back decides.
+"""
 
 from pathlib import Path
 
@@ -134,7 +136,7 @@ def test_control_honest_files_pass_the_door(sample_file, secret, put_back, recor
         (put_back_soft_link, "sample is a SoftLink|elsewhere"),
         (put_back_virtual, "sample takes its values from another file"),
         (put_back_external_storage, "sample takes its values from another file"),
-        (put_back_strings, "sample is object"),
+        (put_back_strings, "sample has type object"),
         (put_back_references, "sample has type object"),
         (put_back_compound, "sample has type"),
         (put_back_integers, "sample is int32"),
@@ -178,8 +180,9 @@ def test_the_door_would_have_let_a_virtual_file_read_the_secret(sample_file, sec
         ("grid", "{", "attribute grid is '{'"),
         ("grid", '{"channels": 3, "cells": [1, 4, 1000000000], "patch": [1, 2, 2]}', "token is int64 .10,., expected shape"),
         ("grid", '{"channels": true, "cells": [1, 4, 10], "patch": [1, 2, 2]}', "attribute grid"),
-        ("grid", "[" * 60000, "attribute grid"),
+        ("grid", "[" * 100000, "attribute grid"),
         ("planned_steps", "many", "attribute planned_steps is object"),
+        ("prediction_type", h5py.Empty("f"), "attribute prediction_type is float32 of shape None"),
         ("complete", np.int8(0), r"run\.h5 stopped at step 5; a finished recording is needed"),
     ],
 )
@@ -191,12 +194,23 @@ def test_lying_attributes_are_refused(sample_file, name, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("format_version", "1.7"), ("planned_steps", np.int64(5)), ("note", "added by hand")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("format_version", "1.7"), ("planned_steps", np.int64(5)), ("note", "added by hand")]
+)
 def test_control_honest_attributes_pass(sample_file, name, value):
     with h5py.File(sample_file, "r+") as file:
         file.attrs[name] = value
     with open_recording(sample_file) as recording:
         assert recording.verify() == []
+
+
+def test_a_text_heap_that_would_hang_hdf5_is_refused(sample_file):
+    content = bytearray(sample_file.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)  # the first object: index 0, size 0
+    sample_file.write_bytes(content)
+    with pytest.raises(RecordingError, match="its text heap is broken"):
+        open_recording(sample_file)
 
 
 @pytest.mark.parametrize("steps", [-1, 6, 1 << 62])

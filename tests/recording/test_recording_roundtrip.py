@@ -89,7 +89,10 @@ def test_a_narrower_store_dtype_is_accounted_for(tmp_path, grid, recording_value
         recorder.put("sample", sample)
         recorder.put("model_output", np.full_like(sample, 1 + 2**-12))
         recorder.commit(timestep=1.0, alpha=0.5, sigma=0.5)
-    assert (recorder.nonfinite, recorder.nonfinite_created) == ({"sample": 1, "model_output": 0}, {"sample": 2, "model_output": 0})
+    assert (recorder.nonfinite, recorder.nonfinite_created) == (
+        {"sample": 1, "model_output": 0},
+        {"sample": 2, "model_output": 0},
+    )
     assert recorder.storage_loss["model_output"] == 2**-12
     assert recorder.bytes_written == 2 * sample.size * 2
     with open_recording(tmp_path / "run.h5") as recording:
@@ -139,7 +142,9 @@ def test_taps_have_axes_of_their_own(tmp_path, grid, recording_values):
 
 
 def test_a_branch_that_ends_early_is_nan_and_flagged(tmp_path, grid, recording_values):
-    with Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow", branches=("guided", "cond"), store_dtype="bfloat16") as recorder:
+    with Recorder(
+        tmp_path / "run.h5", grid=grid, prediction_type="flow", branches=("guided", "cond"), store_dtype="bfloat16"
+    ) as recorder:
         for step in range(3):
             recorder.put("sample", recording_values("sample", step))
             recorder.put("model_output", recording_values("model_output", step))
@@ -260,7 +265,10 @@ def test_a_recording_short_of_its_plan_is_not_complete(tmp_path, write_recording
 
 
 def test_nothing_committed_writes_nothing_and_says_so(tmp_path, grid):
-    with pytest.warns(RuntimeWarning, match="no step was committed"), Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow"):
+    with (
+        pytest.warns(RuntimeWarning, match="no step was committed"),
+        Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow"),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -284,7 +292,10 @@ def test_incomplete_steps_are_refused_by_name(tmp_path, grid, put_whole_step, re
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: r.put("sample", np.zeros((12, 10), np.float32)), r"sample has shape \(12, 10\); expected \(token, channel\) = \(10, 12\)"),
+        (
+            lambda r: r.put("sample", np.zeros((12, 10), np.float32)),
+            r"sample has shape \(12, 10\); expected \(token, channel\) = \(10, 12\)",
+        ),
         (lambda r: r.put("sample", np.zeros((10, 12), int)), "sample is int64; legal: float16"),
         (lambda r: r.put("sample", np.zeros((10, 12), np.float32), dtype="bfloat16"), "needs the numbers' 16 bits"),
         (lambda r: r.put("sampel", np.zeros((10, 12), np.float32)), "'sampel' is neither model_output"),
@@ -365,7 +376,9 @@ def test_places_that_do_not_exist_are_refused(sample_file, call, message):
 def test_a_curve_reads_only_its_token(sample_file, monkeypatch):
     asked = []
     original = h5py.Dataset.__getitem__
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key, **k: (asked.append((self.name, key)), original(self, key, **k))[1])
+    monkeypatch.setattr(
+        h5py.Dataset, "__getitem__", lambda self, key, **k: (asked.append((self.name, key)), original(self, key, **k))[1]
+    )
     with open_recording(sample_file) as recording:
         asked.clear()
         recording.curve("sample", 3, item=1)
