@@ -145,6 +145,8 @@ class RecordingFile:
 
     def _reserve(self, size: int) -> None:
         """Claim disk before HDF5 makes objects: it must not be the one to find the disk full. Raises OSError if it is."""
+        if not hasattr(os, "posix_fallocate"):  # macOS: growth is not guarded there
+            return
         with self.path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size + GROWTH_SLACK)
 
