@@ -3,8 +3,21 @@
 Arrays are (token, channel), named by signal, step, item and branch, pushed into a `Sink`. Knows nothing of HDF5 or analysis.
 """
 
-from .capture import Capture, Generation, Sink, StepFacts
+from .capture import Capture
 from .identity import describe_scheduler, describe_transformer
+from .sink import Generation, Sink, StepFacts, TapSize
+from .taps import Tap, parse_tap
 from .watch import Watch
 
-__all__ = ["Capture", "Generation", "Sink", "StepFacts", "Watch", "describe_scheduler", "describe_transformer"]
+__all__ = [
+    "Capture",
+    "Generation",
+    "Sink",
+    "StepFacts",
+    "Tap",
+    "TapSize",
+    "Watch",
+    "describe_scheduler",
+    "describe_transformer",
+    "parse_tap",
+]

@@ -1,76 +1,69 @@
 """Capture: turn what a Watch sees into (token, channel) arrays and push them into a Sink, step by step."""
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import InputError
-from ..grid import TokenGrid
 from ..probe import ProbeSheet
+from .branches import COND, GUIDED, Seen, Share, shares_of
 from .identity import describe_scheduler, describe_transformer, dtype_name
-from .layout import grid_of_call, output_tensor, split_variance, text_tokens, to_tokens
-from .noise_level import first_step, noise_level, prediction_type
+from .layout import grid_of_call, split_variance, text_tokens, to_tokens
+from .noise_level import first_step, noise_level, on_host, prediction_type
+from .sink import Generation, Sink, StepFacts, TapSize
+from .taps import Tap, TapHooks
+from .transfer import HostCopies, HostCopy, to_numpy
 from .watch import NetworkCall, SchedulerStep, Watch
 
-GUIDED = "guided"
+_CALLS_PER_STEP = 32  # far above any sampler; beyond it the scheduler that we watch is not the one that steps
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What is known when the first step is complete. `branches` begins with `guided`; steps: scheduler steps to come in all.
+class _Pending:
+    """A step on its way to the sink; its maps may still be leaving the device."""
 
-    dtype: what the network computes in. text_tokens: length of the text that it was given.
-   """
+    maps: tuple[tuple[str, str, HostCopy], ...]
+    facts: Callable[[], StepFacts]
 
-    grid: TokenGrid
-    prediction_type: str
-    branches: tuple[str, ...]
-    items: int
-    steps: int
-    transformer: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    device: str
-    dtype: str
-    text_tokens: int
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """Scalars of one step. time_s: network seconds by branch; a branch of a batched call is absent from it."""
-
-    timestep: float
-    alpha: float
-    sigma: float
-    time_s: Mapping[str, float]
-    peak_bytes: int | None
-    absent: tuple[str, ...] = ()
-
-
-class Sink(Protocol):
-    """Where arrays go. `put` must copy what it keeps; dtype is NumPy's name, or `bfloat16` for its bits in uint16."""
-
-    def begin(self, generation: Generation) -> None: ...
-
-    def put(self, signal: str, values: np.ndarray, *, item: int, branch: str, dtype: str) -> None: ...
-
-    def commit(self, facts: StepFacts) -> None: ...
-
-    def end(self, error: BaseException | None) -> None: ...
+    @property
+    def in_flight(self) -> bool:
+        return any(copy.in_flight for _, _, copy in self.maps)
 
 
 class Capture:
-    """Captures every generation of `pipe` while attached; a context manager. Listener of its own Watch."""
+    """Captures every generation of `pipe` while attached; a context manager. Listener of its own Watch.
 
-    def __init__(self, pipe: Any, sheet: ProbeSheet, sink: Sink):
-        self._pipe, self._sheet, self._sink = pipe, sheet, sink
+    taps: inner modules to capture too. skipped: asked at every step which tokens an executor left out, bool (token,) or None.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        sheet: ProbeSheet,
+        sink: Sink,
+        *,
+        taps: tuple[Tap, ...] = (),
+        skipped: Callable[[], np.ndarray | None] | None = None,
+    ):
+        self._pipe, self._sheet, self._sink, self._skipped = pipe, sheet, sink, skipped
         self._generation: Generation | None = None
-        self._calls: list[NetworkCall] = []
+        self._seen: list[Seen] = []
+        self._step, self._steps = 0, None  # type: tuple[int, int | None]
+        self._held: _Pending | None = None
+        self._copies = HostCopies()
         self.overhead_s = 0.0  # time that the pipeline waited for us
+        networks = {name: getattr(pipe, name) for name in sheet.tap.components if getattr(pipe, name, None) is not None}
         self._watch = Watch(pipe, sheet.tap.components, self)
+        try:
+            self._taps = TapHooks(networks, taps)
+        except BaseException:
+            self._watch.remove()
+            raise
 
     def __enter__(self) -> "Capture":
         return self
@@ -81,13 +74,19 @@ class Capture:
     def remove(self, error: BaseException | None = None) -> None:
         """Detach; a generation under way ends with `error`, or as far as it came."""
         self._watch.remove()
+        self._taps.remove()
         self._end_generation(error)
 
     def generation_begins(self) -> None:
         self._end_generation()
 
     def call_ends(self, call: NetworkCall) -> None:
-        self._calls.append(call)
+        if len(self._seen) >= _CALLS_PER_STEP:
+            raise InputError(
+                f"{_CALLS_PER_STEP} network calls came without a step of {type(self._pipe.scheduler).__name__}; the pipeline "
+                "samples with another scheduler. Feed a Recorder from your own loop (docs/own-sampler.md)."
+            )
+        self._seen.append(Seen(call, self._taps.take()))
 
     def step_begins(self, step: SchedulerStep) -> None:
         started = time.perf_counter()
@@ -96,77 +95,124 @@ class Capture:
 
     def _record_step(self, step: SchedulerStep) -> None:
         extra = self._sheet.guidance.extra_call
-        calls = [call for call in self._calls if all(call.arguments.get(name) is None for name in extra)]
-        self._calls = []
+        seen = [s for s in self._seen if all(s.call.arguments.get(name) is None for name in extra)]
+        self._seen = []
         if self._sheet.guidance.stacked_step:
             step = replace(step, model_output=_first_half(step.model_output), sample=_first_half(step.sample))
-        if not calls:
+        if not seen:
             raise InputError("the scheduler stepped without a call of the network; the probe sheet hooks the wrong component.")
-        alpha, sigma = noise_level(self._pipe.scheduler, step.timestep)
-        branches = self._branch_outputs(step, calls)
+        ended = self._generation is not None and COND in self._generation.branches
+        shares = shares_of(seen, self._sheet.guidance, step.model_output.shape[0], alone=COND if ended else GUIDED)
         if self._generation is None:
-            self._generation = self._describe(step, calls[0], tuple(branches))
+            self._tables = on_host(self._pipe.scheduler)
+            self._generation = self._describe(step, shares)
             self._sink.begin(self._generation)
-        self._put_signals(step, branches, self._generation.grid)
-        times = {GUIDED: sum(call.time_s() for call in calls)}
-        if len(calls) == len(branches) - 1:
-            times |= {name: call.time_s() for name, call in zip(list(branches)[1:], calls, strict=True)}
-        absent = tuple(name for name in self._generation.branches if name not in branches)
-        self._sink.commit(StepFacts(step.timestep, alpha, sigma, times, _peak_bytes(step.sample.device), absent))
+        known = self._generation.branches
+        if late := {share.branch for share in shares} - set(known):
+            warnings.warn(
+                f"guidance began at step {self._step}, not at the first; only guided is recorded, not {', '.join(sorted(late))}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            shares = [share for share in shares if share.branch in known]
+        self._send(_Pending(tuple(self._maps(step, shares)), self._facts(step, seen, shares)))
+        self._step += 1
+        self._taps.at_step(self._step, self._steps)
+
+    def _send(self, pending: _Pending) -> None:
+        """Deliver at once from the CPU; from a device one step later, when its copies have long arrived."""
+        previous, self._held = self._held, pending
+        if previous is not None:
+            self._deliver(previous)
+        if not pending.in_flight:
+            self._held = None
+            self._deliver(pending)
+
+    def _deliver(self, pending: _Pending) -> None:
+        for signal, branch, copy in pending.maps:
+            tokens, dtype = to_numpy(copy.arrived())
+            for item, values in enumerate(tokens):
+                self._sink.put(signal, values, item=item, branch=branch, dtype=dtype)
+            copy.release()
+        self._sink.commit(pending.facts())
 
     def _end_generation(self, error: BaseException | None = None) -> None:
-        self._calls = []
-        if self._generation is not None:
-            self._generation = None
-            self._sink.end(error)
+        held, self._held, self._seen = self._held, None, []
+        self._step, self._steps = 0, None
+        self._taps.take()
+        self._taps.at_step(0, None)
+        if self._generation is None:
+            return
+        self._generation = None
+        if held is not None:
+            self._deliver(held)
+        self._sink.end(error)
 
-    def _describe(self, step: SchedulerStep, call: NetworkCall, branches: tuple[str, ...]) -> Generation:
+    def _describe(self, step: SchedulerStep, shares: list[Share]) -> Generation:
+        call, scheduler = shares[0].seen.call, self._pipe.scheduler
         module = getattr(self._pipe, call.component)
-        scheduler = self._pipe.scheduler
         predicts = self._sheet.output.prediction
+        self._steps = len(scheduler.timesteps) - first_step(self._tables, step.timestep)
         return Generation(
             grid=grid_of_call(self._sheet, module.config, call.arguments, step.sample),
             prediction_type=prediction_type(scheduler) if predicts == "scheduler" else predicts,
-            branches=branches,
+            branches=tuple(dict.fromkeys((GUIDED, *(share.branch for share in shares)))),
             items=step.model_output.shape[0],
-            steps=len(scheduler.timesteps) - first_step(scheduler),
+            steps=self._steps,
             transformer=describe_transformer(module),
-            scheduler=describe_scheduler(scheduler),
+            scheduler=describe_scheduler(self._tables),
             device=str(step.sample.device),
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),
+            taps=self._tap_sizes(shares[0]),
         )
 
-    def _branch_outputs(self, step: SchedulerStep, calls: list[NetworkCall]) -> dict[str, Any]:
-        """Prediction by branch, `guided` first; a single unguided call has no branch of its own."""
-        guided = step.model_output
-        outputs = [output_tensor(call.output) for call in calls]
-        names = self._sheet.guidance.branches
-        if len(calls) > 1:
-            if len(calls) > len(names):
-                raise InputError(f"{len(calls)} network calls in one step; the probe sheet knows {len(names)} branches. Extend its [guidance].")
-            return {GUIDED: guided, **dict(zip(names, outputs, strict=False))}
-        items = len(outputs[0])
-        if self._sheet.guidance.calls == "batched" and items == len(names) * guided.shape[0]:
-            size = guided.shape[0]
-            return {GUIDED: guided, **{name: outputs[0][i * size : (i + 1) * size] for i, name in enumerate(names)}}
-        return {GUIDED: guided}
+    def _tap_sizes(self, share: Share) -> dict[str, TapSize]:
+        sizes = {}
+        for name, tap in self._taps.taps.items():
+            if name not in share.seen.taps:
+                raise InputError(f"{tap.path} was not called in the first step; it cannot be tapped in this pipeline.")
+            value = share.tap(name)
+            sizes[name] = TapSize(
+                value.shape[1], value.shape[2], str(value.dtype).removeprefix("torch."), tap.count(self._steps or 0)
+            )
+        return sizes
 
-    def _put_signals(self, step: SchedulerStep, branches: Mapping[str, Any], grid: TokenGrid) -> None:
-        layout, sign = self._sheet.tokens.layout, self._sheet.output.sign
-        self._put("sample", step.sample, grid, GUIDED)
-        for name, output in branches.items():
-            prediction, variance = split_variance(output, grid.channels, layout)
-            if name != GUIDED and sign < 0:
-                prediction = [-p for p in prediction] if isinstance(prediction, list) else -prediction
-            self._put("model_output", prediction, grid, name)
+    def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, HostCopy]]:
+        assert self._generation is not None
+        grid, layout, sign = self._generation.grid, self._sheet.tokens.layout, self._sheet.output.sign
+        maps = [("sample", GUIDED, self._tokens(step.sample)), ("model_output", GUIDED, self._tokens(step.model_output))]
+        for share in shares:
+            prediction, variance = split_variance(share.output, grid.channels, layout)
+            if share.branch != GUIDED:
+                if sign < 0:
+                    prediction = [-p for p in prediction] if isinstance(prediction, list) else -prediction
+                maps.append(("model_output", share.branch, self._tokens(prediction)))
             if variance is not None:
-                self._put("predicted_variance", variance, grid, name)
+                maps.append(("predicted_variance", share.branch, self._tokens(variance)))
+            for name in share.seen.taps:
+                if self._taps.taps[name].wants(self._step, self._steps or 0):
+                    maps.append((name, share.branch, self._copies.send(share.tap(name))))
+        return maps
 
-    def _put(self, signal: str, latent: Any, grid: TokenGrid, branch: str) -> None:
-        tokens, dtype = to_numpy(to_tokens(latent, self._sheet.tokens.layout, grid))
-        for item, values in enumerate(tokens):
-            self._sink.put(signal, values, item=item, branch=branch, dtype=dtype)
+    def _tokens(self, latent: Any) -> HostCopy:
+        assert self._generation is not None
+        return self._copies.send(to_tokens(latent, self._sheet.tokens.layout, self._generation.grid))
+
+    def _facts(self, step: SchedulerStep, seen: list[Seen], shares: list[Share]) -> Callable[[], StepFacts]:
+        """What the step's row will say; network times are read when it is delivered, as reading them waits for the device."""
+        assert self._generation is not None
+        alpha, sigma = noise_level(self._pipe.scheduler, step.timestep, self._tables)
+        absent = tuple(set(self._generation.branches) - {GUIDED, *(share.branch for share in shares)})
+        peak, skipped = _peak_bytes(step.sample.device), self._skipped() if self._skipped else None
+        clocks = {} if len({id(s.seen) for s in shares}) < len(shares) else {s.branch: s.seen.call.time_s for s in shares}
+        every = [one.call.time_s for one in seen]
+
+        def facts() -> StepFacts:
+            times = {name: clock() for name, clock in clocks.items()} | {GUIDED: sum(clock() for clock in every)}
+            return StepFacts(step.timestep, alpha, sigma, times, peak, absent, skipped)
+
+        return facts
 
 
 def _first_half(stacked: torch.Tensor) -> torch.Tensor:
@@ -174,15 +220,6 @@ def _first_half(stacked: torch.Tensor) -> torch.Tensor:
     half = stacked.shape[0] // 2
     alike = stacked.shape[0] % 2 == 0 and torch.equal(stacked[:half], stacked[half:])
     return stacked[:half] if alike else stacked
-
-
-def to_numpy(tensor: torch.Tensor) -> tuple[np.ndarray, str]:
-    """(array, dtype name) on the host; bfloat16, which NumPy lacks, as its bits in uint16."""
-    host = tensor.detach().to("cpu").contiguous()
-    if host.dtype == torch.bfloat16:
-        return host.view(torch.uint16).numpy(), "bfloat16"
-    array = host.numpy()
-    return array, array.dtype.name
 
 
 def _peak_bytes(device: torch.device) -> int | None:

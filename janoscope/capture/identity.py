@@ -22,7 +22,11 @@ def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:
 
 def describe_scheduler(scheduler: Any) -> dict[str, Any]:
     """Class, config and the (alpha, sigma) in which it ends."""
-    return {"class": type(scheduler).__name__, "config": public_config(scheduler.config), "final": list(final_noise_level(scheduler))}
+    return {
+        "class": type(scheduler).__name__,
+        "config": public_config(scheduler.config),
+        "final": list(final_noise_level(scheduler)),
+    }
 
 
 def dtype_name(module: torch.nn.Module) -> str:

@@ -60,7 +60,9 @@ def to_tokens(latent: Any, layout: str, grid: TokenGrid) -> torch.Tensor:
     """
     if not isinstance(latent, list) and latent.ndim == 3:
         if latent.shape[1] < grid.count:
-            raise InputError(f"the network gave {latent.shape[1]} tokens for a grid of {grid.count}; the probe sheet's grid is wrong.")
+            raise InputError(
+                f"the network gave {latent.shape[1]} tokens, the probe sheet's grid {grid.count}; mend its [tokens]."
+            )
         return latent[:, : grid.count]  # reference-image tokens, where a pipeline appends some, have no prediction of their own
     return grid.pack(_as_cells(latent, layout))
 

@@ -1,15 +1,39 @@
 """alpha and sigma of a scheduler's sample: x = alpha x0 + sigma eps."""
 
+import copy
 from typing import Any
 
 import torch
 
 from ..errors import InputError
 
+_TABLES = ("timesteps", "sigmas", "alphas_cumprod")
 
-def first_step(scheduler: Any) -> int:
-    """Where a generation starts in the scheduler's tables: later than 0 when it starts from a picture."""
-    return int(getattr(scheduler, "begin_index", None) or 0)
+
+def first_step(scheduler: Any, timestep: float | None = None) -> int:
+    """Where a generation starts in the scheduler's tables: later than 0 when it starts from a picture.
+
+    timestep: of the first step; schedulers without a begin_index (DDIM) show their start in nothing else.
+    """
+    index = getattr(scheduler, "begin_index", None)
+    if index is not None:
+        return int(index)
+    return 0 if timestep is None else _position(scheduler, timestep) or 0
+
+
+def on_host(scheduler: Any) -> Any:
+    """A stand-in with the same facts whose tables lie in host memory: reading one value must not make an accelerator wait."""
+    tables = copy.copy(scheduler)
+    for name in _TABLES:
+        table = getattr(scheduler, name, None)
+        if isinstance(table, torch.Tensor):
+            setattr(tables, name, table.cpu())
+    return tables
+
+
+def _position(scheduler: Any, timestep: float) -> int | None:
+    matches = (scheduler.timesteps.double() - timestep).abs() < 1e-4
+    return int(matches.nonzero()[0]) if bool(matches.any()) else None
 
 
 def step_index(scheduler: Any, timestep: float) -> int:
@@ -18,18 +42,18 @@ def step_index(scheduler: Any, timestep: float) -> int:
         index = getattr(scheduler, name, None)
         if index is not None:
             return int(index)
-    matches = (scheduler.timesteps.double() - timestep).abs() < 1e-4
-    if not bool(matches.any()):
+    position = _position(scheduler, timestep)
+    if position is None:
         raise InputError(f"timestep {timestep} is not in the scheduler's table; the pipeline steps outside its own schedule.")
-    return int(matches.nonzero()[0])
+    return position
 
 
-def noise_level(scheduler: Any, timestep: float) -> tuple[float, float]:
+def noise_level(scheduler: Any, timestep: float, tables: Any | None = None) -> tuple[float, float]:
     """(alpha, sigma) of the sample that this scheduler steps at `timestep`; call before its step.
 
-    Raises InputError for a scheduler that has neither sigmas nor alphas_cumprod.
+    tables: `on_host(scheduler)`, to read the values from. Raises InputError for a scheduler without sigmas and alphas_cumprod.
     """
-    return noise_level_at(scheduler, step_index(scheduler, timestep) if _has_sigmas(scheduler) else 0, timestep)
+    return noise_level_at(tables or scheduler, step_index(scheduler, timestep) if _has_sigmas(scheduler) else 0, timestep)
 
 
 def noise_level_at(scheduler: Any, index: int, timestep: float) -> tuple[float, float]:
@@ -41,7 +65,9 @@ def noise_level_at(scheduler: Any, index: int, timestep: float) -> tuple[float, 
     if not _has_sigmas(scheduler):
         alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
         if alphas_cumprod is None:
-            raise InputError(f"{type(scheduler).__name__} has neither sigmas nor alphas_cumprod; feed a Recorder from your own loop.")
+            raise InputError(
+                f"{type(scheduler).__name__} has no sigmas and no alphas_cumprod; feed a Recorder from your own loop."
+            )
         alpha_bar = float(alphas_cumprod[round(timestep)].double())
         return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     sigma = float(scheduler.sigmas[index].double())
@@ -76,7 +102,8 @@ def prediction_type(scheduler: Any) -> str:
 
 def predicts_flow(scheduler: Any) -> bool:
     config = scheduler.config
-    named = type(scheduler).__name__.startswith("FlowMatch")
+    # only flow matching has scale_noise; the ancestral sampler of LTX has neither that nor a telling config
+    named = hasattr(scheduler, "scale_noise") or type(scheduler).__name__ == "LTXEulerAncestralRFScheduler"
     return named or bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
 
 

@@ -44,6 +44,22 @@ class Listener(Protocol):
     def step_begins(self, step: SchedulerStep) -> None: ...
 
 
+class _Replacement:
+    """Stands in for a bound method. A deep copy of the owner, as pipelines with sound make of schedulers, gets the plain one."""
+
+    def __init__(self, owner: Any, name: str, original: Callable[..., Any], wrapped: Callable[..., Any]):
+        self._owner, self._name, self._original, self._wrapped = owner, name, original, wrapped
+        self.active = True
+        functools.update_wrapper(self, original)  # pipelines read signatures: does set_timesteps take sigmas?
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapped(*args, **kwargs) if self.active else self._original(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._owner))
+        return self._original if copied is None else getattr(type(copied), self._name).__get__(copied)
+
+
 class InstancePatch:
     """Replace a method on one instance. Removal restores it, or, when someone else wrapped it since, turns it transparent."""
 
@@ -51,17 +67,11 @@ class InstancePatch:
         self._owner, self._name = owner, name
         self._had_own = name in vars(owner)
         self._original = getattr(owner, name)
-        wrapped, self._active = wrap(self._original), True
-
-        @functools.wraps(self._original)  # pipelines read signatures: does set_timesteps take sigmas?
-        def patched(*args: Any, **kwargs: Any) -> Any:
-            return wrapped(*args, **kwargs) if self._active else self._original(*args, **kwargs)
-
-        self._patched = patched
-        setattr(owner, name, patched)
+        self._patched = _Replacement(owner, name, self._original, wrap(self._original))
+        setattr(owner, name, self._patched)
 
     def remove(self) -> None:
-        self._active = False
+        self._patched.active = False
         if vars(self._owner).get(self._name) is self._patched:
             if self._had_own:
                 setattr(self._owner, self._name, self._original)
@@ -74,10 +84,14 @@ class Watch:
 
     def __init__(self, pipe: Any, components: tuple[str, ...], listener: Listener):
         self._listener, self._calls = listener, 0
+        self._timesteps: list[float] = []
+        self._pipe = pipe
         modules = {name: getattr(pipe, name, None) for name in components}
         present = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Module)}
         if not present:
-            raise InputError(f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe sheet is another family's.")
+            raise InputError(
+                f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe sheet is another family's."
+            )
         self._undo: list[Callable[[], None]] = []
         try:
             for name, module in present.items():
@@ -119,6 +133,7 @@ class Watch:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             self._calls = 0
+            self._timesteps = self._pipe.scheduler.timesteps.tolist()
             self._listener.generation_begins()
             return result
 
@@ -130,13 +145,23 @@ class Watch:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def step(*args: Any, **kwargs: Any) -> Any:
                 given = signature.bind(scheduler, *args, **kwargs).arguments
-                self._listener.step_begins(SchedulerStep(given["model_output"], float(given["timestep"]), given["sample"]))
+                timestep = self._on_host(scheduler, given["timestep"])
+                self._listener.step_begins(SchedulerStep(given["model_output"], timestep, given["sample"]))
                 self._calls = 0
                 return original(*args, **kwargs)
 
             return step
 
         return wrap
+
+    def _on_host(self, scheduler: Any, timestep: Any) -> float:
+        """The timestep as a number, from the host's copy of the table where reading it would make an accelerator wait."""
+        index = getattr(scheduler, "step_index", None)
+        index = getattr(scheduler, "begin_index", None) if index is None else index
+        on_device = isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu"
+        if on_device and index is not None and index < len(self._timesteps):
+            return float(self._timesteps[index])
+        return float(timestep)
 
 
 def start_stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
