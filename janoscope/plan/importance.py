@@ -70,7 +70,7 @@ def importance_scores(
     makers: dict[str, Callable[[], Any]] = {
         "x0-gradient": lambda: gradient_energy(convert(to_x0, last), grid),
         "velocity-change": lambda: velocity_change(*(convert(to_flow_velocity, step) for step in (last - 1, last))),
-        "ras": lambda: -ras_importance(convert(to_flow_velocity, last), grid, **update_gap(path, last)),
+        "ras": lambda: -ras_of_step(convert(to_flow_velocity, last), grid, path, last),
     }
     if policy.map not in makers:
         raise InputError(
@@ -90,7 +90,8 @@ def importance_scores(
     return to_host(makers[policy.map]()).astype(np.float32, copy=False)
 
 
-def update_gap(path: NoisePath, step: int) -> dict[str, float]:
-    """`sigma` of a step and `sigma_next` after it: the next step's, else the path's final one (0 where that is unknown)."""
-    final = 0.0 if path.final is None else path.final[1]
-    return {"sigma": float(path.sigma[step]), "sigma_next": float(path.sigma[step + 1] if step + 1 < len(path) else final)}
+def ras_of_step(velocity: Any, grid: TokenGrid, path: NoisePath, step: int) -> Any:
+    """`ras_importance` of a step's velocity (token, channel) for the path's own gap: to the next sigma, at the end to the final one."""
+    final = 0.0 if path.final is None else float(path.final[1])
+    following = float(path.sigma[step + 1]) if step + 1 < len(path) else final
+    return ras_importance(velocity, grid, sigma=float(path.sigma[step]), sigma_next=following)

@@ -1,44 +1,98 @@
 """Every map that could be made after a warm-up, one score a token, so that they can be held against each other."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
-from ..analysis import Complexity, fourier_baseline, gradient_energy, ras_importance, token_means, variance_baseline, velocity_change
+from ..analysis import (
+    Complexity,
+    fourier_baseline,
+    gradient_energy,
+    token_means,
+    variance_baseline,
+    velocity_change,
+)
+from ..analysis.complexity import Padding
 from ..conversion import NoisePath
+from ..grid import TokenGrid
 from ..plan import Policy
-from ..recording import Recording
+from ..plan.importance import complexity_of, ras_of_step
+from .run_view import StepView
+
+COMPARED_WARMUPS = (5, 10, 15)
 
 
-class Run(Protocol):
-    """One item of a recording, read as velocities and x0 estimates (token, channel)."""
-
-    recording: Recording
-    path: NoisePath
-
-    def velocity(self, step: int) -> np.ndarray: ...
-
-    def x0(self, step: int) -> np.ndarray: ...
-
-    def scores(self, policy: Policy) -> Complexity: ...
+def warmups_to_compare(policy: Policy, steps: int) -> list[int]:
+    """The policy's own warm-up, and 5, 10 and 15 steps where they lie within the first half of the run."""
+    return sorted({warmup for warmup in COMPARED_WARMUPS if warmup <= steps // 2} | {policy.warmup})
 
 
-def early_maps(run: Run, policy: Policy, warmup: int) -> dict[str, np.ndarray]:
-    """(token,) scores by map name, from the first `warmup` steps; a higher score asks for more computing.
+class EarlyMaps:
+    """Fed the first steps of a run in order, makes the maps of every warm-up in `warmups` when its last step has come.
 
-    RAS computes tokens of low spread, so its map is the negated importance; see docs/concepts.md.
+    Holds the velocities of the longest warm-up as latents, once; `maps` is {warm-up: {map: (token,) scores}}, where a higher
+    score asks for more computing, and `complexity` the JANO map of the policy's own warm-up. RAS computes tokens of low spread, so its
+    scores are the negated importance.
     """
-    grid, last = run.recording.grid, warmup - 1
-    velocities = np.stack([run.velocity(step) for step in range(warmup)])  # (step, token, channel)
-    cells = grid.unpack(velocities)  # (step, channel, frame, row, col)
-    sigma = run.path.sigma
-    following = float(sigma[last + 1]) if last + 1 < len(sigma) else 0.0
-    return {
-        "jano": token_means(run.scores(replace(policy, warmup=warmup)).enhanced, grid, policy.tile),
-        "x0-gradient": np.asarray(gradient_energy(run.x0(last), grid)),
-        "velocity-change": np.asarray(velocity_change(velocities[-2], velocities[-1])),
-        "ras": -np.asarray(ras_importance(velocities[-1], grid, sigma=float(sigma[last]), sigma_next=following)),
-        "variance": token_means(variance_baseline(cells, policy.tile)[1], grid, policy.tile),
-        "fft": token_means(fourier_baseline(cells, policy.tile)[1], grid, policy.tile),
-    }
+
+    def __init__(self, policy: Policy, grid: TokenGrid, path: NoisePath, warmups: Sequence[int]):
+        self._policy, self._grid, self._path, self._warmups = policy, grid, path, set(warmups)
+        # the initial noise, then a velocity a step: one array, of which every signal set is a slice
+        self._signals = np.empty((1 + max(warmups), grid.channels, *grid.cells), dtype=np.float32)
+        self._previous: np.ndarray | None = None
+        self._nonfinite = 0
+        self.maps: dict[int, dict[str, np.ndarray]] = {}
+        self.complexity: Complexity | None = None
+
+    def add(self, step: int, view: StepView) -> None:
+        """One step; those after the longest warm-up are not needed."""
+        if step >= max(self._warmups):
+            return
+        if step == 0:
+            self._signals[0] = self._grid.unpack(view.sample)
+        self._signals[1 + step] = self._grid.unpack(view.velocity)
+        self._nonfinite += view.nonfinite
+        if step + 1 in self._warmups:
+            self.maps[step + 1] = self._make(step + 1, view)
+        self._previous = view.velocity
+        if step + 1 == max(self._warmups):
+            self._signals = self._signals[:0].copy()  # gives the memory back
+            self._previous = None
+
+    def _make(self, warmup: int, view: StepView) -> dict[str, np.ndarray]:
+        grid, policy = self._grid, replace(self._policy, warmup=warmup)
+        complexity = self._jano(policy)
+        own = warmup == self._policy.warmup
+        if own:
+            self.complexity = replace(complexity, nonfinite=self._nonfinite)
+        maps = {"jano": self._per_token(complexity.enhanced)}
+        if own:
+            maps |= self._variants(policy)
+        maps["x0-gradient"] = np.asarray(gradient_energy(view.x0, grid))
+        if self._previous is not None:
+            maps["velocity-change"] = np.asarray(velocity_change(self._previous, view.velocity))
+        maps["ras"] = -np.asarray(ras_of_step(view.velocity, grid, self._path, warmup - 1))
+        velocities = self._signals[1 : 1 + warmup]
+        maps["variance"] = self._per_token(variance_baseline(velocities, policy.tile)[1])
+        maps["fft"] = self._per_token(fourier_baseline(velocities, policy.tile)[1])
+        return maps
+
+    def _jano(self, policy: Policy) -> Complexity:
+        return complexity_of(policy, self._signals[0 if policy.initial_latent else 1 : 1 + policy.warmup])
+
+    def _variants(self, policy: Policy) -> dict[str, np.ndarray]:
+        """The JANO map with the other first signal, the other padding (where tiles hang over an edge) and without enhancement."""
+        complexity = self.complexity
+        assert complexity is not None
+        made = {"jano, not enhanced": complexity.combined}
+        if policy.warmup > 1:
+            name = "jano, without initial noise" if policy.initial_latent else "jano, with initial noise"
+            made[name] = self._jano(replace(policy, initial_latent=not policy.initial_latent)).enhanced
+        if any(cell % size for cell, size in zip(self._grid.cells, policy.tile, strict=True)):
+            padding: Padding = "exclude" if policy.padding == "count" else "count"
+            made[f"jano, padding {padding}"] = self._jano(replace(policy, padding=padding)).enhanced
+        return {name: self._per_token(scores) for name, scores in made.items()}
+
+    def _per_token(self, tiles: np.ndarray) -> np.ndarray:
+        return token_means(tiles, self._grid, self._policy.tile)

@@ -11,7 +11,7 @@ from janoscope.conversion import NoisePath
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
 from janoscope.plan import Intervals, Policy, Split, random_scores, token_ranks
-from janoscope.plan.importance import importance_scores, update_gap, warmup_scores
+from janoscope.plan.importance import importance_scores, ras_of_step, warmup_scores
 
 GRID = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
 SIGMA = np.linspace(1, 0.2, 5)
@@ -76,7 +76,10 @@ def test_refuses_what_a_warmup_cannot_know(latents) -> None:
         scores_of("velocity-change", latents, warmup=1)
 
 
-def test_the_gap_after_the_last_step_ends_at_the_final_sigma() -> None:
-    assert update_gap(PATH, 0) == {"sigma": SIGMA[0], "sigma_next": SIGMA[1]}
-    assert update_gap(PATH, 4) == {"sigma": SIGMA[4], "sigma_next": 0.0}
-    assert update_gap(NoisePath(PATH.timestep, PATH.alpha, PATH.sigma, final=(0.9, 0.1)), 4)["sigma_next"] == 0.1
+def test_the_last_update_ends_at_the_final_sigma() -> None:
+    velocity = np.random.default_rng(1).standard_normal((GRID.count, GRID.token_channels), dtype=np.float32)
+    spread = ras_importance(velocity, GRID, sigma=1.0, sigma_next=0.0)
+    np.testing.assert_allclose(ras_of_step(velocity, GRID, PATH, 0), spread * (SIGMA[0] - SIGMA[1]), rtol=1e-5)
+    np.testing.assert_allclose(ras_of_step(velocity, GRID, PATH, 4), spread * SIGMA[4], rtol=1e-5)
+    other_end = NoisePath(PATH.timestep, PATH.alpha, PATH.sigma, final=(0.9, 0.1))
+    np.testing.assert_allclose(ras_of_step(velocity, GRID, other_end, 4), spread * (SIGMA[4] - 0.1), rtol=1e-5)

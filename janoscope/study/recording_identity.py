@@ -1,0 +1,141 @@
+"""What a recording was made with: its probe sheet, its policy, its fingerprint, and the words for analysis.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..execution import Identity, fingerprint_of
+from ..plan import Fingerprint, ModelFacts, Policy, run_facts
+from ..probe import ProbeSheet, load_sheet, sheet_paths
+from ..recording import Recording
+from .model import BUNDLED, bundled_directory, model_defaults, named_policy
+
+UNKNOWN = "unknown"
+
+
+def sheet_of_recording(recording: Recording, probe: Path | None = None) -> ProbeSheet | None:
+    """The probe sheet the recording was made with; None for one fed from a user's own loop."""
+    if probe is not None:
+        return load_sheet(probe)
+    family = recording.provenance["capture"]["probe"]
+    named = {path.stem: path for path in sheet_paths()}
+    return load_sheet(named[family]) if isinstance(family, str) and family in named else None
+
+
+def policy_of_recording(recording: Recording, sheet: ProbeSheet | None, name: str | Path | None) -> Policy:
+    """A named policy or file, else the model's own, else the family's first preset, else one that suits the grid.
+
+    Raises InputError for a name that is neither, and for a policy file with faults, all of them in one message.
+    """
+    table = _own_policy(recording)
+    if table and name in (None, table.get("name")):
+        return Policy.from_table(table, f"the default policy of {recording.provenance['model']['id']}")
+    if sheet is not None and (name is not None or sheet.policies):
+        return named_policy(sheet, None if name is None else str(name))
+    return _generic_policy(recording) if name is None else _policy_file(Path(name))
+
+
+def fingerprint_of_recording(recording: Recording) -> Fingerprint:
+    """What a plan made from this recording was made for."""
+    provenance, run = recording.provenance, recording.provenance["run"]
+    seed = run["seed"]
+    identity = Identity(
+        model=provenance["model"]["id"],
+        prompt=run["prompt"],
+        seed=seed if isinstance(seed, int) else None,
+        guidance={"scale": run["guidance_scale"], "negative_prompt": run["negative_prompt"]},
+    )
+    transformer = provenance["model"]["transformer"]
+    described = transformer if isinstance(transformer, dict) else {"class": UNKNOWN, "config": {}}
+    scheduler = {"class": provenance["scheduler"]["class"], "config": provenance["scheduler"]["config"]}
+    return fingerprint_of(described, scheduler, recording.grid, recording.planned_steps or recording.steps, identity)
+
+
+def facts_of_recording(recording: Recording, sheet: ProbeSheet | None) -> ModelFacts | None:
+    """The sizes from which compute and cache bytes are predicted; None where family or config do not tell them."""
+    transformer = recording.provenance["model"]["transformer"]
+    text = recording.provenance["capture"]["text_tokens"]
+    return run_facts(
+        sheet.execution if sheet else None,
+        transformer["config"] if isinstance(transformer, dict) else {},
+        dtype=recording.provenance["run"]["dtype"],
+        text_tokens=text if isinstance(text, int) else 0,
+        branches=max(1, len(recording.branches) - 1),
+    )
+
+
+def describe_run(recording: Recording) -> dict[str, Any]:
+    """The `run` section of analysis.json."""
+    run, model = recording.provenance["run"], recording.provenance["model"]
+    return {
+        "model": model["id"],
+        "revision": model["revision"],
+        **{name: run[name] for name in ("prompt", "negative_prompt", "seed")},
+        "guidance": run["guidance_scale"],
+        "steps": recording.steps,
+        "planned_steps": recording.planned_steps,
+        "complete": recording.complete,
+        **{name: run[name] for name in ("height", "width", "frames", "device", "dtype")},
+        "stored_dtype": recording.spec("model_output").stored,
+        "scheduler": recording.provenance["scheduler"]["class"],
+        "recorded": recording.created,
+    }
+
+
+def apply_arguments(run: Mapping[str, Any]) -> list[str]:
+    """MODEL and options of the `apply` call that repeats a run; empty where the recording does not say model and prompt.
+
+    What a bundled model does by default is left out.
+    """
+    if UNKNOWN in (run["model"], run["prompt"]) or not isinstance(run["prompt"], str):
+        return []
+    defaults = model_defaults(bundled_directory(run["model"]))[0]
+    arguments = [str(run["model"]), "-p", run["prompt"]]
+    options = {
+        "--seed": (run["seed"], None),
+        "--steps": (run["planned_steps"] or run["steps"], defaults.get("num_inference_steps")),
+        "--height": (run["height"], defaults.get("height")),
+        "--width": (run["width"], defaults.get("width")),
+        "--frames": (run["frames"], defaults.get("num_frames", defaults.get("video_length"))),
+        "--guidance": (run["guidance"], defaults.get("true_cfg_scale", defaults.get("guidance_scale"))),
+        "--negative-prompt": (run["negative_prompt"], defaults.get("negative_prompt")),
+    }
+    for option, (value, default) in options.items():
+        if value not in (None, UNKNOWN, default):
+            arguments += [option, str(value)]
+    return arguments
+
+
+def _own_policy(recording: Recording) -> Mapping[str, Any]:
+    model = recording.provenance["model"]
+    if isinstance(model["default_policy"], dict) and model["default_policy"]:
+        own: Mapping[str, Any] = model["default_policy"]
+        return own
+    return model_defaults(bundled_directory(model["id"]))[1] if model["id"] in BUNDLED else {}
+
+
+def _policy_file(path: Path) -> Policy:
+    try:
+        return Policy.from_toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"policy {path} is no file that can be read, and this recording names no model family with presets: {error}. "
+            "Pass the path of a policy file (docs/policy.md)."
+        ) from error
+
+
+def _generic_policy(recording: Recording) -> Policy:
+    grid, steps = recording.grid, recording.planned_steps or recording.steps
+    clip = grid.tokens[0] > 1
+    table = {
+        "name": "generic",
+        "warmup": max(2, round(0.14 * steps)),
+        "cooldown": max(1, round(0.04 * steps)),
+        "tile": [2 * grid.patch[0] if clip else grid.patch[0], 4 * grid.patch[1], 4 * grid.patch[2]],
+        "temporal_weight": 0.6 if clip else 0.0,
+        "thresholds": {"static": 0.2, "moderate": 0.5},
+        "intervals": {"static": 4, "moderate": 2, "active": 1},
+        "source": "no family known: tiles of 4x4 tokens (of 2 frames in a clip), warm-up 14 % of the steps",
+    }
+    return Policy.from_table(table, "the generic policy")
