@@ -56,6 +56,7 @@ def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applie
         figures=key_figures(results),
         levels=level_bar(results),
         kinds=[(kind, LETTERS[kind], KIND_COLOUR[kind], KINDS[kind]) for kind in StepKind if kind in results.plan.step_kind],
+        is_flow=results.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction"),
         warnings=warnings(results),
         definitions=DEFINITIONS,
         provenance=provenance(results),
@@ -96,6 +97,8 @@ def warnings(results: AnalysisResults) -> list[str]:
     for name, bad in (results.facts.get("nonfinite") or {}).items():
         if bad:
             found.append(f"{bad} non-finite values in {str(name).replace('_', ' ')} were counted as 0 in the analysis.")
+    if masked := results.facts["convergence"].get("masked_tokens"):
+        found.append(f"{masked} tokens held values that are not finite and are left out of the numbers.")
     if results.plan.skips_nothing:
         found.append("This plan computes every token at every step: it saves nothing.")
     if results.picture is None:
@@ -127,6 +130,8 @@ def plain(value: Any) -> str:
     """A JSON value as words for a table cell."""
     if value is None:
         return "none"
+    if value == "":
+        return "empty"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -231,5 +231,5 @@ def _film(results: AnalysisResults) -> Iterator[Drawing]:
         width = 9.0
         height = width / (len(data.steps) * 1.06) * rows / cols * 1.18
         alt = f"What the network thinks the picture will be at steps {', '.join(map(str, data.steps))}."
-        title = "x0 estimates" + f" (colours explain {data.fit:.0%} of the picture)"
+        title = f"x0 estimates; the colours explain {data.fit:.0%} of the picture"
         yield drawing(results, "x0_strip", title, alt, (width, height), data, draw_x0_strip, True)

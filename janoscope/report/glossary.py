@@ -3,8 +3,8 @@
 from ..plan import StepKind, TokenLevel
 
 LEVELS = {
-    TokenLevel.STATIC: "computed at refresh steps only",
-    TokenLevel.MODERATE: "computed at refresh and moderate steps",
+    TokenLevel.STATIC: "computed at full steps only: warm-up, refresh, cool-down",
+    TokenLevel.MODERATE: "computed at full and moderate steps",
     TokenLevel.ACTIVE: "computed at every step that computes anything",
 }
 KINDS = {

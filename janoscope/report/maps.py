@@ -19,7 +19,7 @@ from .style import INK, LEVEL_COLOUR, MUTED, SCORE_CMAP, UNKNOWN
 LONGEST = 448  # pixels of an embedded picture: sharp at the size shown, and the page stays small
 GAP = 0.04  # between the frames of a clip, of a frame's width
 BAR_IN, BAR_GAP_IN = 0.085, 0.15  # colour bar: height, and how far its foot lies below the picture
-COVER = 0.72  # how much of a map's colour hides the picture under it
+COVER = 0.8  # how much of a map's colour hides the picture under it
 LEVEL_COVER = 0.62
 
 

@@ -60,7 +60,8 @@ def count(value: int) -> Cell:
 
 
 def analysis_tables(results: AnalysisResults) -> list[Table]:
-    return [level_table(results), kind_table(results), predicts_table(results), separation_table(results), point_table(results)]
+    makers = (level_table, kind_table, separation_table, point_table)
+    return [*(maker(results) for maker in makers), predicts_table(results, own=True), predicts_table(results, own=False)]
 
 
 def level_table(results: AnalysisResults) -> Table:
@@ -94,18 +95,26 @@ def kind_table(results: AnalysisResults) -> Table:
     return Table("kinds", "Step kinds", ("kind", "letter", "steps", "tokens computed", "share", "what is computed"), rows)
 
 
-def predicts_table(results: AnalysisResults) -> Table:
-    """Every map, warm-up and target that the analysis tried."""
+def predicts_table(results: AnalysisResults, own: bool) -> Table:
+    """A row a map and warm-up with its Spearman correlation to every target: of the plan's own warm-up, or of all others."""
+    found: dict[tuple[Any, Any], dict[str, Mapping[str, Any]]] = {}
+    for row in results.facts["map_predicts"]:
+        if (row.get("warmup") == results.plan.policy.warmup) is own:
+            found.setdefault((row.get("map"), row.get("warmup")), {})[str(row.get("target"))] = row
+    targets = list(dict.fromkeys(target for of_map in found.values() for target in of_map))
     rows = [
-        [
-            Cell(str(row.get("map"))), figure(row.get("warmup"), "g"), Cell(str(row.get("target")).replace("_", " ")),
-            figure(row.get("spearman"), ".2f"), span(row.get("interval")), figure(row.get("agreement"), ".0%"),
-        ]
-        for row in results.facts["map_predicts"]
-    ]  # fmt: skip
-    return Table(
-        "map-predicts", "Which map foretells", ("map", "warm-up", "target", "Spearman", "95% interval", "same class"), rows
-    )
+        [Cell(str(name)), figure(warmup, "g"), *(cell for target in targets for cell in _outcome(of_map.get(target, {})))]
+        for (name, warmup), of_map in found.items()
+    ]
+    heads = ["map", "warm-up"]
+    for target in targets:
+        heads += [target.replace("_", " "), "95% interval", "same class"]
+    title = "Which map foretells, after this plan's warm-up" if own else "After other warm-ups"
+    return Table("map-predicts" if own else "map-predicts-other", title, heads, rows)
+
+
+def _outcome(row: Mapping[str, Any]) -> tuple[Cell, Cell, Cell]:
+    return figure(row.get("spearman"), ".2f"), span(row.get("interval")), figure(row.get("agreement"), ".0%")
 
 
 def separation_table(results: AnalysisResults) -> Table:

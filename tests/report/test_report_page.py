@@ -101,16 +101,34 @@ def test_tables_hold_every_row_of_the_results(made, page):
         [level, str(found["tokens"]), f"{found['tokens'] / 77:.1%}", str(computed)]
         for (level, found), computed in zip(made.facts["convergence"]["by_level"].items(), _steps_computed(made), strict=True)
     ]
-    rows = page.tables["table-map-predicts"][1:]
-    assert [(row[0], row[2], row[3]) for row in rows] == [
-        (found["map"], found["target"].replace("_", " "), f"{found['spearman']:.2f}") for found in made.facts["map_predicts"]
-    ]
+    assert page.tables["table-map-predicts"][0][:3] == ["map", "warm-up", "convergence step"]
+    assert spearman(page.tables["table-map-predicts"]) == {
+        (found["map"], found["warmup"], found["target"]): f"{found['spearman']:.2f}" for found in made.facts["map_predicts"]
+    }
+    assert "table-map-predicts-other" not in page.tables  # the analysis tried no other warm-up
     assert [row[0] for row in page.tables["table-points"][1:]] == ["A", "B", "C", "D"]
     assert [int(row[2]) for row in page.tables["table-kinds"][1:]] == [
         count for kind in StepKind if (count := made.plan.step_kind.count(kind))
     ]
     for rows in page.tables.values():
         assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def spearman(table):
+    """{(map, warm-up, target): text} of a table with three columns a target."""
+    targets = [head.replace(" ", "_") for head in table[0][2::3]]
+    return {(row[0], int(row[1]), target): row[2 + 3 * at] for row in table[1:] for at, target in enumerate(targets)}
+
+
+def test_other_warm_ups_stand_in_a_table_of_their_own(tmp_path):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    other = [row | {"warmup": 6, "spearman": 0.125} for row in facts["map_predicts"] if row["target"] == "holding_cost"]
+    facts["map_predicts"] += other
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    page = Page(render_analysis(made.directory).read_text(encoding="utf-8"))
+    assert spearman(page.tables["table-map-predicts-other"]) == {(name, 6, "holding_cost"): "0.12" for name in ("jano", "ras")}
+    assert {warmup for _, warmup, _ in spearman(page.tables["table-map-predicts"])} == {4}
 
 
 def _steps_computed(made):
