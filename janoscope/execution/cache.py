@@ -1,44 +1,64 @@
 """What one guidance branch keeps between steps: keys and values of every attention, and the last output of every token."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from .forecast import Forecast, Held, Kept, OutputTokens, prediction_of, with_prediction
+
+KEY_TOKENS = 2  # keys and values are (item, head, token, channel)
+OUTPUT_TOKENS = 1
 
 
 class BranchCache:
     """Buffers in the model's dtype, full length, original token order; computed rows are written over in place.
 
     Full-length buffers make masks and rotary positions need no permutation, and allocate nothing after the first refresh.
+    at: the forecast coordinate of the step under way, set before each call. forecast_keys: extrapolate keys and values of
+    tokens that are not computed. output: how outputs are made tokens, where they are extrapolated; None: they are held.
     """
 
-    def __init__(self) -> None:
-        self._keys_values: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, *, forecast_keys: bool = False, output: OutputTokens | None = None) -> None:
+        self._keep: Callable[[int], Kept] = Forecast if forecast_keys else Held
+        self._keys: dict[str, Kept] = {}
+        self._values: dict[str, Kept] = {}
         self._masks: dict[str, torch.Tensor | None] = {}
         self._output_rows: torch.Tensor | None = None
+        self._tokens, self._forecast = output, Forecast(OUTPUT_TOKENS)
         self._output: Any = None
+        self.at = 0.0
         self.input_shapes: Any = None
 
     @property
     def bytes(self) -> int:
         """Device bytes of keys and values."""
-        return sum(t.numel() * t.element_size() for pair in self._keys_values.values() for t in pair)
+        return sum(kept.bytes for kept in (*self._keys.values(), *self._values.values()))
 
     @property
     def is_filled(self) -> bool:
-        """Whether a refresh has been stored."""
+        """Whether a refresh has been stored, so that a partial call can follow."""
         return self._output_rows is not None
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is an output to use again."""
+        return self._output is not None
+
     def store(self, layer: str, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Keep a refresh's keys and values, (item, head, token, channel). Cloned: with fused projections they are views of all three."""
-        self._keys_values[layer] = (key.clone(), value.clone())
+        """Keep a refresh's keys and values, (item, head, token, channel)."""
+        for kept, given in ((self._keys, key), (self._values, value)):
+            if layer not in kept:
+                kept[layer] = self._keep(KEY_TOKENS)
+            kept[layer].store(self.at, given)
         self._masks[layer] = mask
 
     def update(self, layer: str, rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the computed rows and give all keys and values."""
-        keys, values = self._keys_values[layer]
-        keys.index_copy_(2, rows, key)
-        values.index_copy_(2, rows, value)
-        return keys, values
+        keys, values = self._keys[layer], self._values[layer]
+        keys.update(self.at, rows, key)
+        values.update(self.at, rows, value)
+        return keys.read(self.at), values.read(self.at)
 
     def mask(self, layer: str, rows: torch.Tensor) -> torch.Tensor | None:
         """The refresh's mask for the computed queries, where a block made its mask from the shortened sequence."""
@@ -59,20 +79,28 @@ class BranchCache:
         self._output_rows.index_copy_(1, index, rows)
         return self._output_rows.clone()
 
-    def keep_output(self, output: Any) -> None:
-        """Keep what the network returned, for steps that do not call it."""
-        self._output = _copied(output)
+    def keep_output(self, output: Any, computed: torch.Tensor | None) -> Any:
+        """Keep what the network returned, for steps that do not call it; gives what the pipeline shall see.
+
+        computed: indices of the tokens that were computed, None for all. Where outputs are forecast the others are extrapolated.
+        """
+        if self._tokens is None:
+            self._output = _copied(output)
+            return output
+        self._output = output
+        tokens = self._tokens.split(output)
+        if computed is None:
+            self._forecast.store(self.at, tokens)
+            return _copied(output)
+        self._forecast.update(self.at, computed, tokens.index_select(OUTPUT_TOKENS, computed))
+        return self._tokens.join(self._forecast.read(self.at), output)
 
     def reused_output(self) -> Any:
-        return _copied(self._output)
+        """For a step without a call: the last output again, or its forecast."""
+        if self._tokens is None:
+            return _copied(self._output)
+        return self._tokens.join(self._forecast.read(self.at), self._output)
 
 
 def _copied(output: Any) -> Any:
-    """A network's return value (tuple or diffusers output object) with its tensors cloned."""
-    if isinstance(output, torch.Tensor):
-        return output.clone()
-    if isinstance(output, tuple):
-        return tuple(_copied(part) for part in output)
-    if isinstance(output, dict):
-        return type(output)(**{key: _copied(value) for key, value in output.items()})
-    return output
+    return with_prediction(output, prediction_of(output).clone())

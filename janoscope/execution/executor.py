@@ -1,39 +1,28 @@
-"""The executor: runs a plan, or a policy that becomes a plan after its warm-up, on a stock pipeline.
+"""The executor: runs a plan, a policy that becomes a plan after its warm-up, or a selector, on a stock pipeline.
 
-One generation reads: `generation_begins` (the scheduler got its steps) -> for each step, for each network call, `run_call`
-(look up the step's kind and rows, let the hooks work, check that they did) -> `step_begins` (the scheduler takes the prediction;
-the account grows; after the last warm-up step the plan is made). The executor decides nothing: a selector says what to compute.
+It replaces methods on the pipeline's own instances and hands what it meets to a `Run`, one a generation. It decides nothing: a
+selector says what to compute.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..capture.capture import to_numpy
-from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
-from ..capture.layout import grid_of_call, text_tokens, to_tokens
-from ..capture.noise_level import first_step, noise_levels, prediction_type
-from ..capture.watch import InstancePatch, NetworkCall, SchedulerStep, Watch
+from ..capture.watch import InstancePatch
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
-from ..plan import Fingerprint, ModelFacts, Plan, PlanSelector, Policy, Selection, StepKind, run_facts, step_kinds
-from .account import Account, FlopMeter, StepAccount
-from .cache import BranchCache
-from .hooks import CallState, Mode, NetworkHooks
-from .refusal import refuse_call, refuse_channels, refuse_config, refuse_policy
-from .rows import Rows
-from .warmup import Identity, Warmup, fingerprint_of
+from ..plan import Plan, PlanSelector, Policy, Selector, step_kinds
+from ..probe import ProbeSheet
+from .account import Account, FlopMeter
+from .hooks import CallState, NetworkHooks
+from .refusal import refuse_policy
+from .run import Run
+from .steering import Choosing, Planned, Steering
+from .warmup import Identity
 
-_MODES = {
-    StepKind.WARMUP: Mode.OFF,
-    StepKind.COOLDOWN: Mode.OFF,
-    StepKind.REFRESH: Mode.REFRESH,
-    StepKind.MODERATE: Mode.PARTIAL,
-    StepKind.ACTIVE: Mode.PARTIAL,
-    StepKind.REUSE: Mode.REUSE,
-}
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Executor:
@@ -43,8 +32,11 @@ class Executor:
         pipe: a diffusers pipeline whose family has an [execution] section in its probe sheet.
         policy: makes a plan of its own for each generation, after the warm-up.
         plan: obeyed as it is; refused when it was made for another model, grid, schedule, guidance, prompt or seed.
+        selector: chooses without a plan: called with (steps, grid), gives the selector of one generation.
+        choose: what obeys the plan, where there is one; controls put another selector here.
         identity: what the pipeline cannot show: model, guidance, prompt, seed.
         any_prompt: accept a plan made for another prompt or seed.
+        meter: shares the FLOP counts of another executor of the same pipeline, so that nothing is counted twice.
 
     Raises:
         ExecutionError: the family, a module or a call cannot be accelerated correctly; the pipeline is restored.
@@ -54,30 +46,48 @@ class Executor:
     def __init__(
         self,
         pipe: Any,
-        sheet: Any,
+        sheet: ProbeSheet,
         *,
         policy: Policy | None = None,
         plan: Plan | None = None,
+        selector: Callable[[int, TokenGrid], Selector] | None = None,
+        choose: Callable[[Plan], Selector] = PlanSelector,
         identity: Identity | None = None,
         any_prompt: bool = False,
+        meter: FlopMeter | None = None,
     ):
-        if (policy is None) == (plan is None):
-            raise InputError("the executor needs a policy or a plan, one of the two.")
+        if sum(given is not None for given in (policy, plan, selector)) != 1:
+            raise InputError("the executor needs a policy, a plan or a selector, one of the three.")
         if sheet.execution is None:
             raise ExecutionError(f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution].")
-        self.policy = policy if plan is None else plan.policy
-        refuse_policy(self.policy)
-        self._pipe, self._sheet, self._given_plan = pipe, sheet, plan
-        self._identity, self._any_prompt = identity or Identity(), any_prompt
-        self._meter, self._call = FlopMeter(), CallState()
+        self._given_policy, self._given_plan, self._given_selector = policy, plan, selector
+        if self.policy is not None:
+            refuse_policy(self.policy, planned=plan is not None)
+        self._pipe, self._sheet, self._choose = pipe, sheet, choose
+        self._identity, self._any_prompt, self._meter = identity or Identity(), any_prompt, meter or FlopMeter()
+        self._call = CallState()
         self._undo: list[Callable[[], None]] = []
-        self._hooks: dict[str, NetworkHooks] = {}
-        self._start_over()
+        self._run = self._new_run()
         try:
             self._attach()
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force: given, or the plan's own; None under a selector."""
+        return self._given_plan.policy if self._given_plan else self._given_policy
+
+    @property
+    def account(self) -> Account:
+        """What the last generation computed; an empty account before the first."""
+        return self._run.account
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan given, or made by the last generation; None while there is none."""
+        return self._run.steering.plan if self._run.steering else self._given_plan
 
     def __enter__(self) -> "Executor":
         return self
@@ -89,174 +99,89 @@ class Executor:
         """Give the pipeline back as it was and drop the caches; the account and the plan stay readable."""
         while self._undo:
             self._undo.pop()()
-        self._caches.clear()
-        self._call.cache = BranchCache()
+        self._run.end()
+
+    # --- on the pipeline's instances ---
 
     def _attach(self) -> None:
-        for name in self._sheet.tap.components:
-            module = getattr(self._pipe, name, None)
-            if module is None:
-                continue
+        assert self._sheet.execution is not None
+        networks = {name: getattr(self._pipe, name, None) for name in self._sheet.tap.components}
+        present = {name: module for name, module in networks.items() if isinstance(module, torch.nn.Module)}
+        if not present:
+            wanted = ", ".join(networks)
+            raise InputError(
+                f"{type(self._pipe).__name__} has none of the components {wanted}; the probe sheet is another family's."
+            )
+        for name, module in present.items():
             hooks = NetworkHooks(name, module, self._sheet.execution, self._call)
-            self._hooks[name] = hooks
             self._undo.append(hooks.remove)
-            self._undo.append(InstancePatch(module, "forward", self._wrap_network(name, module)).remove)
-        watch = Watch(self._pipe, self._sheet.tap.components, self)
-        self._undo.append(watch.remove)
+            self._patch(module, "forward", self._wrap_network(hooks, module))
+        self._patch(self._pipe.scheduler, "set_timesteps", self._wrap_set_timesteps)
+        self._patch(self._pipe.scheduler, "step", self._wrap_step)
 
-    def _start_over(self) -> None:
-        self.account, self.plan = Account(), self._given_plan
-        self._caches: dict[tuple[str, int], BranchCache] = {}
-        self._step = self._calls = self._step_flops = 0
-        self._forced, self._branches = False, 1
-        self._grid: TokenGrid | None = None
-        self._selector: PlanSelector | None = None
-        self._selection: Selection | None = None
-        self._rows: Rows | None = None
-        self._warmup: Warmup | None = None
-        self._nonfinite: torch.Tensor | None = None
+    def _patch(self, owner: Any, name: str, wrap: Wrapper) -> None:
+        self._undo.append(InstancePatch(owner, name, wrap).remove)
 
-    # --- the events of a generation, in order ---
-
-    def generation_begins(self) -> None:
-        self._start_over()
-
-    def _wrap_network(self, name: str, module: torch.nn.Module) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_network(self, hooks: NetworkHooks, module: torch.nn.Module) -> Wrapper:
         signature = inspect.signature(type(module).forward)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 arguments = signature.bind(module, *args, **kwargs).arguments
-                return self._run_call(name, module, arguments, lambda: original(*args, **kwargs))
+                return self._run.call(hooks, self._call, module, arguments, lambda: original(*args, **kwargs))
 
             return forward
 
         return wrap
 
-    def _run_call(self, name: str, module: torch.nn.Module, arguments: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        refuse_call(self._sheet, arguments)
-        if self._grid is None:
-            self._begin_grid(module, arguments)
-        if self._calls == 0:
-            self._begin_step()
-        cache = self._caches.setdefault((name, self._calls), BranchCache())
-        self._calls += 1
-        mode = self._mode_of_call(cache, arguments)
-        if mode is Mode.REUSE:
-            return cache.reused_output()
-        try:
-            self._call.mode, self._call.cache, self._call.rows = mode, cache, self._rows
-            self._call.served.clear()
-            with self._meter.measure((name, mode, self._rows.count if mode is Mode.PARTIAL and self._rows else None, cache.input_shapes)):
-                output = compute()
-            self._hooks[name].check_served()
-        finally:
-            self._call.mode = Mode.OFF
-        self._step_flops += self._meter.last
-        if mode is not Mode.OFF:
-            cache.keep_output(output)
-        return output
+    def _wrap_set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._run.end()
+            self._run = self._new_run()
+            return result
 
-    def call_ends(self, call: NetworkCall) -> None:
-        """Part of being a listener; `_run_call` has seen the call already."""
+        return set_timesteps
 
-    def step_begins(self, step: SchedulerStep) -> None:
-        selection = self._selection
-        assert selection is not None and self._grid is not None, "the scheduler stepped before the network was called"
-        if self._step == 0:
-            refuse_channels(self._sheet, self._grid, step.sample)
-        bad = (~torch.isfinite(step.model_output)).sum()
-        self._nonfinite = bad if self._nonfinite is None else self._nonfinite + bad
-        if self._warmup is not None and self.plan is None:
-            self._warmup.add(self._tokens(step.sample), self._tokens(step.model_output))
-        self._branches = max(self._branches, self._calls * self._network_items // step.model_output.shape[0])
-        self._close_step(selection)
-        if self._warmup is not None and self.plan is None and self._step == self.policy.warmup:
-            self._adopt(self._warmup.make_plan(self._facts()), self._grid)
-        if self._step == self._steps:
-            self._finish()
-
-    # --- their parts ---
-
-    def _begin_grid(self, module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-        grid = grid_of_call(self._sheet, module.config, arguments, arguments[self._sheet.tap.input])
-        refuse_config(self._sheet, module.config)
+    def _wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         scheduler = self._pipe.scheduler
-        self._grid, self._steps = grid, len(scheduler.timesteps) - first_step(scheduler)
-        self._config, self._dtype = module.config, dtype_name(module)
-        self._text_tokens, self._network_items = text_tokens(arguments), arguments[self._sheet.tap.input].shape[0]
-        self.account.image_tokens = grid.count
-        fingerprint = fingerprint_of(describe_transformer(module), describe_scheduler(scheduler), grid, self._steps, self._identity)
-        if self._given_plan is not None:
-            self._check_plan(self._given_plan, fingerprint)
-            self._adopt(self._given_plan, grid)
-            return
-        assert self.policy is not None
-        self._kinds = step_kinds(self.policy, self._steps)
-        predicts = self._sheet.output.prediction
-        kind = prediction_type(scheduler) if predicts == "scheduler" else predicts
-        final = describe_scheduler(scheduler)["final"]
-        self._warmup = Warmup(self.policy, fingerprint, kind, noise_levels(scheduler), final)
+        signature = inspect.signature(type(scheduler).step)
 
-    def _check_plan(self, plan: Plan, fingerprint: Fingerprint) -> None:
-        differences = plan.fingerprint.difference(fingerprint, any_prompt=self._any_prompt)
-        if differences:
-            told = "; ".join(f"{d.field}: plan {d.mine!r}, this run {d.theirs!r}" for d in differences)
-            forgivable = {d.field for d in differences} <= {"prompt", "seed"}
-            hint = "pass --any-prompt to use it all the same" if forgivable else "make a plan from a recording of this run"
-            raise InputError(f"the plan was made for another run ({told}); {hint}.")
+        def step(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(scheduler, *args, **kwargs).arguments
+            self._run.step_ends(given["sample"], given["model_output"])
+            return original(*args, **kwargs)
 
-    def _facts(self) -> ModelFacts | None:
-        execution, text = self._sheet.execution, self._text_tokens
-        return run_facts(execution, self._config, dtype=self._dtype, text_tokens=text, branches=self._branches)
+        return step
 
-    def _adopt(self, plan: Plan, grid: TokenGrid) -> None:
-        self.plan, self._selector = plan, PlanSelector(plan)
-        levels = [str(level) for level in plan.token_level]
-        self.account.token_levels = {level: levels.count(level) for level in ("static", "moderate", "active")}
+    # --- what steers a generation ---
 
-    def _begin_step(self) -> None:
-        assert self._grid is not None and self._sheet.execution is not None
-        if self._step >= self._steps:
-            raise ExecutionError(f"the pipeline takes more than its {self._steps} scheduler steps; such loops cannot be accelerated.")
-        if self._selector is None:
-            self._selection = Selection(self._kinds[self._step], None)
-        else:
-            self._selection = self._selector.select(self._step)
-        indices = self._selection.indices
-        self._rows = None if indices is None else Rows(self._grid.count, torch.from_numpy(indices), self._sheet.execution)
+    def _new_run(self) -> Run:
+        return Run(self._pipe, self._sheet, self.policy, self._identity, self._meter, self._steer)
 
-    def _mode_of_call(self, cache: BranchCache, arguments: Mapping[str, Any]) -> Mode:
-        """The step's mode, or a refresh where this branch has nothing stored that fits."""
-        assert self._selection is not None
-        mode = _MODES[self._selection.kind]
-        if mode is Mode.PARTIAL and torch.is_grad_enabled():
-            raise ExecutionError("cached keys and values carry no gradient; run the pipeline under torch.no_grad().")
-        shapes = tuple((key, tuple(value.shape)) for key, value in arguments.items() if isinstance(value, torch.Tensor))
-        fits, cache.input_shapes = cache.input_shapes == shapes, shapes
-        if mode in (Mode.PARTIAL, Mode.REUSE) and not (fits and cache.is_filled):
-            self._forced = True
-            return Mode.REFRESH
-        return mode
+    def _steer(self, run: Run) -> Steering:
+        if self._given_selector is not None:
+            return Choosing(self._given_selector(run.steps, run.grid), run.grid, run.sigma())
+        policy, plan = self.policy, self._given_plan
+        assert policy is not None
+        if plan is not None:
+            _check_plan(plan, run, self._any_prompt)
+            return Planned(plan.step_kind, self._choose, plan=plan, forecast_keys=policy.cache.forecast)
+        warmup = run.warmup(policy)
+        return Planned(
+            step_kinds(policy, run.steps),
+            self._choose,
+            collect=warmup.add,
+            make_plan=lambda: warmup.make_plan(run.facts()),
+            warmup=policy.warmup,
+            forecast_keys=policy.cache.forecast,
+        )
 
-    def _tokens(self, latent: torch.Tensor) -> Any:
-        """(item, channel, frame, row, col); NumPy on the CPU, where it shares memory, else on the device."""
-        assert self._grid is not None
-        tokens = to_tokens(latent.detach(), self._sheet.tokens.layout, self._grid).clone()
-        if tokens.device.type == "cpu" and tokens.dtype is not torch.bfloat16:
-            return self._grid.unpack(to_numpy(tokens)[0])
-        return self._grid.unpack(tokens)
 
-    def _close_step(self, selection: Selection) -> None:
-        assert self._grid is not None
-        full = selection.kind.is_full or self._forced
-        count = self._grid.count if full or self._rows is None else self._rows.count
-        self.account.steps.append(StepAccount(self._step, str(selection.kind), count, self._step_flops, self._calls, self._forced))
-        if selection.kind.is_full and not self.account.full_flops:
-            self.account.full_flops = self._step_flops
-        self._step, self._calls, self._step_flops, self._forced = self._step + 1, 0, 0, False
-        self.account.cache_bytes = max(self.account.cache_bytes, sum(cache.bytes for cache in self._caches.values()))
-
-    def _finish(self) -> None:
-        self.account.nonfinite = int(self._nonfinite) if self._nonfinite is not None else 0
-        self._caches.clear()
+def _check_plan(plan: Plan, run: Run, any_prompt: bool) -> None:
+    differences = plan.fingerprint.difference(run.fingerprint, any_prompt=any_prompt)
+    if differences:
+        told = "; ".join(f"{d.field}: plan {d.mine!r}, this run {d.theirs!r}" for d in differences)
+        forgivable = {d.field for d in differences} <= {"prompt", "seed"}
+        hint = "pass --any-prompt to use it all the same" if forgivable else "make a plan from a recording of this run"
+        raise InputError(f"the plan was made for another run ({told}); {hint}.")

@@ -7,7 +7,8 @@ the price is that a backend which does not go through it is invisible, hence the
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -24,7 +25,10 @@ from .rows import Rows
 
 
 class Mode(Enum):
-    """What one network call does. OFF: nothing of ours. REFRESH: all tokens, stored. PARTIAL: some tokens. REUSE: no call at all."""
+    """What one network call does.
+
+    OFF: nothing of ours. REFRESH: all tokens, keys and values stored. PARTIAL: some tokens. REUSE: no call at all.
+    """
 
     OFF = "off"
     REFRESH = "refresh"
@@ -41,12 +45,22 @@ class CallState:
     rows: Rows | None = None
     served: Counter[str] = field(default_factory=Counter)
 
+    @contextmanager
+    def during(self, mode: Mode, cache: BranchCache, rows: Rows | None) -> Iterator[None]:
+        """One call in this mode; OFF again afterwards, whatever happens."""
+        self.mode, self.cache, self.rows = mode, cache, rows
+        self.served.clear()
+        try:
+            yield
+        finally:
+            self.mode, self.cache, self.rows = Mode.OFF, BranchCache(), None
+
 
 class NetworkHooks:
     """All hooks on one transformer, from construction until `remove`, which may be called twice."""
 
     def __init__(self, name: str, module: torch.nn.Module, facts: Execution, state: CallState):
-        self._name, self._facts, self._state = name, facts, state
+        self.name, self._facts, self._state = name, facts, state
         self._patches: list[InstancePatch] = []
         self._attentions: dict[str, torch.nn.Module] = {}
         try:
@@ -69,9 +83,9 @@ class NetworkHooks:
                 processor = getattr(attention, "processor", None)
                 backend = getattr(processor, "_attention_backend", None) or "default"
                 raise ExecutionError(
-                    f"{self._name}.{layer} was served keys and values {times} times in one call instead of once; its processor "
-                    f"{type(processor).__name__} with backend {backend} does not go through torch's scaled_dot_product_attention. "
-                    "Use the native attention backend."
+                    f"{self.name}.{layer} was served keys and values {times} times in one call instead of once; its processor "
+                    f"{type(processor).__name__} with backend {backend} does not go through torch's "
+                    "scaled_dot_product_attention. Use the native attention backend."
                 )
 
     def _patch(self, module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -80,19 +94,20 @@ class NetworkHooks:
     def _hook_blocks(self, module: torch.nn.Module) -> None:
         first = True
         for list_name in self._facts.blocks:
-            for index, block in enumerate(_submodule(module, list_name, self._name)):
+            for index, block in enumerate(_submodule(module, list_name, self.name)):
                 path = f"{list_name}.{index}"
                 found = {f"{path}.{attr}": getattr(block, attr, None) for attr in self._facts.attention}
                 attentions = {layer: inner for layer, inner in found.items() if isinstance(inner, torch.nn.Module)}
                 if not attentions:
-                    raise ExecutionError(f"{self._name}.{path} has none of the attentions {', '.join(self._facts.attention)}; mend the probe sheet.")
+                    wanted = ", ".join(self._facts.attention)
+                    raise ExecutionError(f"{self.name}.{path} has none of the attentions {wanted}; mend the probe sheet.")
                 self._patch(block, self._wrap_block(type(block), first))
                 for layer, attention in attentions.items():
                     self._patch(attention, self._wrap_attention(layer))
                 self._attentions |= attentions
                 first = False
 
-    def _wrap_block(self, block_class: type, first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_block(self, block_class: type[torch.nn.Module], first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         signature = inspect.signature(block_class.forward)
         facts, state = self._facts, self._state
 
@@ -186,4 +201,5 @@ def _submodule(module: torch.nn.Module, path: str, name: str) -> Any:
     try:
         return module.get_submodule(path)
     except AttributeError as error:
-        raise ExecutionError(f"{name} ({type(module).__name__}) has no module {path!r}; the probe sheet's [execution] is another class's.") from error
+        kind = type(module).__name__
+        raise ExecutionError(f"{name} ({kind}) has no module {path!r}; the probe sheet is another class's.") from error

@@ -11,17 +11,20 @@ from ..grid import TokenGrid
 from ..plan import Policy
 from ..probe import ProbeSheet
 
+RUN_PLAIN = "run without the executor"
 
-def refuse_policy(policy: Policy) -> None:
-    """Refuse fields of a policy that this executor would have to ignore."""
-    if policy.map not in ("jano",):
-        raise ExecutionError(f"map = {policy.map!r} cannot be made in mid-generation; use map = \"jano\", or a plan made by `janoscope analyze`.")
-    if policy.output != "hold" or policy.cache.forecast:
-        raise ExecutionError("forecasting outputs or keys and values is not supported; use output = \"hold\" and cache.forecast = false.")
+
+def refuse_policy(policy: Policy, planned: bool = False) -> None:
+    """Refuse fields of a policy that this executor would have to ignore. planned: a plan holds the levels already."""
     if policy.cache.strategy != "kv":
-        raise ExecutionError(f"cache.strategy = {policy.cache.strategy!r} is not supported; use \"kv\".")
-    if policy.warmup < 1:
-        raise ExecutionError("warmup = 0 leaves nothing to make a map from; use warmup of at least 2, or a plan.")
+        raise ExecutionError(f'cache.strategy = {policy.cache.strategy!r} is not supported; use "kv".')
+    if planned:
+        return
+    if policy.map == "oracle":
+        raise ExecutionError("the oracle map is made from the full run, not in mid-generation; use `compare --method oracle`.")
+    least = {"random": 0, "velocity-change": 2}.get(policy.map, 1)
+    if policy.warmup < least:
+        raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
 
 
 def refuse_config(sheet: ProbeSheet, config: Mapping[str, Any]) -> None:
@@ -29,7 +32,7 @@ def refuse_config(sheet: ProbeSheet, config: Mapping[str, Any]) -> None:
     assert sheet.execution is not None
     for key in sheet.execution.refuse_config:
         if config.get(key):
-            raise ExecutionError(f"{sheet.title} with {key} = {config[key]!r} in its config cannot be accelerated; run without the executor.")
+            raise ExecutionError(f"{sheet.title} with {key} = {config[key]!r} in its config cannot be accelerated; {RUN_PLAIN}.")
 
 
 def refuse_call(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> None:
@@ -37,17 +40,27 @@ def refuse_call(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> None:
     assert sheet.execution is not None
     for name in sheet.execution.refuse:
         if arguments.get(name) is not None:
-            raise ExecutionError(f"{sheet.title} was called with {name}, which skipped tokens cannot follow; run without the executor.")
+            raise ExecutionError(f"{sheet.title} was called with {name}, which skipped tokens cannot follow; {RUN_PLAIN}.")
     timestep = arguments.get(sheet.tap.timestep)
     if timestep is not None and getattr(timestep, "ndim", 0) > 1:
-        raise ExecutionError("the pipeline gives every token its own timestep, which skipped tokens cannot follow; run without the executor.")
+        raise ExecutionError(f"the pipeline gives every token its own timestep, which skipped tokens cannot follow; {RUN_PLAIN}.")
 
 
 def refuse_channels(sheet: ProbeSheet, grid: TokenGrid, sample: torch.Tensor) -> None:
     """Refuse a pipeline that appends a picture's channels to the network's input (image to video)."""
-    channels = sample.shape[-1] // math.prod(grid.patch) if sample.ndim == 3 else sample.shape[2 if sheet.tokens.layout == "BFCHW" else 1]
+    axis = 2 if sheet.tokens.layout == "BFCHW" else 1
+    channels = sample.shape[-1] // math.prod(grid.patch) if sample.ndim == 3 else sample.shape[axis]
     if channels != grid.channels:
         raise ExecutionError(
-            f"the network takes {grid.channels} channels but the sampler steps {channels}: pictures as extra input cannot be accelerated; "
-            "run without the executor."
+            f"the network takes {grid.channels} channels but the sampler steps {channels}: pictures as extra input cannot be "
+            f"accelerated; {RUN_PLAIN}."
+        )
+
+
+def refuse_sequence(sheet: ProbeSheet, grid: TokenGrid, given: torch.Tensor) -> None:
+    """Refuse reference pictures that stand behind the picture's own tokens."""
+    if sheet.tokens.layout == "packed" and given.shape[1] != grid.count:
+        raise ExecutionError(
+            f"the network was given {given.shape[1]} tokens for a picture of {grid.count}: reference pictures cannot be "
+            f"accelerated; {RUN_PLAIN}."
         )

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..conversion import NoisePath
 from ..grid import TokenGrid
 from ..plan import Fingerprint, ModelFacts, Plan, Policy, highest, plan_from_ranks, token_ranks, transformer_identity
-from ..plan.importance import warmup_scores
+from ..plan.importance import importance_scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Warmup:
         timestep, alpha, sigma = levels
         self._policy, self._fingerprint = policy, fingerprint
         self._prediction_type = prediction_type
-        self._path = NoisePath(timestep, alpha, sigma, (final[0], final[1]))
+        self._path = NoisePath(np.array(timestep), np.array(alpha), np.array(sigma), (final[0], final[1]))
         self._samples: list[Any] = []
         self._outputs: list[Any] = []
 
@@ -61,9 +63,12 @@ class Warmup:
 
     def make_plan(self, facts: ModelFacts | None) -> Plan:
         """The plan, from every item's map; an item's active token is active for all, since they share one sequence."""
+        grid, seed = self._fingerprint.grid, self._fingerprint.seed
         ranks = []
-        for item in range(len(self._outputs[0])):
+        for item in range(len(self._outputs[0]) if self._outputs else 1):  # a random map may do without a warm-up
             samples, outputs = [s[item] for s in self._samples], [o[item] for o in self._outputs]
-            scores = warmup_scores(self._policy, samples, outputs, path=self._path, prediction=self._prediction_type)
-            ranks.append(token_ranks(scores.enhanced, self._policy, self._fingerprint.grid))
+            scores = importance_scores(
+                self._policy, samples, outputs, path=self._path, prediction=self._prediction_type, grid=grid, seed=seed
+            )
+            ranks.append(token_ranks(scores, self._policy, grid))
         return plan_from_ranks(self._policy, highest(ranks), self._fingerprint, facts)

@@ -1,0 +1,214 @@
+"""Run: one generation under the executor, from the first network call to the last scheduler step.
+
+For each step: for each network call `call` (look up the step's kind and rows, let the hooks work, check that they did), then
+`step_ends` (the scheduler takes the prediction; the account grows; the steering learns what it wants to know).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..capture.capture import to_numpy
+from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
+from ..capture.layout import grid_of_call, text_tokens, to_tokens
+from ..capture.noise_level import first_step, noise_levels, prediction_type
+from ..errors import ExecutionError
+from ..plan import Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
+from ..probe import ProbeSheet
+from .account import Account, FlopMeter, StepAccount
+from .cache import BranchCache
+from .forecast import OutputTokens, forecast_coordinates
+from .hooks import CallState, Mode, NetworkHooks
+from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sequence
+from .rows import Rows
+from .steering import Steering
+from .warmup import Identity, Warmup, fingerprint_of
+
+Steer = Callable[["Run"], Steering]
+
+
+class Run:
+    """State of one generation; made when the pipeline sets its timesteps, and read-only once `ended`.
+
+    steer: makes the steering when the first network call has shown what the run is.
+    """
+
+    def __init__(self, pipe: Any, sheet: ProbeSheet, policy: Policy | None, identity: Identity, meter: FlopMeter, steer: Steer):
+        assert sheet.execution is not None
+        self._pipe, self._sheet, self._facts_of_sheet = pipe, sheet, sheet.execution
+        self.policy, self._identity, self._meter, self._steer = policy, identity, meter, steer
+        self.account = Account()
+        self.steering: Steering | None = None
+        self._caches: dict[tuple[str, int], BranchCache] = {}
+        self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
+        self._step = self._calls = self._step_flops = 0
+        self._forced, self._branches = False, 1
+        self._nonfinite: torch.Tensor | None = None
+
+    # --- what the first call shows ---
+
+    def _begin(self, module: Any, arguments: Mapping[str, Any]) -> None:
+        scheduler, given = self._pipe.scheduler, arguments[self._sheet.tap.input]
+        refuse_config(self._sheet, module.config)
+        self.grid = grid_of_call(self._sheet, module.config, arguments, given)
+        refuse_sequence(self._sheet, self.grid, given)
+        self.steps = len(scheduler.timesteps) - first_step(scheduler)
+        self._config, self._dtype = module.config, dtype_name(module)
+        self._text_tokens, self._network_items = text_tokens(arguments), given.shape[0]
+        self.account.image_tokens = self.grid.count
+        self.fingerprint: Fingerprint = fingerprint_of(
+            describe_transformer(module), describe_scheduler(scheduler), self.grid, self.steps, self._identity
+        )
+        self._coordinates = forecast_coordinates(scheduler) if self._forecasts else [0.0] * self.steps
+        self._output_tokens = OutputTokens(self._sheet.tokens.layout, self.grid) if self._forecasts_output else None
+        self.steering = self._steer(self)
+        self._count_levels()
+
+    @property
+    def _forecasts_output(self) -> bool:
+        return self.policy is not None and self.policy.output == "forecast"
+
+    @property
+    def _forecasts_keys(self) -> bool:
+        return self.policy is not None and self.policy.cache.forecast
+
+    @property
+    def _forecasts(self) -> bool:
+        return self._forecasts_output or self._forecasts_keys
+
+    def sigma(self) -> list[float]:
+        """Of every step to come and after the last."""
+        return [*noise_levels(self._pipe.scheduler)[2], describe_scheduler(self._pipe.scheduler)["final"][1]]
+
+    def warmup(self, policy: Policy) -> Warmup:
+        """What collects this run's warm-up."""
+        scheduler, predicts = self._pipe.scheduler, self._sheet.output.prediction
+        kind = prediction_type(scheduler) if predicts == "scheduler" else predicts
+        return Warmup(policy, self.fingerprint, kind, noise_levels(scheduler), describe_scheduler(scheduler)["final"])
+
+    def facts(self) -> ModelFacts | None:
+        """Sizes for predictions, as far as the run has shown them."""
+        text = self._text_tokens
+        return run_facts(self._facts_of_sheet, self._config, dtype=self._dtype, text_tokens=text, branches=self._branches)
+
+    # --- a network call ---
+
+    def call(
+        self,
+        hooks: NetworkHooks,
+        state: CallState,
+        module: torch.nn.Module,
+        arguments: Mapping[str, Any],
+        compute: Callable[[], Any],
+    ) -> Any:
+        """One network call under this step's kind; gives what the pipeline gets."""
+        refuse_call(self._sheet, arguments)
+        if self.steering is None:
+            self._begin(module, arguments)
+        if self._calls == 0:
+            self._begin_step()
+        cache = self._cache(hooks.name)
+        self._calls += 1
+        mode = self._mode(cache, arguments)
+        if mode is Mode.REUSE:
+            return cache.reused_output()
+        rows = self._rows if mode is Mode.PARTIAL else None
+        with state.during(mode, cache, rows), self._meter.measure((hooks.name, mode, rows and rows.count, cache.input_shapes)):
+            output = compute()
+            hooks.check_served()
+        self._step_flops += self._meter.last
+        return cache.keep_output(output, None if rows is None else rows.image(arguments[self._sheet.tap.input].device))
+
+    def _begin_step(self) -> None:
+        assert self.steering is not None
+        if self._step >= self.steps:
+            raise ExecutionError(f"the pipeline takes more than its {self.steps} scheduler steps, which cannot be accelerated.")
+        self._selection = self.steering.select(self._step)
+        self._rows = self._rows_at(self._selection)
+
+    def _rows_at(self, selection: Selection) -> Rows | None:
+        """The selection as index tensors; a plan's are the same at every step, so they travel to the device once."""
+        indices = selection.indices
+        if indices is None:
+            return None
+        known = self._rows_of.get(id(indices))
+        if known is None or known[0] is not indices:
+            known = indices, Rows(self.grid.count, torch.from_numpy(indices), self._facts_of_sheet)
+            self._rows_of = {**self._rows_of, id(indices): known} if len(self._rows_of) < len(StepKind) else {id(indices): known}
+        known[1].forget_tables()
+        return known[1]
+
+    def _cache(self, network: str) -> BranchCache:
+        """The cache of a network and branch; the branch is told by the order of calls within the step."""
+        key = network, self._calls
+        if key not in self._caches:
+            self._caches[key] = BranchCache(forecast_keys=self._forecasts_keys, output=self._output_tokens)
+        cache = self._caches[key]
+        cache.at = self._coordinates[self._step]
+        return cache
+
+    def _mode(self, cache: BranchCache, arguments: Mapping[str, Any]) -> Mode:
+        """The step's mode, or a refresh where this branch has nothing stored that fits."""
+        assert self.steering is not None
+        kind = self._selection.kind
+        shapes = tuple((key, tuple(value.shape)) for key, value in arguments.items() if isinstance(value, torch.Tensor))
+        fits, cache.input_shapes = cache.input_shapes == shapes, shapes
+        if kind.is_full:
+            return Mode.REFRESH if self.steering.writes_keys(self._step) else Mode.OFF
+        if torch.is_grad_enabled():
+            raise ExecutionError("cached keys and values carry no gradient; run the pipeline under torch.no_grad().")
+        if kind is StepKind.REUSE and fits and cache.has_output:
+            return Mode.REUSE
+        if kind is not StepKind.REUSE and fits and cache.is_filled:
+            return Mode.PARTIAL
+        self._forced = True
+        return Mode.REFRESH
+
+    # --- a scheduler step ---
+
+    def step_ends(self, sample: torch.Tensor, model_output: torch.Tensor) -> None:
+        """The scheduler was handed this step's guided prediction."""
+        assert self.steering is not None, "the scheduler stepped before the network was called"
+        if self._step == 0:
+            refuse_channels(self._sheet, self.grid, sample)
+        bad = (~torch.isfinite(model_output)).sum()
+        self._nonfinite = bad if self._nonfinite is None else self._nonfinite + bad
+        self._branches = max(self._branches, self._calls * self._network_items // model_output.shape[0])
+        if self.steering.wants(self._step):
+            self.steering.step_ends(self._step, self._latents(sample), self._latents(model_output))
+            self._count_levels()
+        self._close_step()
+        if self._step == self.steps:
+            self.end()
+
+    def _latents(self, latent: torch.Tensor) -> Any:
+        """(item, channel, frame, row, col); NumPy on the CPU, where it shares memory, else on the device."""
+        tokens = to_tokens(latent.detach(), self._sheet.tokens.layout, self.grid).clone()
+        if tokens.device.type == "cpu" and tokens.dtype is not torch.bfloat16:
+            return self.grid.unpack(to_numpy(tokens)[0])
+        return self.grid.unpack(tokens)
+
+    def _count_levels(self) -> None:
+        plan = self.steering.plan if self.steering else None
+        if plan is not None and not self.account.token_levels:
+            levels = [str(level) for level in plan.token_level]
+            self.account.token_levels = {level: levels.count(level) for level in ("static", "moderate", "active")}
+
+    def _close_step(self) -> None:
+        kind = self._selection.kind
+        full = kind.is_full or self._forced or self._rows is None
+        count = self.grid.count if full else self._rows.count  # type: ignore[union-attr]
+        self.account.steps.append(StepAccount(self._step, str(kind), count, self._step_flops, self._calls, self._forced))
+        if kind.is_full and not self.account.full_flops:
+            self.account.full_flops = self._step_flops
+        self._step, self._calls, self._step_flops, self._forced = self._step + 1, 0, 0, False
+        self.account.cache_bytes = max(self.account.cache_bytes, sum(cache.bytes for cache in self._caches.values()))
+
+    def end(self) -> None:
+        """Free the caches; waits for the device once, to read the count of non-finite values."""
+        if self._nonfinite is not None:
+            self.account.nonfinite, self._nonfinite = int(self._nonfinite), None
+        self._caches.clear()
+        self._rows_of.clear()
