@@ -26,6 +26,10 @@ def describe(recording: "Recording") -> str:
         was = f" (source {spec.source})" if spec.cast else ""
         axes = ", ".join(f"{dim}: {size}" for dim, size in zip((*dims, "token", "channel"), sizes, strict=True))
         lines.append(f"  {name}  ({axes})  {spec.stored}{was}")
+    if recording.skipped is not None:
+        lines.append(
+            f"An accelerated run: {recording.skipped.mean():.1%} of the tokens were not computed at their step (`skipped`)."
+        )
     lines.append("Provenance:")
     for section, fields in recording.provenance.items():
         known = {key: value for key, value in fields.items() if value != "unknown"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RecordingError
-from .layout import GUIDED, SignalSpec
+from .layout import GUIDED, SignalSpec, TapAxes
 from .reader import Recording, open_recording
 from .writer import Recorder
 
@@ -28,6 +28,8 @@ def export(path: Path | str, out: Path | str, *, dtype: str = "float32", force: 
             planned_steps=source.planned_steps,
             provenance=provenance,
             store_dtype=dtype,
+            marks_skipped=source.skipped is not None,
+            taps={name: _axes(source, name) for name in source.signals if source.spec(name).is_tap},
             force=force,
         )
         with recorder:
@@ -45,14 +47,21 @@ def _copy_step(source: Recording, recorder: Recorder, step: int) -> None:
         for item, branch in np.argwhere(source.present(name)[step].reshape(source.items, -1)):
             _copy_map(source, recorder, spec, step, int(item), source.branches[branch] if spec.branched else GUIDED)
     there = source.present("model_output")[step].any(axis=0)
+    skipped = source.skipped
     recorder.commit(
         timestep=source.timestep[step],
         alpha=source.alpha[step],
         sigma=source.sigma[step],
         time_s=dict(zip(source.branches, source.time_s[step], strict=True)),
         peak_bytes=source.peak_bytes[step],
+        skipped=None if skipped is None else skipped[step],
         absent=[branch for branch, is_there in zip(source.branches, there, strict=True) if not is_there],
     )
+
+
+def _axes(source: Recording, name: str) -> TapAxes:
+    spec = source.spec(name)
+    return TapAxes(spec.tokens, spec.channels, spec.stored)
 
 
 def _copy_map(source: Recording, recorder: Recorder, spec: SignalSpec, step: int, item: int, branch: str) -> None:

@@ -62,7 +62,7 @@ class Gathering:
         """What the file will hold: the signals of the first step, and taps that were declared and are still to come."""
         output = self.signals["model_output"].source
         for name, axes in self.taps.items():
-            self.signals.setdefault(name, self._spec(name, (axes.tokens, axes.channels), output))
+            self.signals.setdefault(name, self._spec(name, (axes.tokens, axes.channels), axes.dtype or output))
         return tuple(self.signals.values())
 
     def _check(self) -> None:

@@ -19,6 +19,7 @@ BRANCHED = {"model_output": True, "sample": False, "predicted_variance": True}
 TAPS_GROUP = "taps"
 COMPANIONS = ("_crc32", "_nonfinite", "_nonfinite_created", "_token", "_channel")
 GUIDED = "guided"
+SKIPPED = "skipped"  # only in recordings of accelerated runs
 
 COMPLETE = "complete"
 RUNNING = "recording"  # end_reason of a file whose writer has not said how it ended
@@ -41,6 +42,7 @@ UNITS: Mapping[str, tuple[str, str]] = {
     "sigma": ("1", "sigma of the recorded sample: x = alpha x0 + sigma eps"),
     "time_s": ("s", "network time of the step; NaN where it was not measured"),
     "peak_bytes": ("byte", "peak memory of the step; -1 where it was not measured"),
+    "skipped": ("1", "1 where an executor did not compute the token at this step and its output is an older one's"),
     "token_frame": ("1", "frame of the token, in token units"),
     "token_row": ("1", "row of the token, in token units"),
     "token_col": ("1", "column of the token, in token units"),
@@ -52,10 +54,11 @@ _TAP_NAME = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)+")
 
 @dataclass(frozen=True)
 class TapAxes:
-    """Size of one inner module's recorded output: `tokens` x `channels`."""
+    """Size of one inner module's recorded output: `tokens` x `channels`. dtype: of the source; None means model_output's."""
 
     tokens: int
     channels: int
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)

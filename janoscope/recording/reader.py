@@ -103,6 +103,11 @@ class Recording:
             maps = {name: self.map(name, step, item, branch if self.spec(name).branched else GUIDED) for name in signals}
             yield RecordedStep(step, float(self.timestep[step]), float(self.alpha[step]), float(self.sigma[step]), maps)
 
+    @property
+    def skipped(self) -> np.ndarray | None:
+        """Of a recording of an accelerated run: bool (step, token), true where a token was not computed; else None."""
+        return self.stored_rows(layout.SKIPPED) != 0 if layout.SKIPPED in self.file else None
+
     # accounts
 
     def spec(self, signal: str) -> SignalSpec:

@@ -39,6 +39,7 @@ class Header:
     planned_steps: int | None
     signals: tuple[SignalSpec, ...]
     provenance: Mapping[str, str]  # section -> ASCII JSON
+    marks_skipped: bool = False
     room: int = layout.ROWS_PER_CHUNK  # steps that get their place in the file when it is made
 
 
@@ -51,6 +52,7 @@ class StepRow:
     sigma: float
     time_s: np.ndarray  # (branch,)
     peak_bytes: int
+    skipped: np.ndarray | None = None  # bool (token,)
     crc32: dict[str, np.ndarray] = field(default_factory=dict)
     nonfinite: dict[str, np.ndarray] = field(default_factory=dict)
     created: dict[str, np.ndarray] = field(default_factory=dict)
@@ -109,6 +111,8 @@ class RecordingFile:
         for name in ("timestep", "alpha", "sigma", "time_s", "peak_bytes"):
             self._with_room(name)[step] = getattr(row, name)
         self._with_room("step")[step] = step
+        if self.header.marks_skipped:
+            self._with_room(layout.SKIPPED)[step] = 0 if row.skipped is None else row.skipped
         for spec in self.header.signals:
             self._fill_absent(spec, row)
             self._with_room(f"{spec.dataset}_crc32")[step] = row.crc32[spec.name]
@@ -122,7 +126,12 @@ class RecordingFile:
         self._row = None
 
     def _fill_absent(self, spec: SignalSpec, row: StepRow) -> None:
-        """NaN where nothing was recorded: space that was never written would read as zero."""
+        """NaN where nothing was recorded: space that was never written would read as zero.
+
+        Not in taps, which may be large and recorded at few steps: there it stays a hole, and only the count of -1 tells.
+        """
+        if spec.is_tap:
+            return
         for place in np.argwhere(row.nonfinite[spec.name] < 0):
             blank = np.full((spec.tokens, spec.channels), fill_value(spec.stored), storage_dtype(spec.stored))
             self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), blank)
@@ -151,7 +160,7 @@ class RecordingFile:
             os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size + GROWTH_SLACK)
 
     def _growing_names(self) -> list[str]:
-        names = ["step", "timestep", "alpha", "sigma", "time_s", "peak_bytes"]
+        names = ["step", "timestep", "alpha", "sigma", "time_s", "peak_bytes", layout.SKIPPED]
         for spec in self.header.signals:
             names += [spec.dataset, *(spec.dataset + suffix for suffix in COMPANION_SUFFIXES)]
         return [name for name in names if name in self.file]
@@ -268,6 +277,8 @@ def _scales(file: h5py.File, header: Header) -> None:
     peak = _per_step(file, "peak_bytes", header.room, (), np.int64)
     peak.attrs["_FillValue"] = np.int64(-1)
     _attach(file, peak, ("step",))
+    if header.marks_skipped:
+        _attach(file, _per_step(file, layout.SKIPPED, header.room, (grid.count,), np.int8), ("step", "token"))
     for name, values in zip(("token_frame", "token_row", "token_col"), grid.places(), strict=True):
         _attach(file, file.create_dataset(name, data=values), ("token",))
 

@@ -184,6 +184,8 @@ class Validator:
             self._expect(name, (grid.count,), "i")
         for name, kind in PER_STEP.items():
             self._expect_steps(name, steps, (len(branches),) if name == "time_s" else (), kind)
+        if layout.SKIPPED in names:
+            self._expect_steps(layout.SKIPPED, steps, (grid.count,), "i")
         for section in layout.SECTIONS:
             self._expect(f"provenance/{section}", (), "S")
         signals = tuple(self._signal(name, names, grid, items, len(branches), steps) for name in self._signal_names(names))
@@ -273,4 +275,4 @@ class Validator:
 def needed_names(names: set[str]) -> set[str]:
     """Datasets that are not part of a signal."""
     provenance = {name for name in names if name.startswith("provenance/") and name.partition("/")[2] in layout.SECTIONS}
-    return {"steps_done", *PER_STEP, *PLACES, *SCALES} | provenance
+    return {"steps_done", *PER_STEP, *PLACES, *SCALES} | provenance | (names & {layout.SKIPPED})

@@ -43,6 +43,8 @@ def _signal(recording: "Recording", spec: SignalSpec) -> list[str]:
     noted = recording.stored_rows(spec.dataset + "_nonfinite")
     created = recording.created_counts(spec.name)
     for place in np.ndindex(sums.shape):
+        if spec.is_tap and noted[place] < 0:
+            continue  # a hole
         where = f"{spec.name} step {place[0]} item {place[1]}" + (
             f" branch {recording.branches[place[2]]}" if spec.branched else ""
         )

@@ -40,6 +40,7 @@ class Recorder:
         alpha, sigma: per step, x = alpha x0 + sigma eps for the recorded sample; or give them to `commit`.
         provenance: {section: {field: value}} for sections run, model, scheduler, packages, capture.
         taps: sizes of inner modules' outputs by dotted path; those put in the first step need not be declared.
+        marks_skipped: the file tells for every step which tokens an executor left out, see `commit`.
         store_dtype: float16, bfloat16, float32 or float64 for all signals; None keeps the source's.
         queue_bytes: most bytes that may wait for the disk (a single larger step is still admitted).
         force: replace an existing recording of that name, once the new one is complete.
@@ -65,6 +66,7 @@ class Recorder:
         sigma: Sequence[float] | np.ndarray | None = None,
         provenance: Mapping[str, Mapping[str, Any]] | None = None,
         taps: Mapping[str, TapAxes] | None = None,
+        marks_skipped: bool = False,
         store_dtype: str | None = None,
         queue_bytes: int = 256 << 20,
         force: bool = False,
@@ -77,6 +79,7 @@ class Recorder:
         self._schedule = Schedule(alpha, sigma)
         self._provenance = initial_provenance(provenance or {})
         self.notice = prepare_destination(self.path, force)
+        self._marks_skipped = marks_skipped
         self._warned = self._closed = False
         self._thread = WriterThread(self.path, queue_bytes, force)
         atexit.register(self._close_at_exit)
@@ -148,11 +151,13 @@ class Recorder:
         time_s: Mapping[str, float] | None = None,
         peak_bytes: int | None = None,
         absent: Iterable[str] = (),
+        skipped: np.ndarray | None = None,
     ) -> None:
         """Close the step: from here on it is the writer thread's, and whole or not at all.
 
         timestep: the scheduler's. time_s: seconds by branch. absent: branches that made no call this step (guidance that ended);
-        their maps are NaN and flagged. An alpha or sigma that is truly unknown may be NaN, said in so many words.
+        their maps are NaN and flagged. skipped: bool (token,), tokens that were not computed at this step.
+        An alpha or sigma that is truly unknown may be NaN, said in so many words.
         Raises InputError naming what is missing: every item and branch of model_output and sample, alpha, sigma.
         """
         self._refuse_closed("commit")
@@ -165,6 +170,7 @@ class Recorder:
             time_s=time_s or {},
             peak_bytes=peak_bytes,
         )
+        row.skipped = self._check_skipped(skipped)
         if self._failed():
             self._drop_gathered()
             return
@@ -245,11 +251,32 @@ class Recorder:
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
 
+    def _check_skipped(self, skipped: np.ndarray | None) -> np.ndarray | None:
+        if skipped is None:
+            return None
+        if not self._marks_skipped:
+            raise InputError(
+                "skipped tokens were given to a recording that does not mark them; pass marks_skipped=True to Recorder."
+            )
+        if np.shape(skipped) != (self.grid.count,):
+            raise InputError(f"skipped has shape {np.shape(skipped)}; expected one value a token, {self.grid.count}.")
+        return np.array(skipped, np.int8)
+
     def _header(self) -> Header:
         room = self.planned_steps or self._schedule.length or layout.ROWS_PER_CHUNK
         texts = {section: provenance_json(section, self._provenance[section]) for section in layout.SECTIONS}
         signals = self._gathering.all_signals()
-        return Header(self.grid, self.prediction_type, self.branches, self.items, self.planned_steps, signals, texts, room)
+        return Header(
+            self.grid,
+            self.prediction_type,
+            self.branches,
+            self.items,
+            self.planned_steps,
+            signals,
+            texts,
+            marks_skipped=self._marks_skipped,
+            room=room,
+        )
 
     def _refuse_closed(self, verb: str) -> None:
         if self._closed:
