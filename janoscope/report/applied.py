@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .figures import PANEL_IN, drawing
-from .maps import MapPanel, PicturePanel, draw_map, draw_picture
+from .maps import LONGEST, MapPanel, PicturePanel, draw_map, draw_picture
 from .pictures import read_picture
 from .results import AnalysisResults, number
 from .style import ERROR_CMAP
@@ -63,7 +64,8 @@ def _drawings(results: AnalysisResults, facts: Any) -> Iterator[Drawing]:
             yield drawing(results, name, title, alt, _size(frame), PicturePanel(frame, tokens), draw_picture)
     if reference is not None and output is not None and reference.shape == output.shape:
         error = error_map(_middle(reference), _middle(output))
-        data = MapPanel(error, None, (0.0, max(float(error.max()), 1.0)), "mean absolute difference (0..255)", ERROR_CMAP)
+        shown = reduced(error)
+        data = MapPanel(shown, None, (0.0, max(float(shown.max()), 1.0)), "mean absolute difference (0..255)", ERROR_CMAP)
         alt = f"Where they differ: mean {error.mean():.2f}, at most {error.max():.0f} of 255."
         yield drawing(results, "error", "Difference", alt, _size(_middle(reference)), data, draw_map)
 
@@ -71,6 +73,15 @@ def _drawings(results: AnalysisResults, facts: Any) -> Iterator[Drawing]:
 def error_map(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
     """Mean absolute difference over the channels, (frame, row, col), in units of 8-bit colour."""
     return np.asarray(np.abs(reference.astype(np.float64) - output).mean(axis=-1))
+
+
+def reduced(values: np.ndarray) -> np.ndarray:
+    """Area means (frame, row, col) at the size of an embedded picture, where it is larger."""
+    rows, cols = values.shape[1:]
+    scale = min(1.0, LONGEST / max(rows, cols))
+    size = (max(1, round(cols * scale)), max(1, round(rows * scale)))
+    frames = [Image.fromarray(frame.astype(np.float32)).resize(size, Image.Resampling.BOX) for frame in values]
+    return np.stack([np.asarray(frame) for frame in frames])
 
 
 def _middle(picture: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from .style import SCORE_CMAP, TIME_CMAP, new_figure, new_panel
 from .svg import Drawing, to_svg
 
 MOST_FRAMES = 3
+MOST_POINT_FRAMES = 4
 PANEL_IN = 3.3
 SMALL_IN = 2.5  # four in a row
 BAR_ROOM_IN = 0.56
@@ -115,7 +116,7 @@ def picture_panel(results: AnalysisResults) -> PicturePanel | None:
     points = results.facts["points"]
     frames, holding = shown_frames(results), sorted({int(point["frame"]) for point in points})
     if not set(holding) <= set(frames):
-        frames = holding[:MOST_FRAMES]
+        frames = holding[:MOST_POINT_FRAMES]
     picture = picture_frames(results, frames)
     if picture is None:
         return None

@@ -3,7 +3,7 @@
 from ..plan import StepKind, TokenLevel
 
 LEVELS = {
-    TokenLevel.STATIC: "computed at full steps only: warm-up, refresh, cool-down",
+    TokenLevel.STATIC: "computed at full steps (W, R, C) only",
     TokenLevel.MODERATE: "computed at full and moderate steps",
     TokenLevel.ACTIVE: "computed at every step that computes anything",
 }

@@ -16,7 +16,8 @@ from ..plan import TokenLevel
 from .pictures import fitted, in_grey
 from .style import INK, LEVEL_COLOUR, MUTED, SCORE_CMAP, UNKNOWN
 
-LONGEST = 448  # pixels of an embedded picture: sharp at the size shown, and the page stays small
+LONGEST = 416  # pixels of an embedded picture: sharp at the size shown, and the page stays small
+UNDER_LONGEST = 288  # of a picture that only shines through a map
 GAP = 0.04  # between the frames of a clip, of a frame's width
 BAR_IN, BAR_GAP_IN = 0.085, 0.15  # colour bar: height, and how far its foot lies below the picture
 COVER = 0.8  # how much of a map's colour hides the picture under it
@@ -137,7 +138,7 @@ def _show(colours: np.ndarray, picture: np.ndarray | None, cover: float, frames:
 
 def _mixed(colours: np.ndarray, frame: np.ndarray, cover: float) -> np.ndarray:
     """Colours (row, col, 3) at the picture's resolution over the picture's grey."""
-    grey = in_grey(fitted(frame, LONGEST))
+    grey = in_grey(fitted(frame, UNDER_LONGEST))
     at_row = np.arange(grey.shape[0]) * colours.shape[0] // grey.shape[0]
     at_col = np.arange(grey.shape[1]) * colours.shape[1] // grey.shape[1]
     return np.asarray(cover * colours[at_row][:, at_col] + (1 - cover) * grey[..., np.newaxis])

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from report_results import CLIP, make_results
 
+from janoscope.grid import TokenGrid
 from janoscope.plan import StepKind, TokenLevel, ladder
 from janoscope.report.curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves, level_quantiles
 from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel
@@ -195,3 +196,18 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
     for drawing in first.values():
         assert results.caption() in drawing.svg  # a figure carries its origin
         assert drawing.alt
+
+
+def test_a_clips_picture_shows_the_frames_that_hold_points(tmp_path):
+    long_clip = TokenGrid(channels=3, cells=(7, 10, 14), patch=(1, 2, 2))
+    results = read_results(make_results(tmp_path, grid=long_clip).directory)
+    places = [(1, 0, 3), (2, 4, 6), (5, 1, 1), (2, 2, 2)]
+    results.facts["points"][:] = [
+        {"name": name, "frame": frame, "row": row, "col": col, "level": "static"}
+        for name, (frame, row, col) in zip("ABCD", places, strict=True)
+    ]
+    panel = picture_panel(results)
+    assert list(panel.frames) == [1, 2, 5]
+    assert [(mark.name, mark.frame) for mark in panel.markers] == [("A", 0), ("B", 1), ("C", 2), ("D", 1)]
+    np.testing.assert_array_equal(panel.picture, results.picture[[1, 2, 5]])
+    assert list(map_panel(results, "holding_cost").frames) == [0, 3, 6]

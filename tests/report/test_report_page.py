@@ -10,7 +10,7 @@ from report_results import CLIP, PICTURE, add_applied, make_results
 
 from janoscope.plan import StepKind
 from janoscope.report import render_analysis, render_hero
-from janoscope.report.applied import error_map
+from janoscope.report.applied import error_map, reduced
 
 HOSTILE = '<script>alert("x")</script> & $\\frac$ {{ 7*7 }} <img src=x onerror=alert(1)>'
 
@@ -219,6 +219,15 @@ def test_error_map_is_the_mean_difference():
     output = reference.copy()
     output[0, 1, 2] = (203, 194, 200)
     np.testing.assert_array_equal(error_map(reference, output), [[[0, 0, 0], [0, 0, 3]]])
+
+
+def test_a_large_error_map_is_reduced_by_area_means():
+    values = np.zeros((1, 832, 416))
+    values[0, :2, :2] = 8.0
+    shown = reduced(values)
+    assert shown.shape == (1, 416, 208)
+    assert (shown[0, 0, 0], shown.sum()) == (8.0, 8.0)
+    np.testing.assert_array_equal(reduced(values[:, :5, :7]), values[:, :5, :7])
 
 
 def test_apply_without_a_reference_shows_its_own_picture(tmp_path):
