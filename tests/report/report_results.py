@@ -20,7 +20,7 @@ from janoscope.analysis import (
 )
 from janoscope.grid import TokenGrid
 from janoscope.plan import Fingerprint, Plan, Policy, TokenLevel, make_plan
-from janoscope.recording import Recorder
+from janoscope.recording import Recorder, open_recording
 
 PICTURE = TokenGrid(channels=3, cells=(1, 14, 22), patch=(1, 2, 2))
 CLIP = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
@@ -100,6 +100,18 @@ def generate(
         following = sigma[step + 1] if step + 1 < len(sigma) else 0.0
         sample = sample + (following - level) * velocity
     return np.stack(outputs).astype(np.float32), np.stack(samples).astype(np.float32)
+
+
+def record_as_epsilon(made: Made, path: Path) -> None:
+    """The same run as a network that predicts the noise would have been recorded: same samples, same x0 estimates."""
+    grid, sigma = made.plan.fingerprint.grid, made.arrays["sigma"]
+    with open_recording(made.recording) as run:
+        sample = run.read("sample")
+    with Recorder(path, grid=grid, prediction_type="epsilon", planned_steps=len(sigma)) as recorder:
+        for step, level in enumerate(sigma):
+            recorder.put("model_output", (sample[step] - (1 - level) * made.x0[step]) / level)
+            recorder.put("sample", sample[step])
+            recorder.commit(timestep=1000 * level, alpha=1 - level, sigma=level)
 
 
 def write_recording(

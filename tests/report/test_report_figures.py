@@ -11,6 +11,7 @@ from janoscope.report.curves import Convergence, ProbeCurves, Separation, draw_c
 from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel
 from janoscope.report.ladder import Ladder, draw_ladder
 from janoscope.report.maps import LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture, frame_left
+from janoscope.report.pictures import in_grey
 from janoscope.report.results import read_results
 from janoscope.report.scatter import MOST_DOTS, MapPredicts, draw_map_predicts
 from janoscope.report.style import KIND_COLOUR, LEVEL_COLOUR, UNKNOWN, styled
@@ -116,6 +117,11 @@ def test_map_over_a_picture_carries_only_the_maps_colour(ax):
     shown = ax.images[0].get_array()
     np.testing.assert_allclose(shown[..., 0], shown[..., 1])
     assert shown[0, 5, 0] > shown[0, 0, 0]  # but its brightness shows through
+
+
+def test_what_lies_under_a_map_is_the_pictures_luma():
+    frame = np.array([[[255, 255, 255], [0, 255, 0], [0, 0, 0]]], np.uint8)
+    np.testing.assert_allclose(in_grey(frame), [[1, 0.587, 0]])
 
 
 def test_levels_have_their_colours_and_a_line_where_they_change(ax):

@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from report_results import CLIP, make_results
+from report_results import CLIP, make_results, record_as_epsilon
 
 from janoscope.errors import InputError
 from janoscope.report.film import draw_x0_strip, film_steps, fit_colours, read_film, to_colours
@@ -52,6 +54,17 @@ def test_film_reads_the_output_by_its_prediction_type(tmp_path):
     right = read_film(results)
     results.facts["conversion"]["prediction_type"] = "v_prediction"
     assert not np.allclose(read_film(results).frames, right.frames, atol=0.05)
+
+
+def test_film_of_an_epsilon_model_is_that_of_the_same_run_read_as_flow(tmp_path):
+    made = make_results(tmp_path)
+    record_as_epsilon(made, tmp_path / "epsilon.h5")
+    flow, epsilon = read_results(made.directory), read_results(made.directory, tmp_path / "epsilon.h5")
+    epsilon.facts["conversion"]["prediction_type"] = "epsilon"
+    epsilon = replace(epsilon, picture=flow.picture)  # none lies beside the new file
+    by_flow, by_epsilon = read_film(flow, count=13), read_film(epsilon, count=12)
+    assert list(by_epsilon.steps) == list(range(1, 13))
+    np.testing.assert_allclose(by_epsilon.frames, by_flow.frames[1:], atol=2e-3)
 
 
 def test_epsilon_leaves_out_steps_that_say_nothing_about_x0(tmp_path):
