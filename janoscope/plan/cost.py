@@ -89,8 +89,9 @@ def predict(
     if facts is not None:
         cache = cache or Cache()
         # the executor's buffers hold every token, joint text among them
-        # and without a refresh there is no cache: a run too short to skip anything stores nothing
-        held = sum(cache_bytes(facts, ranks.size + facts.joint_text, cache.strategy, cache.forecast)) if refresh.any() else 0
+        # and without a partial step nothing reads a cache, so nothing is stored
+        read = any(not kind.is_full and (ranks >= kind.least_rank).any() for kind in kinds)
+        held = sum(cache_bytes(facts, ranks.size + facts.joint_text, cache.strategy, cache.forecast)) if read else 0
     return Predicted(float(compute.mean()), float(len(compute) / time.sum()), held)
 
 

@@ -15,7 +15,7 @@ def distances(points):
 
 
 def tile_map(signals, tile, weight):
-    """(signal, channel, frame, row, col) -> min-max scaled mean change of distances inside each tile, as method.md 1.3 and 1.4 say."""
+    """(signal, channel, frame, row, col) -> min-max scaled mean change of the distances inside each tile."""
     signals = np.asarray(signals, dtype=np.float64)
     count, _, frames, rows, cols = signals.shape
     lag = count // 2
