@@ -50,7 +50,8 @@ class _Replacement:
     def __init__(self, owner: Any, name: str, original: Callable[..., Any], wrapped: Callable[..., Any]):
         self._owner, self._name, self._original, self._wrapped = owner, name, original, wrapped
         self.active = True
-        functools.update_wrapper(self, original)  # pipelines read signatures: does set_timesteps take sigmas?
+        # pipelines read signatures: does set_timesteps take sigmas? And no attributes, which could be another replacement's
+        functools.update_wrapper(self, original, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._wrapped(*args, **kwargs) if self.active else self._original(*args, **kwargs)
