@@ -33,10 +33,10 @@ BAR = 6
 FLICKER = 0.03  # of 0..1; drawn clips stay below 0.016, noise is above 0.2
 
 
-def clips_of(pipe: WanPipeline) -> np.ndarray:
-    """Half the default steps, seeds 0..7, all prompts at once."""
+def clips_of(pipe: WanPipeline, steps: int) -> np.ndarray:
+    """Seeds 0..7, all prompts at once."""
     pipe.set_progress_bar_config(disable=True)
-    call = {**default_call("video"), "num_inference_steps": 25, "output_type": "np"}
+    call = {**default_call("video"), "num_inference_steps": steps, "output_type": "np"}
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
     return pipe(prompt=list(PROMPTS), generator=generators, **call).frames
 
@@ -48,7 +48,7 @@ def pipe() -> WanPipeline:
 
 @pytest.fixture(scope="module")
 def clips(pipe: WanPipeline) -> np.ndarray:
-    return clips_of(pipe)
+    return clips_of(pipe, steps=25)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def random_clips() -> np.ndarray:
     torch.manual_seed(0)
     pipe = video_pipeline()
     torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.05)  # training starts it at zero
-    return clips_of(pipe)
+    return clips_of(pipe, steps=6)
 
 
 def count_moving(clips: np.ndarray, directions: list[str]) -> int:
