@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..capture.watch import InstancePatch
@@ -88,6 +89,11 @@ class Executor:
     def plan(self) -> Plan | None:
         """The plan given, or made by the last generation; None while there is none."""
         return self._run.steering.plan if self._run.steering else self._given_plan
+
+    @property
+    def skipped(self) -> np.ndarray | None:
+        """Tokens that the last closed step did not compute, bool (token,); None when it computed all."""
+        return self._run.skipped
 
     def __enter__(self) -> "Executor":
         return self

@@ -46,6 +46,7 @@ class Run:
         self._step = self._calls = self._step_flops = 0
         self._forced, self._branches = False, 1
         self._nonfinite: torch.Tensor | None = None
+        self.skipped: np.ndarray | None = None  # bool (token,): not computed at the last closed step; None: all were
 
     # --- what the first call shows ---
 
@@ -200,6 +201,10 @@ class Run:
         kind = self._selection.kind
         full = kind.is_full or self._forced or self._rows is None
         count = self.grid.count if full else self._rows.count  # type: ignore[union-attr]
+        self.skipped = None
+        if not full:
+            self.skipped = np.ones(self.grid.count, dtype=bool)
+            self.skipped[self._selection.indices] = False
         self.account.steps.append(StepAccount(self._step, str(kind), count, self._step_flops, self._calls, self._forced))
         if kind.is_full and not self.account.full_flops:
             self.account.full_flops = self._step_flops

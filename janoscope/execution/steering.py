@@ -108,5 +108,6 @@ class Choosing:
         assert isinstance(self._selector, ObservingSelector)
         sigma, following = self._sigma[step], self._sigma[step + 1]
         tokens = self._grid.pack(output)
-        importance = np.stack([to_host(ras_importance(item, self._grid, sigma=sigma, sigma_next=following)) for item in tokens])
+        gap = {"sigma": sigma, "sigma_next": following}
+        importance = np.stack([to_host(ras_importance(item, self._grid, **gap, metric=self._selector.metric)) for item in tokens])
         self._selector.observe(step, importance.max(axis=0))

@@ -5,6 +5,7 @@ its last computed prediction. Importance comes from outside: the standard deviat
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class RasOptions:
     between them. ratio: share of tokens computed. high_ratio: share of the dropped that is taken from the most important end; at
     1, the default, the lowest are computed. starvation: exponent a drop (the official command line always runs with 0.1,
     whatever it is given). skip_step, skip_length: the dropped number grows by skip_step every skip_length steps; 0:
-    constant.
+    constant. metric: what makes a token important, the spread or the size of its coming update.
     official: keep two quirks. On: at `end` the previous choice is used again, and a dropped token becomes likelier to be dropped
     again at the high end. Off: `end` chooses anew, and at both ends a drop makes the next one less likely.
     """
@@ -34,6 +35,7 @@ class RasOptions:
     starvation: float = 0.1
     skip_step: int = 0
     skip_length: int = 0
+    metric: Literal["std", "l2norm"] = "std"
     official: bool = True
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class RasOptions:
             faults.append(f"ratio = {self.ratio}; legal: above 0, up to 1")
         if not 0 <= self.high_ratio <= 1:
             faults.append(f"high_ratio = {self.high_ratio}; legal: 0 to 1")
+        if self.metric not in ("std", "l2norm"):
+            faults.append(f"metric = {self.metric!r}; legal: std, l2norm")
         if self.skip_step and self.skip_length < 1:
             faults.append(f"skip_step = {self.skip_step} needs a skip_length from 1")
         if faults:
@@ -94,6 +98,10 @@ class RasSelector:
         self._skip = skip_counts(options, steps, tokens)
         self._drops = np.zeros(tokens)  # only differences matter, so the official start at -(steps + 1) changes nothing
         self._dropped: np.ndarray | None = None
+
+    @property
+    def metric(self) -> Literal["std", "l2norm"]:
+        return self.options.metric
 
     @property
     def drops(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,7 +28,10 @@ class Selector(Protocol):
 
 @runtime_checkable
 class ObservingSelector(Protocol):
-    """A selector that chooses from what the last step gave."""
+    """A selector that chooses from what the last step gave. metric: of the importance that it wants (`ras_importance`)."""
+
+    @property
+    def metric(self) -> Literal["std", "l2norm"]: ...
 
     def select(self, step: int) -> Selection: ...
 
