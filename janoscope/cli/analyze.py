@@ -1,22 +1,49 @@
 """`janoscope analyze`."""
 
+import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force_option, progress, quiet_option
+from .options import force_option, json_option, progress, quiet_option
+
+if TYPE_CHECKING:
+    from ..study.analyze import Analysis
 
 
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory [default: the recording's name without .h5].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory [default: the recording's name without .h5]; of several recordings each gets a directory in it.",
+)
 @click.option("--policy", help="A preset name or a policy file [default: the model directory's own, else the family's first].")
 @click.option("--point", "points", multiple=True, metavar="NAME=frame,row,col", help="A place to probe, in tokens.")
-@click.option("--reduce", "reduction", default="rms", show_default=True, metavar="mean|rms|channel:K", help="A token's channels as one number.")
+@click.option(
+    "--reduce",
+    "reduction",
+    default="rms",
+    show_default=True,
+    metavar="mean|rms|channel:K",
+    help="A token's channels as one number.",
+)
+@click.option("--derivative", type=click.Choice(["backward", "tangent", "closed-form"]), default="backward", show_default=True)
+@click.option("--hold-steps", type=int, default=7, show_default=True, help="Longest hold of the holding cost.")
+@click.option("--tolerance", type=float, default=0.1, show_default=True, help="Distance under which x0 counts as settled (rms).")
+@click.option("--warmup", type=int, help="Warm-up steps instead of the policy's.")
+@click.option(
+    "--first-signal", type=click.Choice(["initial-latent", "velocity"]), help="Of the JANO map, instead of the policy's."
+)
+@click.option("--padding", type=click.Choice(["count", "exclude"]), help="Of tiles over the edge, instead of the policy's.")
+@click.option("--item", type=int, default=0, show_default=True, help="Which item of a batch to measure.")
 @click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own.")
 @click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
 @force_option
+@json_option
 @quiet_option
 def analyze(
     runs: tuple[Path, ...],
@@ -27,26 +54,53 @@ def analyze(
     probe: Path | None,
     partial: bool,
     force: bool,
+    as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
-    """Turn recordings into velocity, convergence, complexity maps, a plan and report.html."""
+    """Turn recordings into velocity, convergence, complexity maps, a plan and report.html.
+
+    Several recordings get an analysis each, and aggregate.json over all of them: in -o DIR, else beside the first.
+    """
     from ..report import render_analysis
-    from ..study.analyze import analyze_to_directory, analysis_directory
+    from ..study.aggregate import describe_aggregate, write_aggregate
+    from ..study.analyze import AnalysisOptions, analysis_directories, analyze_to_directory
+    from ..study.record import refuse_existing
 
-    if output is not None and len(runs) > 1:
-        raise click.UsageError(f"-o names one directory, but {len(runs)} recordings were given; leave it out, each gets its own.")
-    for run in runs:
-        directory = analysis_directory(run, output, force)
+    together = output or runs[0].parent
+    if len(runs) > 1:
+        refuse_existing(together / "aggregate.json", force)
+    directories = analysis_directories(runs, output, force)
+    told = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
+    for run, directory in zip(runs, directories, strict=True):
         with progress(f"analyze {run.name}", quiet) as on_step:
-            analysis = analyze_to_directory(
-                run, directory, policy=policy, points=points, reduction=reduction, probe=probe, partial=partial, on_step=on_step
-            )
+            analysis = analyze_to_directory(run, directory, options=AnalysisOptions(**options), on_step=on_step, **told)
         report = render_analysis(directory, recording=run)
+        _tell(analysis, directory, report, as_json, print_json=as_json and len(runs) == 1)
+    if len(runs) > 1:
+        written = write_aggregate(directories, together)
+        facts = json.loads(written.read_text(encoding="utf-8"))
+        click.echo(json.dumps(facts, indent=1) if as_json else describe_aggregate(facts))
+        click.echo(f"Wrote {written}", err=as_json)
+
+
+def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:
+    for note in analysis.notes:
+        click.echo(f"note: {note}", err=True)
+    if print_json:
+        click.echo((directory / "analysis.json").read_text(encoding="utf-8"), nl=False)
+    elif not as_json:
         click.echo(analysis.plan.describe())
-        click.echo(f"Wrote {report}")
-        click.echo(f"Next: {apply_line(analysis.apply_arguments, directory)}")
+    click.echo(f"Wrote {report}", err=as_json)
+    line = apply_line(analysis, directory)
+    if line:
+        click.echo(f"Next: {line}", err=as_json)
 
 
-def apply_line(arguments: list[str], directory: Path) -> str:
-    """The `apply` command that runs the plan just made."""
-    return shlex.join(["janoscope", "apply", *arguments, "--plan", str(directory / "plan.json"), "-o", str(directory / "applied.png"), "--reference"])
+def apply_line(analysis: "Analysis", directory: Path) -> str:
+    """The `apply` command that runs the plan just made; empty where the recording does not say what was generated."""
+    if not analysis.apply_arguments:
+        return ""
+    ending = "mp4" if analysis.plan.fingerprint.grid.tokens[0] > 1 else "png"
+    files = ["--plan", str(directory / "plan.json"), "-o", str(directory / f"apply.{ending}")]
+    return shlex.join(["janoscope", "apply", *analysis.apply_arguments, *files, "--reference"])

@@ -16,8 +16,11 @@ def plan() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """Say what a plan will do: levels, step ladder, predicted compute, speedup and cache."""
+    """Say what a plan will do: levels, step ladder, predicted compute, speedup and cache.
+
+    FILE is a plan.json, or the directory of an analysis that holds one.
+    """
     from ..study.apply import read_plan
 
-    made = read_plan(file)
+    made = read_plan(file / "plan.json" if file.is_dir() else file)
     click.echo(made.to_text() if as_json else made.describe())

@@ -91,7 +91,7 @@ def importance_scores(
 
 
 def ras_of_step(velocity: Any, grid: TokenGrid, path: NoisePath, step: int) -> Any:
-    """`ras_importance` of a step's velocity (token, channel) for the path's own gap: to the next sigma, at the end to the final one."""
+    """`ras_importance` of a step's velocity (token, channel) over the path's own gap; the last one leads to the final sigma."""
     final = 0.0 if path.final is None else float(path.final[1])
     following = float(path.sigma[step + 1]) if step + 1 < len(path) else final
     return ras_importance(velocity, grid, sigma=float(path.sigma[step]), sigma_next=following)

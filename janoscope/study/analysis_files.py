@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,21 @@ def analysis_directory(recording: Path, output: Path | None, force: bool) -> Pat
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file, the analysis needs a directory; choose one with -o.")
     return directory
+
+
+def analysis_directories(recordings: Sequence[Path], output: Path | None, force: bool) -> list[Path]:
+    """As `analysis_directory` for each; of several recordings each gets a directory of its own name in `output`.
+
+    Raises InputError where two would share a directory, and before anything is written.
+    """
+    if len(recordings) == 1:
+        return [analysis_directory(recordings[0], output, force)]
+    wanted = [output / recording.stem if output else recording.with_suffix("") for recording in recordings]
+    for at, directory in enumerate(wanted):
+        if directory in wanted[:at]:
+            first = recordings[wanted.index(directory)]
+            raise InputError(f"{first} and {recordings[at]} would both be analysed into {directory}; leave one out or rename it.")
+    return [analysis_directory(recording, directory, force) for recording, directory in zip(recordings, wanted, strict=True)]
 
 
 def write_analysis(analysis: Analysis, directory: Path) -> None:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..plan import Plan, Policy, highest, plan_from_ranks, token_ranks
 from ..probe import ProbeSheet
 from ..recording import Recording, open_recording
-from .analysis_files import SCHEMA, Analysis, analysis_directory, write_analysis
+from .analysis_files import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
 from .analysis_numbers import (
     QUANTILES,
     MeasuredRun,
@@ -41,6 +41,7 @@ from .single_pass import RunMeasures, read_run
 __all__ = [
     "Analysis",
     "AnalysisOptions",
+    "analysis_directories",
     "analysis_directory",
     "analyze",
     "analyze_to_directory",
@@ -220,7 +221,7 @@ def _conversion_facts(view: RunView) -> dict[str, Any]:
 
 
 def _point_arrays(view: RunView, points: Sequence[Point], reduction: str) -> dict[str, np.ndarray]:
-    """`point_raw`, `point_velocity` (point, step): the chosen tokens' values, channels reduced; reads those tokens' bytes only."""
+    """`point_raw`, `point_velocity` (point, step): the points' values, channels reduced; reads those tokens' bytes only."""
     curves = [view.curve(point.token) for point in points]
     names = ("point_raw", "point_velocity")
     return {name: np.stack([reduce_channels(curve[at], reduction) for curve in curves]) for at, name in enumerate(names)}
@@ -228,6 +229,10 @@ def _point_arrays(view: RunView, points: Sequence[Point], reduction: str) -> dic
 
 def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions) -> list[str]:
     notes = []
+    if options.derivative != "backward" and recording.prediction_type not in ("flow", "flow_prediction"):
+        notes.append(
+            f"velocities are converted with {options.derivative} rates; the plan with backward ones, as the executor does."
+        )
     if not recording.complete:
         planned = f" of {recording.planned_steps}" if recording.planned_steps else ""
         notes.append(
@@ -236,8 +241,8 @@ def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions
         )
     if recording.items > 1:
         notes.append(
-            f"the recording holds {recording.items} items: the measures are those of item {options.item}, the plan covers all items "
-            "(each token gets its highest level)."
+            f"the recording holds {recording.items} items: the measures are those of item {options.item}, the plan covers all "
+            "items (each token gets its highest level)."
         )
     masked = int(measures.masked.sum())
     if masked:

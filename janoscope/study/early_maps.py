@@ -32,8 +32,8 @@ class EarlyMaps:
     """Fed the first steps of a run in order, makes the maps of every warm-up in `warmups` when its last step has come.
 
     Holds the velocities of the longest warm-up as latents, once; `maps` is {warm-up: {map: (token,) scores}}, where a higher
-    score asks for more computing, and `complexity` the JANO map of the policy's own warm-up. RAS computes tokens of low spread, so its
-    scores are the negated importance.
+    score asks for more computing, and `complexity` the JANO map of the policy's own warm-up. RAS computes tokens of low spread,
+    so its scores are the negated importance.
     """
 
     def __init__(self, policy: Policy, grid: TokenGrid, path: NoisePath, warmups: Sequence[int]):

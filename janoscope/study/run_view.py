@@ -9,9 +9,12 @@ import numpy as np
 from ..analysis import Complexity
 from ..conversion import NoisePath, to_flow_velocity, to_x0
 from ..conversion.noise_path import Derivative
+from ..errors import InputError
 from ..plan import Policy
 from ..plan.importance import importance_scores, warmup_scores
 from ..recording import Recording
+
+Convert = Callable[[np.ndarray, np.ndarray], Any]
 
 BAND = 4096  # tokens converted at a time: their float64 copies stay in a core's cache, twice as fast as the whole map
 
@@ -91,14 +94,20 @@ class RunView:
         if self.prediction in ("flow", "flow_prediction"):
             return output
         point = self.path.at(step, self.derivative)
-        return _in_bands(lambda y, x: to_flow_velocity(y, x, prediction=self.prediction, point=point), output, sample)
+        return self._converted(lambda y, x: to_flow_velocity(y, x, prediction=self.prediction, point=point), output, sample, step)
 
     def _x0(self, output: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
         point = self.path.at(step, self.derivative)
-        return _in_bands(lambda y, x: to_x0(y, x, prediction=self.prediction, point=point), output, sample)
+        return self._converted(lambda y, x: to_x0(y, x, prediction=self.prediction, point=point), output, sample, step)
+
+    def _converted(self, convert: Convert, output: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
+        try:
+            return _in_bands(convert, output, sample)
+        except InputError as error:
+            raise InputError(f"step {step} of {self.recording.path.name}: {error}") from error
 
 
-def _in_bands(convert: Callable[[np.ndarray, np.ndarray], Any], output: np.ndarray, sample: np.ndarray) -> np.ndarray:
+def _in_bands(convert: Convert, output: np.ndarray, sample: np.ndarray) -> np.ndarray:
     converted = np.empty_like(output)
     with np.errstate(invalid="ignore", over="ignore"):
         for start in range(0, len(output), BAND):

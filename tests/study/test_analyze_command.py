@@ -1,0 +1,130 @@
+"""`janoscope analyze` and `janoscope plan show` as a user meets them: files, lines, exit codes."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from recorded_runs import CLIP, record_run
+
+from janoscope.cli import main
+from janoscope.plan import Policy, preset
+from janoscope.probe import load_sheet, sheet_paths
+
+TOLD = {"run": {"prompt": "it's a cat", "seed": 3, "guidance_scale": 2.5}, "model": {"id": "some/model"}}
+POLICY = """
+name = "mine"
+warmup = 4
+cooldown = 2
+tile = [1, 4, 4]
+quantiles = { static = 0.4, moderate = 0.7 }
+intervals = { static = 4, moderate = 2 }
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def janoscope(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Done]:
+    """The command with these words, run in the folder."""
+    monkeypatch.chdir(folder)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["janoscope", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    record_run(tmp_path / "run.h5", steps=15, provenance=TOLD)
+    (tmp_path / "mine.toml").write_text(POLICY)
+    return tmp_path
+
+
+def test_one_recording_ends_with_a_plan_a_report_and_the_line_to_paste(folder: Path, janoscope: Callable[..., Done]) -> None:
+    done = janoscope("analyze", "run.h5", "--policy", "mine.toml", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, wrote, following = done.stdout.splitlines()
+    assert wrote == "Wrote run/report.html"
+    assert following == (
+        "Next: janoscope apply some/model -p 'it'\"'\"'s a cat' --seed 3 --steps 15 --guidance 2.5 "
+        "--plan run/plan.json -o run/apply.png --reference"
+    )
+    assert {path.name for path in (folder / "run").iterdir()} >= {"analysis.json", "analysis.npz", "plan.json", "report.html"}
+    shown = janoscope("plan", "show", "run")
+    assert shown.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+    assert "ladder    WWWW" in shown.stdout
+    as_json = json.loads(janoscope("plan", "show", "run/plan.json", "--json").stdout)
+    assert as_json == json.loads((folder / "run" / "plan.json").read_text())
+    again = janoscope("analyze", "run.h5")
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "pass --force" in again.stderr
+
+
+def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, janoscope: Callable[..., Done]) -> None:
+    record_run(folder / "clip.h5", steps=15, kept=11, grid=CLIP, provenance=TOLD)
+    done = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--policy", "mine.toml", "--partial", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "note: the recording ends after 11 of 15 steps" in done.stderr
+    assert sorted(path.name for path in (folder / "all").iterdir()) == ["aggregate.json", "clip.partial", "run"]
+    facts = json.loads((folder / "all" / "aggregate.json").read_text())
+    assert facts["schema"] == "janoscope-aggregate/1"
+    assert [row["directory"] for row in facts["recordings"]] == ["run", "clip.partial"]
+    assert "-o all/clip.partial/apply.mp4" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Wrote all/aggregate.json"
+    again = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--partial")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_json_is_all_that_stands_on_stdout(folder: Path, janoscope: Callable[..., Done]) -> None:
+    done = janoscope("analyze", "run.h5", "--policy", "mine.toml", "-q", "--json", "--hold-steps", "3", "--padding", "exclude")
+    facts = json.loads(done.stdout)
+    assert facts["convergence"]["hold_steps"] == 3
+    assert facts["complexity"]["policy"] == "mine (padding exclude)"
+    assert "Wrote run/report.html" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["run.h5", "--policy", "bad.toml"], "warmup = -1; legal: integers from 0; tile = [0]"),
+        (["run.h5", "--point", "A=0,0"], "NAME=frame,row,col is needed"),
+        (["run.h5", "run.h5"], "would both be analysed into"),
+        (["nowhere.h5"], "nowhere.h5 does not exist"),
+        (["run.h5", "--warmup", "16"], "fewer than the warm-up of 16"),
+        (["run.h5", "--derivative", "up"], "'up' is not one of"),
+    ],
+)
+def test_refusals_are_one_line_and_exit_2(folder: Path, janoscope: Callable[..., Done], arguments: list[str], fault: str) -> None:
+    (folder / "bad.toml").write_text('name = "x"\nwarmup = -1\ntile = [0]\n')
+    done = janoscope("analyze", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert fault in done.stderr
+    assert not (folder / "run").exists()
+
+
+def test_every_preset_of_every_sheet_is_a_policy() -> None:
+    found = {}
+    for path in sheet_paths():
+        sheet = load_sheet(path)
+        found |= {name: preset(sheet.policies, name) for name in sheet.policies}
+    assert len(found) >= 13
+    assert {name.split("/")[1] for name in found if name.startswith("jano/")} >= {"flux-1", "wan-1.3b", "wan-14b", "sd3"}
+    for name, policy in found.items():
+        assert policy.name == name
+        assert policy.source, name
+        assert Policy.from_toml(policy.to_toml()) == policy
+    rows = {"jano/flux-1": 3, "jano/wan-1.3b": 3, "jano/wan-14b": 3}
+    for model, count in rows.items():
+        assert {f"{model}/{row}" for row in range(1, count + 1)} <= set(found)
