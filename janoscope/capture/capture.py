@@ -38,7 +38,8 @@ class _Pending:
 class Capture:
     """Captures every generation of `pipe` while attached; a context manager. Listener of its own Watch.
 
-    taps: inner modules to capture too. skipped: asked at every step which tokens an executor left out, bool (token,) or None.
+    taps: inner modules to capture too. Set `skipped` where an executor works: asked at every step which tokens it left out,
+    bool (token,) or None.
     """
 
     def __init__(
@@ -48,9 +49,9 @@ class Capture:
         sink: Sink,
         *,
         taps: tuple[Tap, ...] = (),
-        skipped: Callable[[], np.ndarray | None] | None = None,
     ):
-        self._pipe, self._sheet, self._sink, self._skipped = pipe, sheet, sink, skipped
+        self._pipe, self._sheet, self._sink = pipe, sheet, sink
+        self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self._generation: Generation | None = None
         self._seen: list[Seen] = []
         self._step, self._steps = 0, None  # type: tuple[int, int | None]
@@ -204,7 +205,7 @@ class Capture:
         assert self._generation is not None
         alpha, sigma = noise_level(self._pipe.scheduler, step.timestep, self._tables)
         absent = tuple(set(self._generation.branches) - {GUIDED, *(share.branch for share in shares)})
-        peak, skipped = _peak_bytes(step.sample.device), self._skipped() if self._skipped else None
+        peak, skipped = _peak_bytes(step.sample.device), self.skipped()
         clocks = {} if len({id(s.seen) for s in shares}) < len(shares) else {s.branch: s.seen.call.time_s for s in shares}
         every = [one.call.time_s for one in seen]
 

@@ -11,12 +11,17 @@ from ..grid import TokenGrid
 
 @dataclass(frozen=True)
 class TapSize:
-    """What a tap gives a step: `tokens` x `channels` in `dtype`, on `steps` of the generation's steps."""
+    """What a tap gives a step: `tokens` x `channels` in `dtype`, on `steps` of the generation's steps.
+
+    Strides are those with which the module's own tokens and channels were thinned out.
+    """
 
     tokens: int
     channels: int
     dtype: str
     steps: int
+    token_stride: int = 1
+    channel_stride: int = 1
 
 
 @dataclass(frozen=True)

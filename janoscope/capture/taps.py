@@ -82,13 +82,14 @@ def _at_least_one(text: str) -> int:
 class TapHooks:
     """Hooks on the tapped modules from construction until `remove`. `take` gives what the last network call brought.
 
-    Values are (batch and branch, token, channel), thinned out and copied, so that later blocks may work in place.
+    Values are (batch and branch, token, channel), thinned out and copied.
     """
 
     def __init__(self, networks: Mapping[str, torch.nn.Module], taps: tuple[Tap, ...]):
         self.taps = {tap.name: tap for tap in taps}
         self._step, self._steps = 0, None  # type: tuple[int, int | None]
         self._values: dict[str, torch.Tensor] = {}
+        self.strides: dict[str, tuple[int, int]] = {}  # of tokens and channels
         self._undo: list[Callable[[], None]] = []
         try:
             for tap in self.taps.values():
@@ -127,7 +128,9 @@ class TapHooks:
             if tap.name in self._values:
                 raise InputError(f"{tap.path} is called more than once in one network call; tap a module inside or around it.")
             arguments = signature.bind(module, *args, **kwargs).arguments
-            self._values[tap.name] = thin(as_map(tap, value_at(tap, arguments, output)), tap)
+            value = as_map(tap, value_at(tap, arguments, output))
+            token, channel = self.strides[tap.name] = stride(value.shape[1], tap.tokens), stride(value.shape[2], tap.channels)
+            self._values[tap.name] = value.detach()[:, ::token, ::channel].clone()  # later blocks may work in place
 
         return see
 
@@ -166,11 +169,6 @@ def as_map(tap: Tap, value: Any) -> torch.Tensor:
     return value if value.ndim == 3 else value.flatten(2).transpose(1, 2)
 
 
-def thin(value: torch.Tensor, tap: Tap) -> torch.Tensor:
-    """Every s-th token and channel from the first, s the smallest stride that keeps at most as many as asked for."""
-    token, channel = stride(value.shape[1], tap.tokens), stride(value.shape[2], tap.channels)
-    return value.detach()[:, ::token, ::channel].clone()
-
-
 def stride(size: int, at_most: int | None) -> int:
+    """The smallest stride from the first that keeps at most as many as asked for."""
     return 1 if at_most is None else -(-size // at_most)

@@ -8,52 +8,61 @@ import click
 
 from .options import force_option, json_option
 
+_run = click.argument("run", type=click.Path(path_type=Path))
+_partial = click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
+@_run
+@_partial
 @json_option
 def inspect(run: Path, partial: bool, as_json: bool) -> None:
     """Say what a recording holds and where it comes from."""
     from ..recording import open_recording
 
     with open_recording(run, partial=partial) as recording:
-        click.echo(json.dumps(recording.summary(), indent=1, default=str) if as_json else repr(recording))
+        click.echo(json.dumps(recording.summary(), indent=1) if as_json else repr(recording))
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-def verify(run: Path) -> None:
+@_run
+@json_option
+def verify(run: Path, as_json: bool) -> None:
     """Read every byte of a recording against its checksums; exit code 1 when one does not fit."""
     from ..recording import open_recording
 
     with open_recording(run, partial=True) as recording:
         faults = recording.verify()
-        for fault in faults:
-            click.echo(fault)
         state = "complete" if recording.complete else f"stopped early ({recording.end_reason})"
-        click.echo(f"{run}: {recording.steps} steps, {state}, {len(faults)} faults")
+        if as_json:
+            facts = {"recording": run.name, "steps": recording.steps, "complete": recording.complete, "faults": faults}
+            click.echo(json.dumps(facts, indent=1))
+        else:
+            for fault in faults:
+                click.echo(fault)
+            click.echo(f"{run}: {recording.steps} steps, {state}, {len(faults)} fault{'s' * (len(faults) != 1)}")
     sys.exit(1 if faults else 0)
 
 
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-def diff(a: Path, b: Path) -> None:
+@_partial
+def diff(a: Path, b: Path, partial: bool) -> None:
     """Say where two recordings part: which steps, which tokens, which provenance."""
     from ..recording import diff as diff_recordings
 
-    click.echo(str(diff_recordings(a, b)))
+    click.echo(str(diff_recordings(a, b, partial=partial)))
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@_run
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The copy.")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True)
+@_partial
 @force_option
-def export(run: Path, output: Path, dtype: str, force: bool) -> None:
+def export(run: Path, output: Path, dtype: str, partial: bool, force: bool) -> None:
     """Copy a recording with another stored dtype (netCDF tools need float32)."""
     from ..recording import export as export_recording
 
-    export_recording(run, output, dtype=dtype, force=force)
-    click.echo(f"Wrote {output}")
+    click.echo(f"Wrote {export_recording(run, output, dtype=dtype, force=force, partial=partial)}")

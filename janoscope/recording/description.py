@@ -1,9 +1,44 @@
 """How a recording prints itself."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .reader import Recording
+
+
+def summary(recording: "Recording") -> dict[str, Any]:
+    """The same as JSON data, with sizes in bytes and counts that `describe` leaves out."""
+    signals = {}
+    for name in recording.signals:
+        spec = recording.spec(name)
+        signals[name] = {
+            "tokens": spec.tokens,
+            "channels": spec.channels,
+            "dtype": spec.stored,
+            "source_dtype": spec.source,
+            "nonfinite": recording.nonfinite(name),
+            "nonfinite_created": recording.nonfinite_created(name),
+            "storage_loss": recording.storage_loss(name),
+            "maps": int(recording.present(name).sum()),
+        }
+    skipped = recording.skipped
+    return {
+        "schema": "janoscope-recording-summary/1",
+        "path": recording.path.name,
+        "file_bytes": recording.path.stat().st_size,
+        "created": recording.created,
+        "complete": recording.complete,
+        "end_reason": recording.end_reason,
+        "steps": recording.steps,
+        "planned_steps": recording.planned_steps,
+        "items": recording.items,
+        "branches": list(recording.branches),
+        "grid": recording.grid.to_json(),
+        "prediction_type": recording.prediction_type,
+        "skipped_share": None if skipped is None else float(skipped.mean()),
+        "signals": signals,
+        "provenance": {section: dict(fields) for section, fields in recording.provenance.items()},
+    }
 
 
 def describe(recording: "Recording") -> str:

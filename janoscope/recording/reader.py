@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError, RecordingError
 from . import layout
-from .description import describe
+from .description import describe, summary
 from .encoding import decode, fill_value
 from .layout import GUIDED, SignalSpec
 from .provenance import PROVENANCE_FIELDS, UNKNOWN
@@ -167,6 +167,10 @@ class Recording:
         from .xarray_view import to_xarray
 
         return to_xarray(self)
+
+    def summary(self) -> dict[str, Any]:
+        """What `inspect --json` prints: sizes, dtypes, counts and provenance as JSON data."""
+        return summary(self)
 
     # the file
 

@@ -71,17 +71,43 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
     argument = guidance_argument(model)
     if options.guidance is not None:
         if argument is None or argument not in parameters:
-            raise InputError(f"--guidance has no effect on {type(model.pipe).__name__}: it takes no guidance scale. Leave it out.")
+            name = type(model.pipe).__name__
+            raise InputError(f"--guidance has no effect on {name}: it takes no guidance scale. Leave it out.")
         arguments[argument] = options.guidance
     for key, value in (options.extra or {}).items():
         arguments[_accepted(model, parameters, (key,), f"call {key}")] = value
-    arguments["prompt"] = options.prompt
+    arguments |= _prompt_argument(model, parameters, options.prompt)
     guidance = arguments.get(argument) if argument else None
     if argument == "true_cfg_scale" and guidance is not None and guidance > 1:
         arguments.setdefault("negative_prompt", "")  # without one the pipeline silently ignores the scale
     negative = arguments.get("negative_prompt") if "negative_prompt" in parameters else None
+    if options.negative_prompt:
+        _refuse_unheard_negative(model, parameters, arguments)
     arguments["generator"] = torch.Generator("cpu").manual_seed(options.seed)
     return PipelineCall(arguments, options.prompt, options.seed, guidance, negative, unknown_words(model, options.prompt))
+
+
+def _prompt_argument(model: Model, parameters: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """The prompt as this pipeline takes it; class-conditional ones take a class, by number or name."""
+    if "prompt" in parameters:
+        return {"prompt": prompt}
+    if "class_labels" not in parameters:
+        raise InputError(f"{type(model.pipe).__name__} takes no prompt; use janoscope.record in Python.")
+    if prompt.isdecimal():
+        return {"class_labels": [int(prompt)]}
+    labels = getattr(model.pipe, "labels", None) or {}
+    if prompt not in labels:
+        names = f" or one of its {len(labels)} names" if labels else ""
+        raise InputError(f"--prompt {prompt!r} is no class of {model.name}; give a class number{names}.")
+    return {"class_labels": [labels[prompt]]}
+
+
+def _refuse_unheard_negative(model: Model, parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """A negative prompt speaks through a second branch, which needs a scale above 1 of the guidance that is not distilled."""
+    name = model.sheet.guidance.argument
+    scale = arguments.get(name, parameters[name].default) if name and name in parameters else None
+    if isinstance(scale, int | float) and scale <= 1:
+        raise InputError(f"--negative-prompt has no effect while {name} is {scale}; raise it with --guidance or --call {name}=3.")
 
 
 def guidance_argument(model: Model) -> str | None:
@@ -112,4 +138,5 @@ def _accepted(model: Model, parameters: Mapping[str, Any], names: tuple[str, ...
     for name in names:
         if name in parameters:
             return name
-    raise InputError(f"--{option.replace('_', '-')} has no effect on {type(model.pipe).__name__}: it takes no {' or '.join(names)}. Leave it out.")
+    flag, pipeline = option.replace("_", "-"), type(model.pipe).__name__
+    raise InputError(f"--{flag} has no effect on {pipeline}: it takes no {' or '.join(names)}. Leave it out.")

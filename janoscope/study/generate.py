@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .model import Model
 
 @dataclass(frozen=True)
 class Generated:
-    """frames: (frame, row, col, RGB) uint8, one frame for a picture, of the first item. latents instead with output_type latent."""
+    """frames: (frame, row, col, RGB) uint8 of the first item, one frame for a picture; latents with output_type latent."""
 
     frames: np.ndarray | None
     latents: Any
@@ -46,16 +47,29 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
     arguments = dict(call.arguments)
     arguments["generator"].manual_seed(call.seed)
     started = time.perf_counter()
-    if on_step is None:
-        output = model.pipe(**arguments)
-    else:
-        with Watch(model.pipe, model.sheet.tap.components, _StepCounter(model.pipe, on_step)):
+    watch = nullcontext() if on_step is None else Watch(model.pipe, model.sheet.tap.components, _StepCounter(model.pipe, on_step))
+    try:
+        with watch:
             output = model.pipe(**arguments)
+    except (ValueError, TypeError) as error:
+        if not _comes_from_diffusers(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"{type(model.pipe).__name__} refuses this call: {said} Change that option.") from error
     wall_s = time.perf_counter() - started
     result = output.images if hasattr(output, "images") else output.frames
     if arguments.get("output_type") == "latent":
         return Generated(None, result, wall_s)
     return Generated(to_frames(result), None, wall_s)
+
+
+def _comes_from_diffusers(error: BaseException) -> bool:
+    """Whether a pipeline or scheduler raised it, about what it was called with, and not our code or torch."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.startswith(("diffusers.pipelines", "diffusers.schedulers"))
 
 
 def to_frames(result: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """MODEL: a hub id, a local directory, or a bundled model, loaded with its probe sheet, default call and default policy."""
 
+import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..capture.noise_level import predicts_flow
 from ..errors import InputError
 from ..plan import Policy, preset
 from ..probe import ProbeSheet, find_sheet
@@ -89,6 +91,8 @@ def load_model(
     """
     directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if directory is not None:
+        _refuse_hub_options(name, directory, revision, variant)
     options = {"revision": revision, "variant": variant}
     pipe = _load_pipeline(name, directory, _torch_dtype(dtype, device), {k: v for k, v in options.items() if v is not None})
     if scheduler is not None:
@@ -104,7 +108,8 @@ def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:
     """The probe sheet of a pipeline's network: its class, else a base class of it."""
     network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
     if network is None and probe is None:
-        raise InputError(f"{type(pipe).__name__} has neither a transformer nor a unet; feed a Recorder from your own loop (docs/own-sampler.md).")
+        name = type(pipe).__name__
+        raise InputError(f"{name} has neither a transformer nor a unet; feed a Recorder from your loop (docs/own-sampler.md).")
     classes = [cls.__name__ for cls in type(network).__mro__ if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module]
     return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
 
@@ -117,18 +122,28 @@ def _torch_dtype(dtype: str | None, device: str) -> Any:
     return DTYPES[dtype]
 
 
+def _refuse_hub_options(name: str, directory: Path, revision: str | None, variant: str | None) -> None:
+    """Options that a directory on disk would silently ignore."""
+    if revision is not None:
+        raise InputError(f"--revision has no effect on {name}, a local model. Leave it out.")
+    if variant is not None and not any(f".{variant}." in file.name for file in directory.rglob(f"*.{variant}*")):
+        raise InputError(f"--variant {variant}: {name} holds no weights of that name. Leave it out.")
+
+
 def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
     import janoscope  # noqa: F401  the bundled models name their VAEs as classes of this package
 
     if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
-        raise InputError(f"the bundled model {name} is not in this installation; train it with `python -m janoscope.demo.train {BUNDLED[name]}`.")
+        command = f"python -m janoscope.demo.train {BUNDLED[name]}"
+        raise InputError(f"the bundled model {name} is not in this installation; train it with `{command}`.")
     try:
         return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {reason} Pass a hub id, a local directory, or demo.") from error
+        advice = "Pass a hub id, a local directory, or demo."
+        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {reason} {advice}") from error
 
 
 def _other_scheduler(pipe: Any, name: str) -> Any:
@@ -136,8 +151,20 @@ def _other_scheduler(pipe: Any, name: str) -> Any:
 
     scheduler_class = getattr(diffusers, name, None)
     if scheduler_class is None or not hasattr(scheduler_class, "from_config") or not hasattr(scheduler_class, "set_timesteps"):
-        raise InputError(f"--scheduler {name}: diffusers has no scheduler of that name; try for example FlowMatchEulerDiscreteScheduler.")
-    return scheduler_class.from_config(pipe.scheduler.config)
+        raise InputError(f"--scheduler {name}: diffusers has no such scheduler; try for example FlowMatchEulerDiscreteScheduler.")
+    config, flow = pipe.scheduler.config, predicts_flow(pipe.scheduler)
+    parameters = inspect.signature(scheduler_class.__init__).parameters
+    changes: dict[str, Any] = {}
+    shift = config.get("flow_shift", config.get("shift"))  # solvers and Euler have two names for one thing
+    if flow and "use_flow_sigmas" in parameters:
+        changes = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **({"flow_shift": shift} if shift else {})}
+    elif flow and "shift" in parameters and shift:
+        changes = {"shift": shift}
+    other = scheduler_class.from_config(config, **changes)
+    if predicts_flow(other) != flow:
+        words = ("flow matching", "epsilon or v") if flow else ("epsilon or v", "flow matching")
+        raise InputError(f"--scheduler {name} is for {words[1]} prediction and this model does {words[0]}; choose another.")
+    return other
 
 
 def _revision(pipe: Any) -> str:

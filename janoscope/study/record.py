@@ -1,93 +1,26 @@
-"""Record: a pipeline's generations into recordings. Joins `capture`, which sees the pipeline, and `recording`, which keeps files."""
+"""Record: a pipeline's generations into files. Joins `capture`, which sees the pipeline, and `recording`, which keeps them."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..capture import Capture, Generation, StepFacts
+from ..capture import Capture, Tap, parse_tap
 from ..errors import InputError, RecordingError
+from ..execution import Executor, Identity
+from ..plan import Policy
 from ..probe import ProbeSheet
-from ..recording import Recorder, generation_path
+from ..recording import Recorder
 from .call import PipelineCall
 from .generate import Generated, generate, output_name, save_frames
-from .model import Model, sheet_of
+from .model import Model, named_policy, sheet_of
+from .recording_sink import Expected, RecordingSink
 
 UNKNOWN = "unknown"
 _PACKAGES = ("janoscope", "torch", "diffusers", "transformers", "numpy", "h5py")
-
-
-class RecordingSink:
-    """Writes what a Capture sees: one file a generation, at `path`, then with -2, -3 ... before its ending."""
-
-    def __init__(
-        self,
-        path: Path,
-        provenance: Mapping[str, Mapping[str, Any]],
-        *,
-        store_dtype: str | None = None,
-        force: bool = False,
-        on_step: Callable[[int, int], None] | None = None,
-    ):
-        self._path, self._provenance = path, provenance
-        self._store_dtype, self._force, self._on_step = store_dtype, force, on_step
-        self.recorders: list[Recorder] = []
-        self._planned = self._committed = 0
-
-    def begin(self, generation: Generation) -> None:
-        scheduler = {**generation.scheduler, "prediction_type": generation.prediction_type}
-        seen = {
-            "run": {"steps": generation.steps, "device": generation.device, "dtype": generation.dtype},
-            "model": {"transformer": dict(generation.transformer)},
-            "scheduler": scheduler,
-            "capture": {"text_tokens": generation.text_tokens},
-        }
-        sections = {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}
-        self._planned, self._committed = generation.steps, 0
-        recorder = Recorder(
-            generation_path(self._path, len(self.recorders) + 1),
-            grid=generation.grid,
-            prediction_type=generation.prediction_type,
-            branches=generation.branches,
-            items=generation.items,
-            planned_steps=generation.steps,
-            provenance=sections,
-            store_dtype=self._store_dtype,
-            force=self._force,
-        )
-        self.recorders.append(recorder)
-
-    def put(self, signal: str, values: np.ndarray, *, item: int, branch: str, dtype: str) -> None:
-        self.recorders[-1].put(signal, values, item=item, branch=branch, dtype=dtype)
-
-    def commit(self, facts: StepFacts) -> None:
-        self.recorders[-1].commit(
-            timestep=facts.timestep,
-            alpha=facts.alpha,
-            sigma=facts.sigma,
-            time_s=facts.time_s,
-            peak_bytes=facts.peak_bytes,
-            absent=facts.absent,
-        )
-        self._committed += 1
-        if self._on_step is not None:
-            self._on_step(self._committed, self._planned)
-
-    def end(self, error: BaseException | None) -> None:
-        recorder = self.recorders[-1]
-        if isinstance(error, KeyboardInterrupt):
-            recorder.close("interrupted")
-        elif error is not None:
-            recorder.close(f"failed: {type(error).__name__}: {error}")
-        elif self._committed < self._planned:
-            recorder.close(f"the pipeline stopped after {self._committed} of {self._planned} steps")
-        else:
-            recorder.close()
 
 
 @dataclass
@@ -96,6 +29,7 @@ class RecordedGenerations:
 
     sink: RecordingSink
     capture: Capture
+    executor: Executor | None = None
 
     @property
     def recorders(self) -> list[Recorder]:
@@ -122,40 +56,78 @@ def record(
     guidance: float | str | None = UNKNOWN,
     model: str = UNKNOWN,
     revision: str = UNKNOWN,
+    arguments: Mapping[str, Any] | None = None,
     sheet: ProbeSheet | None = None,
     default_policy: Mapping[str, Any] | None = None,
+    taps: Sequence[Tap | str] = (),
+    policy: Policy | str | Path | None = None,
     store_dtype: str | None = None,
     force: bool = False,
     on_step: Callable[[int, int], None] | None = None,
+    on_size: Callable[[Expected], None] | None = None,
 ) -> Iterator[RecordedGenerations]:
     """Record every generation that `pipe` makes inside the context.
 
     Args:
         path: the recording; a second generation goes to `<name>-2.h5`.
+        arguments: other arguments of the pipeline's call, kept in the provenance.
         prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
         sheet: a probe sheet other than the one that matches the transformer.
         default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
-        on_step: called with (steps done, steps in all).
+        taps: inner modules to record too, as `transformer_blocks.0:steps=::5:tokens=256` (see `parse_tap`).
+        policy: accelerate the generations with it; the recording marks the tokens that were skipped.
+        store_dtype: float16, bfloat16, float32 or float64 instead of the source's.
+        on_step: called with (steps done, steps in all). on_size: called with the expected size before anything is written.
 
     Raises:
-        InputError: no sheet matches. RecordingError: the file exists and `force` is not set.
+        InputError: no sheet matches, a tap names no module, the file exists and `force` is not set.
 
     Example:
         >>> with janoscope.record(pipe, "run.h5", prompt="a cat", seed=3):  # doctest: +SKIP
         ...     pipe("a cat", generator=torch.Generator().manual_seed(3))
     """
-    sheet = sheet or sheet_of(pipe)
-    provenance = {
+    sheet, target = sheet or sheet_of(pipe), Path(path)
+    asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
+    rules = policy if policy is None or isinstance(policy, Policy) else named_policy(sheet, str(policy))
+    provenance: dict[str, dict[str, Any]] = {
         "run": {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance},
-        "model": {"id": model, "revision": revision, "pipeline": type(pipe).__name__, "default_policy": dict(default_policy or {})},
+        "model": {
+            "id": model,
+            "revision": revision,
+            "pipeline": type(pipe).__name__,
+            "default_policy": dict(default_policy or {}),
+        },
         "packages": installed_versions(),
-        "capture": {"probe": sheet.family},
+        "capture": {"probe": sheet.family, **({} if rules is None else {"policy": rules.to_json()})},
     }
-    target = Path(path)
+    provenance["run"] |= _told(arguments or {})
+    provenance["model"]["default_policy"] = dict(default_policy or {})
     refuse_existing(target, force)
-    sink = RecordingSink(target, provenance, store_dtype=store_dtype, force=force, on_step=on_step)
-    with Capture(pipe, sheet, sink) as capture:
-        yield RecordedGenerations(sink, capture)
+    sink = RecordingSink(
+        target,
+        provenance,
+        taps=asked,
+        marks_skipped=rules is not None,
+        store_dtype=store_dtype,
+        force=force,
+        on_step=on_step,
+        on_size=on_size,
+    )
+    with ExitStack() as stack:
+        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=asked))
+        executor = None
+        if rules is not None:
+            identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
+            executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity))
+            capture.skipped = lambda: executor.skipped  # after the executor, which has closed its step when the capture looks
+        yield RecordedGenerations(sink, capture, executor)
+
+
+def _told(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes by their own names, and whatever else the call was given that is plain data."""
+    known = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
+    plain = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
+    return {known[key]: value for key, value in plain.items() if key in known} | {"arguments": plain}
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -176,7 +148,11 @@ def installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recorded generation. overhead: seconds the pipeline waited for the recording, over its own. notices: for people."""
+    """One recorded generation. overhead: seconds the pipeline waited for the recording, over its own.
+
+    nonfinite: values the model gave; nonfinite_created: those that storing made. compute: FLOPs of an accelerated run over the
+    full run's. notices: for people.
+    """
 
     path: Path
     picture: Path | None
@@ -185,7 +161,9 @@ class Recorded:
     bytes: int
     overhead: float
     nonfinite: int
+    nonfinite_created: int
     storage_loss: float
+    compute: float | None = None
     notices: tuple[str, ...] = ()
 
 
@@ -194,39 +172,48 @@ def record_model(
     call: PipelineCall,
     path: Path,
     *,
+    taps: Sequence[Tap | str] = (),
+    policy: Policy | None = None,
     store_dtype: str | None = None,
     keep_output: bool = True,
     force: bool = False,
     on_step: Callable[[int, int], None] | None = None,
+    on_size: Callable[[Expected], None] | None = None,
 ) -> Recorded:
     """Generate once with a loaded model and record it; the decoded output goes beside the recording unless `keep_output` is off.
 
     Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
     """
-    told = {"prompt": call.prompt, "seed": call.seed, "negative_prompt": call.negative_prompt, "guidance": call.guidance}
     with record(
         model.pipe,
         path,
-        **told,
+        prompt=call.prompt,
+        seed=call.seed,
+        negative_prompt=call.negative_prompt,
+        guidance=call.guidance,
         model=model.name,
         revision=model.revision,
+        arguments={key: value for key, value in call.arguments.items() if key not in ("prompt", "negative_prompt")},
         sheet=model.sheet,
         default_policy=model.policy_table,
+        taps=taps,
+        policy=policy,
         store_dtype=store_dtype,
         force=force,
         on_step=on_step,
+        on_size=on_size,
     ) as recorded:
         generated = generate(model, call)
-    picture = None
-    if keep_output and generated.frames is not None:
-        picture = save_frames(generated.frames, output_name(path, generated.frames))
+    picture, trouble = _save_picture(generated, path) if keep_output else (None, "")
     recorder = recorded.recorders[-1]
     if recorder.failure:
-        kept = f"; the picture is {picture}" if picture else ""
+        kept = f"; the picture is {picture}" if picture else trouble
         raise RecordingError(
             f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
             f"Make room and record again; what was recorded is {recorder.partial_path.name}."
         )
+    if trouble:
+        raise RecordingError(f"{recorder.path} is complete{trouble}. Make room and record again for the picture.")
     return Recorded(
         path=recorder.path,
         picture=picture,
@@ -234,7 +221,21 @@ def record_model(
         steps=recorder.steps_done,
         bytes=recorder.bytes_written,
         overhead=recorded.overhead_s / max(generated.wall_s - recorded.overhead_s, 1e-9),
-        nonfinite=sum(recorder.nonfinite.values()) + sum(recorder.nonfinite_created.values()),
+        nonfinite=sum(recorder.nonfinite.values()),
+        nonfinite_created=sum(recorder.nonfinite_created.values()),
         storage_loss=max(recorder.storage_loss.values(), default=0.0),
+        compute=recorded.executor.account.compute if recorded.executor else None,
         notices=tuple(r.notice for r in recorded.recorders if r.notice),
     )
+
+
+def _save_picture(generated: Generated, path: Path) -> tuple[Path | None, str]:
+    """(where the decoded output lies, what went wrong)."""
+    if generated.frames is None:
+        return None, ""
+    target = output_name(path, generated.frames)
+    try:
+        return save_frames(generated.frames, target), ""
+    except OSError as error:
+        target.unlink(missing_ok=True)  # half a picture
+        return None, f"; its picture {target.name} could not be written: {error.strerror or error}"
