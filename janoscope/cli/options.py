@@ -100,13 +100,20 @@ def progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | N
         return
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit="step", leave=False) as bar:
+    bar: Any = None  # made at the first step: a refusal before it is one line, not a line under an empty bar
 
-        def on_step(done: int, steps: int) -> None:
-            bar.total = steps
-            bar.update(done - bar.n)
+    def on_step(done: int, steps: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=label, total=steps, unit="step", leave=False)
+        bar.total = steps
+        bar.update(done - bar.n)
 
+    try:
         yield on_step
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def human_bytes(count: float) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import math
+
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -30,9 +32,9 @@ from .vae import ClipShuffleVAE, PixelShuffleVAE
 
 TEXT_TOKENS = 16
 TEXT_WIDTH = 64
-SCHEDULER_SHIFT = (
-    0.45  # below 1: more steps at low noise, where this small model still changes; the published thresholds then mean something
-)
+# Shift by image tokens, as Flux has it. Below 1 at 256: more steps at low noise, where this small model still changes, and the
+# published thresholds mean something. Above 1 at 1024: where things stand is settled at high noise.
+SHIFTS = {256: 0.45, 1024: 1.5}
 VIDEO_SHIFT = 1.0
 LATTE_FRAMES = 16
 LATTE_TEXT_TOKENS = 120  # LattePipeline pads to this many and takes no other number
@@ -98,7 +100,13 @@ def image_pipeline() -> FluxPipeline:
     )
     t5 = T5Config(vocab_size=words, d_model=TEXT_WIDTH, d_kv=16, d_ff=128, num_layers=1, num_heads=4, dropout_rate=0.0)
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SCHEDULER_SHIFT),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_image_seq_len=min(SHIFTS),
+            max_image_seq_len=max(SHIFTS),
+            base_shift=math.log(SHIFTS[min(SHIFTS)]),
+            max_shift=math.log(SHIFTS[max(SHIFTS)]),
+        ),
         vae=PixelShuffleVAE(),
         text_encoder=CLIPTextModel(clip),
         tokenizer=word_tokenizer(),

@@ -87,7 +87,7 @@ REFUSED = [
     (["record", "demo", "-p", "x", "--dtype", "int3", "-o", "{folder}/new.h5"], "legal"),
     (["record", "demo", "-o", "{folder}/new.h5"], "--prompt"),
     (["analyze", "{folder}/missing.h5"], "missing.h5"),
-    (["analyze", "{folder}/run.png"], "run.png"),
+    (["analyze", "{folder}/run.png", "-o", "{folder}/a"], "run.png"),
     (["analyze", "{folder}/run.h5"], "--force"),
     (["analyze", "{folder}/run.h5", "-o", "{folder}/a", "--policy", "no/such"], "no/such"),
     (["analyze", "{folder}/run.h5", "-o", "{folder}/a", "--point", "A=9,9"], "NAME=frame,row,col"),
