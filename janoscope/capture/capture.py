@@ -174,9 +174,8 @@ class Capture:
             if name not in share.seen.taps:
                 raise InputError(f"{tap.path} was not called in the first step; it cannot be tapped in this pipeline.")
             value = share.tap(name)
-            sizes[name] = TapSize(
-                value.shape[1], value.shape[2], str(value.dtype).removeprefix("torch."), tap.count(self._steps or 0)
-            )
+            dtype = str(value.dtype).removeprefix("torch.")
+            sizes[name] = TapSize(*value.shape[1:], dtype, tap.count(self._steps or 0), *self._taps.strides[name])
         return sizes
 
     def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, HostCopy]]:

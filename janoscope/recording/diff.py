@@ -44,7 +44,10 @@ class FieldDiff:
 
 @dataclass(frozen=True)
 class RecordingDiff:
-    """What differs between recordings a and b; `structure` holds sizes, which leave nothing else to compare when they differ."""
+    """What differs between recordings a and b; `structure` holds sizes and schedules.
+
+    Different items, branches or grid leave nothing else to compare; other schedules or lengths do.
+    """
 
     a: Path
     b: Path
@@ -83,7 +86,7 @@ def diff(a: Path | str, b: Path | str, *, partial: bool = False) -> RecordingDif
     """
     with open_recording(a, partial=partial) as left, open_recording(b, partial=partial) as right:
         structure = _structure(left, right)
-        comparable = {difference.field for difference in structure} <= {"steps", "signals"}
+        comparable = not {difference.field for difference in structure} & {"items", "branches", "grid"}
         common = [name for name in left.signals if name in right.signals] if comparable else []
         signals = tuple(_signal(left, right, name) for name in common if _sizes(left, name) == _sizes(right, name))
         return RecordingDiff(left.path, right.path, structure, signals, _provenance(left, right))
