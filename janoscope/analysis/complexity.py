@@ -11,13 +11,13 @@ from ..errors import InputError
 from ..grid import Triple
 from .enhancement import Enhancement, diffuse_inward
 from .host import at_the_door, to_host
-from .tiles import check_tile, cut, tile_grid, tile_rows
+from .tiles import Scratch, check_tile, cut, tile_grid, tile_rows
 
 Array = Any
 Padding = Literal["count", "exclude"]
 
-# bytes at a time: near a core's cache on the host (Wan's 390 tiles: 114 ms at 1 MiB, 93 at 4 to 8), few launches on a device
-HOST_BUDGET = 4 << 20
+# bytes at a time: near a core's cache on the host (Wan's 390 tiles: 96 ms at 2 MiB, 88 at 6), few launches on a device
+HOST_BUDGET = 6 << 20
 DEVICE_BUDGET = 128 << 20
 ZERO_NORM = 1e-6  # official rule of padding="exclude": a vector whose mean norm over the signals is at most this is padding
 
@@ -114,15 +114,16 @@ def _raw_maps(signals: Array, tile: Triple, padding: Padding) -> tuple[np.ndarra
     on_host = is_numpy_array(signals)
     budget = HOST_BUDGET if on_host else DEVICE_BUDGET // channels
     line_bytes = count * frames * positions * 4
-    # lines of one tile's distances at a time: halves spare a quarter of the pairs, thinner bands cost more than they spare
-    lines = max(1, min(max(positions // 2, 16), budget // line_bytes))
+    # lines of one tile's distances at a time: quarters spare 3/8 of the pairs, thinner bands cost more than they spare
+    lines = max(1, min(max(positions // 4, 12), budget // line_bytes))
     temporal, spatial, nonfinite = [], [], xp.zeros((), dtype=xp.int64, device=signals.device)
+    scratch = Scratch() if on_host else None
     for row in tile_rows((cells[0], cells[1], cells[2]), tile, longest=max(1, budget // (line_bytes * positions))):
-        vectors, bad = _finite(xp, cut(xp, signals, row, tile))
+        vectors, bad = _finite(xp, cut(xp, signals, row, tile, scratch))
         nonfinite = nonfinite + bad
         weight = _pair_weight(xp, vectors, padding)
-        temporal.append(_temporal_change(xp, vectors, weight))
-        spatial.append(_spatial_change(xp, vectors, weight, lines))
+        temporal.append(_temporal_change(xp, vectors, weight, scratch))
+        spatial.append(_spatial_change(xp, vectors, weight, lines, scratch))
     maps = to_host(xp.stack([xp.concat(temporal), xp.concat(spatial)]))
     return maps[0], maps[1], int(nonfinite)
 
@@ -143,16 +144,16 @@ def _pair_weight(xp: Any, vectors: Array, padding: Padding) -> Array:
     return xp.astype(norms > ZERO_NORM, xp.float32)
 
 
-def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int) -> Array:
+def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int, scratch: Scratch | None) -> Array:
     """(signal, tile, frame, channel, position) -> (tile,): pairs of positions within each frame.
 
     A band of lines meets itself and all that follows; what follows counts twice, once for each order of the pair.
     """
-    distances = _gram_distances(vectors) if is_numpy_array(vectors) else _direct_distances(xp, vectors)
+    distances = _direct_distances(xp, vectors) if scratch is None else _gram_distances(vectors, scratch)
     total = xp.zeros_like(weight[..., 0])  # (tile, frame)
     for start in range(0, vectors.shape[-1], lines):
         band = slice(start, start + lines)
-        change = _lagged_change(xp, distances(band))  # (tile, frame, line, rest)
+        change = _lagged_change(xp, distances(band), scratch)  # (tile, frame, line, rest)
         rest = weight[..., None, start:] * 1
         rest[..., lines:] *= 2
         change *= rest
@@ -160,30 +161,33 @@ def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int) -> Array
     return xp.mean(_per_pair(xp, total, xp.sum(weight, axis=-1)), axis=-1)
 
 
-def _temporal_change(xp: Any, vectors: Array, weight: Array) -> Array:
+def _temporal_change(xp: Any, vectors: Array, weight: Array, scratch: Scratch | None) -> Array:
     """(signal, tile, frame, channel, position) -> (tile,): pairs of frames at each position."""
     total = xp.zeros_like(weight[:, 0])  # (tile, position)
     for apart in range(1, vectors.shape[2]):
-        step = vectors[:, :, apart:] - vectors[:, :, :-apart]
-        change = _lagged_change(xp, xp.sqrt(_squared_norm(xp, step)))  # (tile, frame, position)
+        later, earlier = vectors[:, :, apart:], vectors[:, :, :-apart]
+        step = later - earlier if scratch is None else np.subtract(later, earlier, out=scratch.array("step", later.shape))
+        change = _lagged_change(xp, xp.sqrt(_squared_norm(xp, step)), scratch)  # (tile, frame, position)
         total = total + 2 * xp.sum(change * weight[:, apart:] * weight[:, :-apart], axis=1)  # both orders of a pair
     return xp.mean(_per_pair(xp, total, xp.sum(weight, axis=1)), axis=-1)
 
 
-def _gram_distances(vectors: np.ndarray) -> Callable[[slice], np.ndarray]:
+def _gram_distances(vectors: np.ndarray, scratch: Scratch) -> Callable[[slice], np.ndarray]:
     """From a band of positions to their distances (..., line, position) to the band's own and all later positions, on the host.
 
     |x|^2 + |y|^2 - 2 x.y in one product: channels, squared norm and one stacked (18 channels for 16, and no extra pass).
     """
     *lead, channels, positions = vectors.shape
-    left, right = np.empty((2, *lead, channels + 2, positions), dtype=vectors.dtype)
+    left, right = scratch.array("stacked", (2, *lead, channels + 2, positions))
     square = _squared_norm(np, vectors)
     np.multiply(vectors, -2, out=left[..., :channels, :])
     left[..., channels, :], left[..., channels + 1, :] = square, 1
     right[..., :channels, :], right[..., channels, :], right[..., channels + 1, :] = vectors, 1, square
 
     def distances(band: slice) -> np.ndarray:
-        squared = np.matmul(np.matrix_transpose(left[..., band]), right[..., band.start :])
+        lines = left[..., band]
+        squared = scratch.array("squared", (*lead, lines.shape[-1], positions - band.start))
+        np.matmul(np.matrix_transpose(lines), right[..., band.start :], out=squared)
         flat = squared.reshape(*squared.shape[:-2], -1)
         flat[..., :: squared.shape[-1] + 1] = 0  # the diagonal, where cancellation is worst
         np.abs(flat, out=flat)  # rounding can leave -1e-7; its size is then as good a value as 0
@@ -210,14 +214,20 @@ def _squared_norm(xp: Any, vectors: Array) -> Array:
     return xp.sum(vectors * vectors, axis=-2)
 
 
-def _lagged_change(xp: Any, distances: Array) -> Array:
+def _lagged_change(xp: Any, distances: Array, scratch: Scratch | None) -> Array:
     """(signal, ...) -> (...): mean of |D[k + lag] - D[k]| over k; zeros for a single signal."""
     lag = distances.shape[0] // 2
     if lag == 0:
         return xp.zeros_like(distances[0])
-    change = distances[lag:] - distances[:-lag]
-    change = np.abs(change, out=change) if is_numpy_array(change) else xp.abs(change)
-    return xp.sum(change, axis=0) / change.shape[0]
+    if scratch is None:
+        return xp.mean(xp.abs(distances[lag:] - distances[:-lag]), axis=0)
+    change, total = scratch.array("change", distances.shape[1:]), scratch.array("total", distances.shape[1:])
+    total[...] = 0
+    for later, earlier in zip(distances[lag:], distances[:-lag], strict=True):  # one at a time stays in the cache
+        np.subtract(later, earlier, out=change)
+        total += np.abs(change, out=change)
+    total /= len(distances) - lag
+    return total
 
 
 def _per_pair(xp: Any, total: Array, count: Array) -> Array:

@@ -49,16 +49,16 @@ def map_predicts(
     seed: int = 0,
 ) -> tuple[MapScore, ...]:
     """Every map against every target, all (token,): early scores against `convergence_step`, `holding_cost`, ..."""
-    return tuple(
-        MapScore(
-            map_name,
-            target_name,
-            spearman(scores, target, groups=groups, seed=seed),
-            class_agreement(scores, target, groups=groups, seed=seed),
-        )
-        for map_name, scores in maps.items()
-        for target_name, target in targets.items()
-    )
+    ordered_targets = {name: _Ordered.of(values) for name, values in targets.items()}
+    found = []
+    for map_name, scores in maps.items():
+        ordered = _Ordered.of(scores)  # sorting is the dear part, so each array is sorted once
+        for target_name, target in ordered_targets.items():
+            cases = (ordered, target, _checked_groups(ordered, target, groups))
+            found.append(
+                MapScore(map_name, target_name, _spearman(*cases, RESAMPLES, seed), _class_agreement(*cases, {}, RESAMPLES, seed))
+            )
+    return tuple(found)
 
 
 def spearman(
@@ -68,8 +68,12 @@ def spearman(
 
     Ranks are taken once and resampled with their tokens, not taken anew in each resample. NaN where either array is constant.
     """
-    scores, target, groups = _checked(scores, target, groups)
-    a, b = _mean_ranks(scores), _mean_ranks(target)
+    ordered, other = _Ordered.of(scores), _Ordered.of(target)
+    return _spearman(ordered, other, _checked_groups(ordered, other, groups), resamples, seed)
+
+
+def _spearman(scores: "_Ordered", target: "_Ordered", groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+    a, b = scores.mean_ranks, target.mean_ranks
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return Estimate(np.nan, np.nan, np.nan)
     a, b = a - a.mean(), b - b.mean()
@@ -83,8 +87,7 @@ def quantile_classes(values: np.ndarray, *, static: float = 0.3, moderate: float
     """0, 1 or 2 for each of (token,): the lowest share `static`, those up to `moderate`, the rest; equal values stay together."""
     if not 0 <= static <= moderate <= 1:
         raise InputError(f"quantiles static {static} and moderate {moderate} must satisfy 0 <= static <= moderate <= 1.")
-    below = np.searchsorted(np.sort(values), values) / len(values)  # share of tokens strictly lower
-    return (below >= static).astype(np.int64) + (below >= moderate)
+    return _Ordered.of(values).classes(static, moderate)
 
 
 def class_agreement(
@@ -101,9 +104,15 @@ def class_agreement(
 
     By chance alone the share is about static^2 + (moderate - static)^2 + (1 - moderate)^2, 0.34 at the defaults.
     """
-    scores, target, groups = _checked(scores, target, groups)
+    ordered, other = _Ordered.of(scores), _Ordered.of(target)
     cuts = {"static": static, "moderate": moderate}
-    same = quantile_classes(scores, **cuts) == quantile_classes(target, **cuts)
+    return _class_agreement(ordered, other, _checked_groups(ordered, other, groups), cuts, resamples, seed)
+
+
+def _class_agreement(
+    scores: "_Ordered", target: "_Ordered", groups: np.ndarray, cuts: Mapping[str, float], resamples: int, seed: int
+) -> Estimate:
+    same = scores.classes(**cuts) == target.classes(**cuts)
     hits, sizes = np.bincount(groups, weights=same), np.bincount(groups)
     values = [(drawn @ hits) / (drawn @ sizes) for drawn in _draws(len(sizes), resamples, seed)]
     return Estimate(float(same.mean()), *_quantiles(np.concatenate(values)))
@@ -127,8 +136,8 @@ def separation(
     steps = len(step_change)
     middle = step_change[int(np.ceil(0.25 * steps)) : int(np.floor(0.75 * steps)) + 1]
     scores = np.median(middle, axis=0)
-    scores, active, groups = _checked(scores, np.asarray(active, dtype=bool), groups)
-    static = np.asarray(static, dtype=bool)
+    active, static = np.asarray(active, dtype=bool), np.asarray(static, dtype=bool)
+    groups = _checked_groups(_Ordered.of(scores), _Ordered.of(active), groups)
     if np.any(active & static):
         raise InputError(f"{np.count_nonzero(active & static)} tokens are both active and static; the classes must be disjoint.")
     _, place = np.unique(scores, return_inverse=True)
@@ -143,11 +152,6 @@ def _area(place: np.ndarray, active: np.ndarray, static: np.ndarray) -> float:
     above, below = np.bincount(place, weights=active), np.bincount(place, weights=static)
     pairs = above.sum() * below.sum()
     return float(np.dot(above, np.cumsum(below) - below / 2) / pairs) if pairs else np.nan
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values, side="left") + np.searchsorted(ordered, values, side="right") + 1) / 2
 
 
 def _correlation(moments: np.ndarray) -> np.ndarray:
@@ -175,11 +179,43 @@ def _quantiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(scores: np.ndarray, target: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scores, target = np.asarray(scores), np.asarray(target)
-    groups = np.arange(scores.size) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if not (scores.ndim == 1 and scores.shape == target.shape == groups.shape and scores.size):
-        raise InputError(f"one value a token is needed, got map {scores.shape}, target {target.shape}, groups {groups.shape}.")
-    if not (np.isfinite(scores).all() and np.isfinite(target).all()):
-        raise InputError("a map or target holds NaN or infinite values; rank correlation has no place for them.")
-    return scores, target, groups
+@dataclass(frozen=True)
+class _Ordered:
+    """Of each of (token,) values, how many lie strictly below it and how many equal it, itself included."""
+
+    below: np.ndarray
+    equal: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "_Ordered":
+        values = np.asarray(values)
+        if values.ndim != 1 or not values.size:
+            raise InputError(f"one value a token is needed, got an array of shape {values.shape}.")
+        if not np.isfinite(values).all():
+            raise InputError("a map or target holds NaN or infinite values; rank correlation has no place for them.")
+        order = np.argsort(values)
+        ordered = values[order]
+        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # where a run of equal values begins
+        lengths = np.diff(np.append(first, values.size))
+        below, equal = np.empty((2, values.size), dtype=np.int64)
+        below[order], equal[order] = np.repeat(first, lengths), np.repeat(lengths, lengths)
+        return cls(below, equal)
+
+    @property
+    def mean_ranks(self) -> np.ndarray:
+        """From 1; equal values share the mean of their ranks."""
+        return self.below + (self.equal + 1) / 2
+
+    def classes(self, static: float = 0.3, moderate: float = 0.6) -> np.ndarray:
+        """As `quantile_classes`."""
+        share = self.below / self.below.size
+        return (share >= static).astype(np.int64) + (share >= moderate)
+
+
+def _checked_groups(scores: _Ordered, target: _Ordered, groups: np.ndarray | None) -> np.ndarray:
+    """Groups counted from 0 without gaps; each token its own where none are given."""
+    numbered = np.arange(scores.below.size) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if not scores.below.shape == target.below.shape == numbered.shape:
+        shapes = f"map {scores.below.shape}, target {target.below.shape}, groups {numbered.shape}"
+        raise InputError(f"one value a token is needed, got {shapes}.")
+    return numbered

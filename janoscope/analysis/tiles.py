@@ -1,5 +1,6 @@
 """Tiles: boxes of latent cells, and the way between a value a tile, a cell and a token."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,20 @@ class TileRow:
     rows: slice
     cols: slice
     count: int
+
+
+class Scratch:
+    """Host arrays that serve again for every row of tiles: fresh ones cost more in page faults than what is done in them."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Uninitialised float32 of this shape, in the memory that the name had before; an earlier array of the name is lost."""
+        size = math.prod(shape)
+        if name not in self._memory or self._memory[name].size < size:
+            self._memory[name] = np.empty(size, dtype=np.float32)
+        return self._memory[name][:size].reshape(shape)
 
 
 def check_tile(tile: Triple, cells: Triple) -> Triple:
@@ -48,8 +63,8 @@ def tile_rows(cells: Triple, tile: Triple, longest: int) -> Iterator[TileRow]:
                 yield TileRow(slice(t * bt, t * bt + bt), slice(h * bh, h * bh + bh), slice(w * bw, (w + count) * bw), count)
 
 
-def cut(xp: Any, signals: Array, row: TileRow, tile: Triple) -> Array:
-    """One row of tiles, float32, zeros past the edge.
+def cut(xp: Any, signals: Array, row: TileRow, tile: Triple, scratch: Scratch | None = None) -> Array:
+    """One row of tiles, float32, zeros past the edge; on the host in `scratch`, where given.
 
     (signal, channel, frame, row, col) -> (signal, tile, frame, channel, position).
     """
@@ -61,8 +76,19 @@ def cut(xp: Any, signals: Array, row: TileRow, tile: Triple) -> Array:
         padded = xp.zeros(whole, dtype=xp.float32, device=signals.device)
         padded[:, :, : box.shape[2], : box.shape[3], : box.shape[4]] = box
         box = padded
+    if scratch is not None and box.strides[-1] == box.itemsize:
+        return _copied(box, row, tile, scratch)
     split = xp.permute_dims(xp.reshape(box, (k, c, bt, bh, row.count, bw)), (0, 4, 2, 1, 3, 5))
     return xp.reshape(split, (k, row.count, bt, c, bh * bw))
+
+
+def _copied(box: np.ndarray, row: TileRow, tile: Triple, scratch: Scratch) -> np.ndarray:
+    """`cut` of a box whose columns lie side by side: a tile's line of cells moves as one item, twice as fast as cell by cell."""
+    (bt, bh, bw), (k, c) = tile, box.shape[:2]
+    line = f"V{bw * box.itemsize}"
+    copied = scratch.array("cut", (k, row.count, bt, c, bh, bw))
+    copied.view(line)[..., 0] = box.view(line).transpose(0, 4, 2, 1, 3)
+    return copied.reshape(k, row.count, bt, c, bh * bw)
 
 
 def tile_means(token_values: np.ndarray, grid: TokenGrid, tile: Triple) -> np.ndarray:

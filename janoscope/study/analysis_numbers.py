@@ -122,10 +122,14 @@ def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str,
 
 def separation_facts(run: MeasuredRun) -> dict[str, Any]:
     """Active against static tokens, by the raw output and by the flow velocity."""
-    changes = {"raw": run.measures.raw_change, "converted": run.measures.convergence.velocity_change[1:]}
+    raw, converted = run.measures.raw_change, run.measures.convergence.velocity_change[1:]
     active, static = (run.groups[level.value] for level in (TokenLevel.ACTIVE, TokenLevel.STATIC))
-    found = {name: separation(np.nan_to_num(change), active, static, groups=run.tiles) for name, change in changes.items()}
-    return {name: _estimate("auroc", estimate, "interval") for name, estimate in found.items()}
+
+    def apart(change: np.ndarray) -> dict[str, Any]:
+        return _estimate("auroc", separation(change, active, static, groups=run.tiles), "interval")
+
+    found = apart(converted)  # one number where the raw output of a flow model is the velocity
+    return {"raw": dict(found) if np.shares_memory(raw, converted) else apart(raw), "converted": found}
 
 
 def _estimate(name: str, estimate: Estimate, interval: str) -> dict[str, Any]:
