@@ -33,8 +33,7 @@ model_options = _stacked(
     click.option("--scheduler", help="Class name of another diffusers scheduler."),
     click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own (docs/probes.md)."),
 )
-call_options = _stacked(
-    click.option("-p", "--prompt", required=True, help="What to generate."),
+_call_options = _stacked(
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--steps", type=int, help="Sampler steps [default: the model's]."),
     click.option("--height", type=int, help="Pixels."),
@@ -43,6 +42,15 @@ call_options = _stacked(
     click.option("--guidance", type=float, help="Guidance scale."),
     click.option("--negative-prompt", help="What to steer away from."),
     click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
+)
+call_options = _stacked(click.option("-p", "--prompt", required=True, help="What to generate."), _call_options)
+# for verbs that take a whole file of prompts as well
+set_options = _stacked(
+    click.option("-p", "--prompt", help="What to generate."),
+    click.option("--prompts", type=click.Path(path_type=Path), help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet."),
+    click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text]."),
+    click.option("--ray", metavar="ADDRESS", help="Spread the prompts over a Ray cluster (`auto`: the one on this machine)."),
+    _call_options,
 )
 force_option = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no notices.")
@@ -54,11 +62,17 @@ def load(options: dict[str, Any], verbose: bool) -> "Model":
     """Take the model options out of a command's options and load the model."""
     from ..study.model import load_model
 
-    names = ("device", "dtype", "revision", "variant", "scheduler", "probe")
-    chosen = {name: options.pop(name) for name in names}
+    chosen = take_model(options)
     if not verbose:
         hush()
-    return load_model(options.pop("model"), **chosen)
+    return load_model(**chosen)
+
+
+def take_model(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the model options out of a command's options, as arguments of `load_model`."""
+    return {name: options.pop(name) for name in ("device", "dtype", "revision", "variant", "scheduler", "probe")} | {
+        "name": options.pop("model")
+    }
 
 
 def take_call(options: dict[str, Any]) -> "CallOptions":
@@ -77,7 +91,8 @@ def _key_value(text: str) -> tuple[str, Any]:
             raise ValueError("no =")
         return key, json.loads(value)
     except ValueError as error:
-        raise click.UsageError(f"--call {text}: KEY=JSON is needed, for example max_sequence_length=256 or output_type='\"latent\"'.") from error
+        example = "max_sequence_length=256 or output_type='\"latent\"'"
+        raise click.UsageError(f"--call {text}: KEY=JSON is needed, for example {example}.") from error
 
 
 def hush() -> None:
@@ -93,7 +108,7 @@ def hush() -> None:
 
 
 @contextmanager
-def progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress(label: str, quiet: bool, unit: str = "step") -> Iterator[Callable[[int, int], None] | None]:
     """A bar with an ETA on stderr, fed by (steps done, steps in all); None when quiet."""
     if quiet:
         yield None
@@ -105,7 +120,7 @@ def progress(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | N
     def on_step(done: int, steps: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(desc=label, total=steps, unit="step", leave=False)
+            bar = tqdm(desc=label, total=steps, unit=unit, leave=False)
         bar.total = steps
         bar.update(done - bar.n)
 

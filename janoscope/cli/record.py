@@ -1,16 +1,29 @@
 """`janoscope record`."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import call_options, force_option, load, model_options, progress, quiet_option, take_call, verbose_option
+from .options import (
+    force_option,
+    hush,
+    load,
+    model_options,
+    progress,
+    quiet_option,
+    set_options,
+    take_call,
+    take_model,
+    verbose_option,
+)
 
 if TYPE_CHECKING:
     from ..study.record import Recorded
     from ..study.recording_sink import Expected
+    from ..study.sets import Entry, SetPlan
 
 TAP = "PATH[:steps=A:B:C][:tokens=K][:channels=K]"
 STORED = ["float32", "float16", "bfloat16"]
@@ -19,21 +32,22 @@ LARGE = 1 << 30  # bytes that are announced without being asked
 
 @click.command()
 @model_options
-@call_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("run.h5"), show_default=True, help="The recording.")
+@set_options
 @click.option(
-    "--tap", "taps", multiple=True, metavar="PATH[:steps=A:B:C][:tokens=K][:channels=K]", help="Record an inner module too."
+    "-o", "--output", type=click.Path(path_type=Path), help="The recording [default: run.h5], or a directory [default: runs]."
 )
+@click.option("--tap", "taps", multiple=True, metavar=TAP, help="Record an inner module too (docs/recording.md).")
 @click.option("--policy", help="Accelerate the run with a preset or policy file; skipped tokens are marked.")
-@click.option(
-    "--store-dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Store in another dtype than the model's."
-)
+@click.option("--store-dtype", type=click.Choice(STORED), help="Store in another dtype than the model's.")
 @click.option("--no-output", is_flag=True, help="Keep no decoded picture beside the recording.")
 @force_option
 @quiet_option
 @verbose_option
 def record(
-    output: Path,
+    prompts: Path | None,
+    prompt_column: str | None,
+    ray: str | None,
+    output: Path | None,
     taps: tuple[str, ...],
     policy: str | None,
     store_dtype: str | None,
@@ -45,8 +59,25 @@ def record(
 ) -> None:
     """Generate with MODEL and record every token's prediction at every step.
 
-    MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte.
+    MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte. With --prompts, one recording a prompt goes
+    into a directory; what is complete there is skipped.
     """
+    if (options["prompt"] is None) == (prompts is None):
+        raise click.UsageError("give -p PROMPT or --prompts FILE, one of the two.")
+    how = {"taps": taps, "store_dtype": store_dtype, "keep_output": not no_output}
+    if prompts is not None:
+        directory = output or Path("runs")
+        _record_many(directory, prompts, prompt_column, ray, policy, force, quiet, verbose, how, options)
+        return
+    for flag, value in (("--prompt-column", prompt_column), ("--ray", ray)):
+        if value is not None:
+            raise click.UsageError(f"{flag} has no effect without --prompts FILE.")
+    _record_one(output or Path("run.h5"), policy, force, quiet, verbose, how, options)
+
+
+def _record_one(
+    output: Path, policy: str | None, force: bool, quiet: bool, verbose: bool, how: dict[str, Any], options: dict[str, Any]
+) -> None:
     from ..study.call import make_call
     from ..study.record import record_model, refuse_existing
 
@@ -56,28 +87,19 @@ def record(
     call = make_call(model, take_call(options))
     for warning in call.warnings:
         click.echo(warning, err=True)
+    how |= {"policy": model.policy(policy) if policy else None, "force": force}
+    how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))
     try:
         with progress("record", quiet) as on_step:
-            recorded = record_model(
-                model,
-                call,
-                output,
-                taps=taps,
-                policy=model.policy(policy) if policy else None,
-                store_dtype=store_dtype,
-                keep_output=not no_output,
-                force=force,
-                on_step=on_step,
-                on_size=None if quiet else lambda expected: announce(expected, bool(taps)),
-            )
+            recorded = record_model(model, call, output, on_step=on_step, **how)
     except KeyboardInterrupt:
-        tell_partial(output)
+        _tell_partial(output)
         raise
-    tell(recorded, name, store_dtype, quiet)
+    _tell(recorded, name, how["store_dtype"], quiet)
     click.echo(f"Next: janoscope analyze {shlex.quote(str(recorded.path))}")
 
 
-def announce(expected: "Expected", always: bool) -> None:
+def _announce(expected: "Expected", always: bool) -> None:
     """How large it will get, before anything is written."""
     from ..study.recording_sink import human_size
 
@@ -85,13 +107,11 @@ def announce(expected: "Expected", always: bool) -> None:
         return
     taps = f" (taps {human_size(expected.taps)})" if expected.taps else ""
     short = ", too little: the recording will stop early" if expected.is_too_large else ""
-    click.echo(
-        f"{expected.path.name} will take {human_size(expected.total)}{taps}; {human_size(expected.free)} are free{short}.",
-        err=True,
-    )
+    size, free = human_size(expected.total), human_size(expected.free)
+    click.echo(f"{expected.path.name} will take {size}{taps}; {free} are free{short}.", err=True)
 
 
-def tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool) -> None:
+def _tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool) -> None:
     """What was made, and how we disturbed the measurement."""
     from ..study.recording_sink import human_size
 
@@ -103,18 +123,68 @@ def tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool) 
     facts = [human_size(recorded.bytes), f"recording cost {recorded.overhead:.1%} of the run"]
     facts.append(f"{recorded.nonfinite} non-finite values")
     if store_dtype:
-        facts.append(
-            f"storage as {store_dtype} loses at most {recorded.storage_loss:.2g} and made {recorded.nonfinite_created} non-finite"
-        )
+        facts.append(f"storage as {store_dtype} loses at most {recorded.storage_loss:.2g}")
+        facts.append(f"{recorded.nonfinite_created} non-finite values made by storing")
     if recorded.compute is not None:
         facts.append(f"compute {recorded.compute:.3f} of the full run")
     click.echo(", ".join(facts))
 
 
-def tell_partial(output: Path) -> None:
+def _tell_partial(output: Path) -> None:
     """After an interruption: what is there to use."""
     from ..recording import partial_path
 
     partial = partial_path(output)
     if partial.exists():
         click.echo(f"What was recorded is {partial}; --partial reads it.", err=True)
+
+
+def _record_many(
+    directory: Path,
+    prompts: Path,
+    column: str | None,
+    ray: str | None,
+    policy: str | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    how: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    from ..study.fanout import Rank
+    from ..study.prompts import read_prompts
+    from ..study.sets import SetRecipe, plan_set, record_set
+
+    rank = Rank.from_environment()
+    options["prompt"] = ""
+    recipe = SetRecipe(take_model(options), take_call(options), policy=policy, **how)
+    entries = read_prompts(prompts, column)
+    directory.mkdir(parents=True, exist_ok=True)
+    plan = plan_set(directory, entries, recipe, rank=rank, force=force)
+    if not verbose:
+        hush()
+    if not quiet:
+        _tell_plan(plan)
+    with progress(f"record {prompts.name}", quiet, unit="prompt") as on_step:
+        done: list[Entry] = []
+
+        def on_done(entry: "Entry") -> None:
+            done.append(entry)
+            if on_step is not None:
+                on_step(len(done), len(plan.tasks))
+            if entry.error:
+                click.echo(f"{entry.file}: {entry.error}", err=True)
+
+        record_set(plan, directory, recipe, device=rank.device(), ray=ray, on_done=on_done)
+    failed = sum(entry.status != "complete" for entry in done)
+    click.echo(f"Wrote {len(done) - failed} recordings to {directory}, {len(plan.skipped)} were there, {failed} failed")
+    if not failed:
+        click.echo(f"Next: janoscope analyze {shlex.quote(str(directory))}/*.h5")
+    sys.exit(1 if failed else 0)
+
+
+def _tell_plan(plan: "SetPlan") -> None:
+    if plan.skipped:
+        click.echo(f"{len(plan.skipped)} recordings are complete and are skipped.", err=True)
+    for partial in plan.stale:
+        click.echo(f"{partial.name} is left from a recording that did not finish; it is replaced.", err=True)

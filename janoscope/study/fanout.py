@@ -1,0 +1,157 @@
+"""Many tasks, one after another, shared among ranks, or spread over a Ray cluster: once for all verbs.
+
+A worker is made once a process (it loads the model) and then given one task after another. A task that is refused or fails, and a
+worker that is lost, cost their own task only.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..errors import InputError, JanoscopeError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_RESTARTS = 3  # of a worker process that died
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that torchrun or accelerate started."""
+
+    index: int = 0
+    count: int = 1
+    local: int | None = None
+
+    @classmethod
+    def from_environment(cls) -> "Rank":
+        """RANK, WORLD_SIZE and LOCAL_RANK; a single process where they are not set."""
+        try:
+            index, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+            local = os.environ.get("LOCAL_RANK")
+            if not 0 <= index < count:
+                raise ValueError(f"RANK {index} of WORLD_SIZE {count}")
+            return cls(index, count, None if local is None else int(local))
+        except ValueError as error:
+            raise InputError(
+                f"the environment names no rank: {error}. Start with torchrun, or unset RANK and WORLD_SIZE."
+            ) from error
+
+    def share(self, tasks: Sequence[Task]) -> list[Task]:
+        """Every count-th task from the index-th: no overlap, whatever the other ranks have done already."""
+        return list(tasks[self.index :: self.count])
+
+    def device(self) -> str | None:
+        """The CUDA device of this process where there are several ranks and there is one; else None."""
+        import torch
+
+        return f"cuda:{self.local}" if self.local is not None and self.count > 1 and torch.cuda.is_available() else None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Task, Result]):
+    """What became of one task: `result`, or the `error` in words."""
+
+    task: Task
+    result: Result | None = None
+    error: str | None = None
+
+
+def fan_out(
+    tasks: Sequence[Task],
+    make_worker: Callable[[], Callable[[Task], Result]],
+    *,
+    ray: str | None = None,
+    rank: Rank | None = None,
+) -> Iterator[Outcome[Task, Result]]:
+    """Do the tasks, giving each outcome as it comes.
+
+    make_worker: called once a process; with `ray` it travels by pickle, so it is a module's function or a `partial` of one.
+    ray: address of a cluster (`auto` for the one on this machine). rank: which share is ours, without `ray`.
+
+    Raises InputError where the cluster cannot be reached; KeyboardInterrupt passes.
+    """
+    if ray is not None:
+        if rank is not None and rank.count > 1:
+            raise InputError("--ray and torchrun both spread the tasks; use one of them.")
+        yield from _over_ray(tasks, make_worker, ray)
+        return
+    mine = (rank or Rank()).share(tasks)
+    if not mine:
+        return
+    worker = make_worker()
+    for task in mine:
+        try:
+            yield Outcome(task, worker(task))
+        except (JanoscopeError, RuntimeError) as error:  # torch says out of memory with a RuntimeError
+            yield Outcome(task, error=in_words(error))
+
+
+def in_words(error: BaseException) -> str:
+    """One line."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, JanoscopeError) else f"{type(error).__name__}: {text}"
+
+
+class _RayWorker:
+    """Lives in a process of the cluster; not a Ray class itself, so that this module loads without Ray."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]):
+        self._make = make_worker
+        self._work: Callable[[Any], Any] | None = None
+
+    def run(self, task: Any) -> tuple[Any, str | None]:
+        try:
+            if self._work is None:
+                self._work = self._make()
+            return self._work(task), None
+        except (JanoscopeError, RuntimeError) as error:
+            return None, in_words(error)
+
+
+def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str) -> Iterator[Outcome[Any, Any]]:
+    ray = _connect(address)
+    actors = _actors(ray, make_worker, len(tasks))
+    waiting = list(tasks)
+    running: dict[Any, tuple[Any, Any]] = {}
+    idle = list(actors)
+    try:
+        while waiting or running:
+            while waiting and idle:
+                actor, task = idle.pop(), waiting.pop(0)
+                running[actor.run.remote(task)] = (actor, task)
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            actor, task = running.pop(done)
+            try:
+                result, error = ray.get(done)
+                yield Outcome(task, result, error)
+            except ray.exceptions.RayError as lost:
+                yield Outcome(task, error=f"its worker was lost: {in_words(lost)[:200]}")
+            idle.insert(0, actor)  # a lost one is started again by Ray, and meanwhile the others go first
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _connect(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs the ray extra (pip install 'janoscope[ray]').") from error
+    try:
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"no Ray cluster at {address}: {in_words(error)[:200]}. Start one with `ray start --head`.") from error
+    return ray
+
+
+def _actors(ray: Any, make_worker: Callable[[], Any], tasks: int) -> list[Any]:
+    """One worker a GPU of the cluster, or one a node where there is none, spread out; never more than tasks."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    remote = ray.remote(_RayWorker).options(max_restarts=_RESTARTS, scheduling_strategy="SPREAD", **resources)
+    return [remote.remote(make_worker) for _ in range(min(tasks, gpus or nodes))]

@@ -1,0 +1,110 @@
+"""Prompt files: plain text, VBench's full-info JSON, and any CSV, TSV, JSON, JSONL or Parquet table with a column of prompts."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+# looked for in this order where --prompt-column is not given; prompt_en is VBench's
+KNOWN_COLUMNS = ("prompt", "prompt_en", "caption", "text")
+_SLUG = 40
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One entry of a prompt file; `index` counts from 0."""
+
+    index: int
+    text: str
+
+    @property
+    def stem(self) -> str:
+        """A file name that sorts by index and can be read: 0007-a-cat-on-the-grass."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")[:_SLUG].strip("-")
+        return f"{self.index:04d}-{words}" if words else f"{self.index:04d}"
+
+
+def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
+    """The prompts of a file, in its order; empty ones are left out, repeated ones kept.
+
+    .txt and unknown endings: a prompt a line. .json: a list of texts, or of tables as VBench's. .jsonl: a table a line.
+    .csv, .tsv: with a header. .parquet: needs pyarrow. column: where prompts stand [default: the first of `KNOWN_COLUMNS`].
+
+    Raises InputError for a file that cannot be read, a column that is not there, or a file without prompts.
+    """
+    try:
+        values = _values(path, column)
+    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise InputError(f"prompt file {path} cannot be read: {error}. Check its name and ending.") from error
+    texts = [" ".join(str(value).split()) for value in values if value is not None]
+    prompts = [Prompt(index, text) for index, text in enumerate(text for text in texts if text)]
+    if not prompts:
+        raise InputError(f"prompt file {path} holds no prompt.")
+    return prompts
+
+
+def _values(path: Path, column: str | None) -> list[Any]:
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet(path, column)
+    text = path.read_text(encoding="utf-8-sig")
+    if ending in (".csv", ".tsv"):
+        return _of_tables(
+            csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if ending == ".tsv" else ","), column, path
+        )
+    if ending == ".jsonl":
+        return _of_json([json.loads(line) for line in text.splitlines() if line.strip()], column, path)
+    if ending == ".json":
+        return _of_json(json.loads(text), column, path)
+    if column is not None:
+        raise InputError(f"--prompt-column has no effect on {path}, which is read as a prompt a line. Leave it out.")
+    return text.splitlines()
+
+
+def _of_json(data: Any, column: str | None, path: Path) -> list[Any]:
+    if not isinstance(data, list):
+        raise InputError(f"prompt file {path} holds a {type(data).__name__}; a list of texts or of tables is needed.")
+    if all(isinstance(entry, str) for entry in data):
+        return data
+    if not all(isinstance(entry, dict) for entry in data):
+        raise InputError(f"prompt file {path} mixes kinds of entries; a list of texts or of tables is needed.")
+    return _of_tables(data, column, path)
+
+
+def _of_tables(tables: Iterable[Mapping[str, Any]], column: str | None, path: Path) -> list[Any]:
+    rows = list(tables)
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row if name is not None))
+    chosen = _column(names, column, path)
+    return [row.get(chosen) for row in rows]
+
+
+def _column(names: list[str], column: str | None, path: Path) -> str:
+    if column is not None:
+        if column not in names:
+            raise InputError(f"{path} has no column {column!r}; it has {', '.join(names)}.")
+        return column
+    found = next((name for name in KNOWN_COLUMNS if name in names), names[0] if len(names) == 1 else None)
+    if found is None:
+        raise InputError(f"{path} has columns {', '.join(names)}; say which holds the prompts with --prompt-column.")
+    return found
+
+
+def _parquet(path: Path, column: str | None) -> list[Any]:
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path} needs pyarrow (pip install pyarrow); or convert it to CSV.") from error
+    try:
+        chosen = _column(pyarrow.parquet.read_schema(path).names, column, path)
+        values: list[Any] = pyarrow.parquet.read_table(path, columns=[chosen])[chosen].to_pylist()
+    except pyarrow.lib.ArrowException as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+    return values

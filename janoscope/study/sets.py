@@ -1,0 +1,239 @@
+"""Sets: one recording a prompt in a directory, with an append-only manifest that says what became of each."""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..plan import Policy
+from ..recording import partial_path
+from .call import CallOptions, make_call
+from .fanout import Outcome, Rank, fan_out
+from .model import load_model
+from .prompts import Prompt
+from .record import record_model
+
+MANIFEST = "manifest.jsonl"
+COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class SetRecipe:
+    """How every prompt of a set is recorded. load: arguments of `load_model`; call: the options, their prompt not yet set."""
+
+    load: dict[str, Any]
+    call: CallOptions
+    taps: tuple[str, ...] = ()
+    policy: str | None = None
+    store_dtype: str | None = None
+    keep_output: bool = True
+
+    @property
+    def key(self) -> str:
+        """Changes with everything that changes what is recorded; device and dtype among it."""
+        facts: dict[str, Any] = {"load": self.load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
+        facts |= {"policy": self.policy, "store_dtype": self.store_dtype}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the manifest; the last of a file counts. sha256 and bytes are of the complete recording."""
+
+    file: str
+    index: int
+    prompt: str
+    seed: int
+    status: str
+    recipe: str
+    sha256: str | None = None
+    bytes: int | None = None
+    steps: int | None = None
+    error: str | None = None
+    host: str = field(default_factory=socket.gethostname)
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+class Manifest:
+    """`manifest.jsonl` in the directory of a set; lines are only ever added, by any number of processes."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / MANIFEST
+
+    def read(self) -> dict[str, Entry]:
+        """The last entry of every file.
+
+        Raises InputError for a line that is none; the last one may be torn by a crash and is then passed over.
+        """
+        if not self.path.exists():
+            return {}
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        entries = {}
+        for number, line in enumerate(lines):
+            if not line:
+                continue
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                if number == len(lines) - 1:
+                    continue
+                raise InputError(f"{self.path} line {number + 1} is no entry: {error}. Remove that line.") from error
+            entries[entry.file] = entry
+        return entries
+
+    def append(self, entry: Entry) -> None:
+        """One write under a lock, so that lines of several processes do not mix; a torn last line is ended first."""
+        line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class SetTask:
+    """One prompt to record, at `path`."""
+
+    prompt: Prompt
+    path: str
+    recipe: SetRecipe
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What a run over a directory will do. stale: unfinished recordings that are made anew."""
+
+    tasks: tuple[SetTask, ...]
+    skipped: tuple[Entry, ...]
+    stale: tuple[Path, ...]
+
+
+def plan_set(
+    directory: Path, prompts: Sequence[Prompt], recipe: SetRecipe, *, rank: Rank | None = None, force: bool = False
+) -> SetPlan:
+    """Which prompts are still to be recorded: those without a complete recording of the size that the manifest noted.
+
+    rank: shares the prompts, not what is left of them, which the other ranks may see at another moment.
+
+    Raises InputError where the directory holds recordings made with other options or prompts, unless `force`.
+    """
+    known = Manifest(directory).read()
+    tasks, skipped, stale = [], [], []
+    for prompt in (rank or Rank()).share(prompts):
+        path = directory / f"{prompt.stem}.h5"
+        entry = known.get(path.name)
+        if entry is not None and entry.status == COMPLETE and path.exists() and not force:
+            _refuse_other(entry, prompt, recipe, directory)
+            if path.stat().st_size == entry.bytes:
+                skipped.append(entry)
+                continue
+        if partial_path(path).exists():
+            stale.append(partial_path(path))
+        tasks.append(SetTask(prompt, str(path.resolve()), recipe))
+    return SetPlan(tuple(tasks), tuple(skipped), tuple(stale))
+
+
+def _refuse_other(entry: Entry, prompt: Prompt, recipe: SetRecipe, directory: Path) -> None:
+    if entry.prompt != prompt.text:
+        raise InputError(f"{directory / entry.file} was recorded for another prompt; take another directory, or pass --force.")
+    if entry.recipe != recipe.key:
+        raise InputError(
+            f"{directory / entry.file} was recorded with another model or other options; take another directory, or pass --force."
+        )
+
+
+def record_set(
+    plan: SetPlan,
+    directory: Path,
+    recipe: SetRecipe,
+    *,
+    device: str | None = None,
+    ray: str | None = None,
+    on_done: Callable[[Entry], None] | None = None,
+) -> list[Entry]:
+    """Record what is to be done, here or over a Ray cluster (whose nodes share the directory).
+
+    device: for this process, where the recipe names none. Gives the entries, failed ones included. After an interruption the
+    manifest says so.
+    """
+    manifest = Manifest(directory)
+    done: list[Entry] = []
+    for outcome in _outcomes(plan, recipe, device, ray, manifest):
+        entry = _entry_of(outcome)
+        manifest.append(entry)
+        done.append(entry)
+        if on_done is not None:
+            on_done(entry)
+    return done
+
+
+def _outcomes(
+    plan: SetPlan, recipe: SetRecipe, device: str | None, ray: str | None, manifest: Manifest
+) -> Iterator[Outcome[SetTask, dict[str, Any]]]:
+    load = recipe.load | ({} if recipe.load.get("device") else {"device": device})
+    make_worker = partial(_recording_worker, replace(recipe, load=load))
+    started: list[SetTask] = []
+
+    def watched() -> Callable[[SetTask], dict[str, Any]]:
+        work = make_worker()
+
+        def work_on(task: SetTask) -> dict[str, Any]:
+            started.append(task)
+            return work(task)
+
+        return work_on
+
+    try:
+        yield from fan_out(plan.tasks, make_worker if ray else watched, ray=ray)
+    except KeyboardInterrupt:
+        if started:
+            manifest.append(_entry(started[-1], INTERRUPTED))
+        raise
+
+
+def _recording_worker(recipe: SetRecipe) -> Callable[[SetTask], dict[str, Any]]:
+    """Load the model; the worker records one prompt and gives what the manifest needs."""
+    model = load_model(**recipe.load)
+    policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
+
+    def work(task: SetTask) -> dict[str, Any]:
+        recorded = record_model(
+            model,
+            make_call(model, replace(recipe.call, prompt=task.prompt.text)),
+            Path(task.path),
+            taps=recipe.taps,
+            policy=policy,
+            store_dtype=recipe.store_dtype,
+            keep_output=recipe.keep_output,
+            force=True,  # plan_set has decided what may be replaced
+        )
+        return {"sha256": sha256_of(recorded.path), "bytes": recorded.path.stat().st_size, "steps": recorded.steps}
+
+    return work
+
+
+def _entry_of(outcome: Outcome[SetTask, dict[str, Any]]) -> Entry:
+    if outcome.result is None:
+        return _entry(outcome.task, FAILED, error=outcome.error)
+    return _entry(outcome.task, COMPLETE, **outcome.result)
+
+
+def _entry(task: SetTask, status: str, **facts: Any) -> Entry:
+    seed, recipe = task.recipe.call.seed, task.recipe.key
+    return Entry(Path(task.path).name, task.prompt.index, task.prompt.text, seed, status, recipe, **facts)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
