@@ -53,6 +53,8 @@ class RunCase:
     warmup: int = 6
 
 
+SMALL_MAP = MapCase(cells=(7, 12, 16), repeats=3)
+SMALL_RUN = RunCase(cells=(7, 18, 16), steps=10)
 # name of a ratio or size -> what it may be at most
 LIMITS = {"map_time_ratio": 3.0, "map_memory_mib": 250.0, "run_time_ratio": 10.0, "run_memory_mib": 1.2 * 1024}
 
@@ -124,12 +126,12 @@ def describe_bench(result: dict[str, Any]) -> str:
             f"Map: {cells['signals']} signals of {cells['channels']} x {' x '.join(map(str, cells['cells']))} cells, tile "
             f"{tuple(cells['tile'])}, median of {cells['repeats']}: {result['map']['seconds']:.3f} s against "
             f"{result['map']['gram_seconds']:.3f} s.",
-            f"Analysis: {tokens} tokens, {run['steps']} steps, {result['recording_bytes'] / 1e9:.2f} GB in bfloat16 with the guided "
-            f"prediction and two branches: {result['analysis_s']:.1f} s against passes of "
+            f"Analysis: {tokens} tokens, {run['steps']} steps, {result['recording_bytes'] / 1e9:.2f} GB in bfloat16 with the "
+            f"guided prediction and two branches: {result['analysis_s']:.1f} s against passes of "
             f"{' and '.join(f'{seconds:.1f}' for seconds in result['passes_s'])} s.",
             f"One thread of {result['machine']['cores']} cores, Python {result['machine']['python']}, NumPy "
-            f"{result['machine']['numpy']}; the file lay in the page cache. Times are of a machine that others use too: the ratios "
-            "are taken in one run.",
+            f"{result['machine']['numpy']}; the file lay in the page cache. Times are of a machine that others use too: the "
+            "ratios are taken in one run.",
         ]
     )
 
