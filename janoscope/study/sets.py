@@ -69,23 +69,22 @@ class Manifest:
         self.path = directory / MANIFEST
 
     def read(self) -> dict[str, Entry]:
-        """The last entry of every file.
+        """The last entry of every file. A line torn by a crash counts as not written: its prompt is recorded again.
 
-        Raises InputError for a line that is none; the last one may be torn by a crash and is then passed over.
+        Raises InputError for a line of another kind.
         """
         if not self.path.exists():
             return {}
-        lines = self.path.read_text(encoding="utf-8").split("\n")
         entries = {}
-        for number, line in enumerate(lines):
-            if not line:
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n"), start=1):
+            try:
+                fields = json.loads(line)
+            except ValueError:
                 continue
             try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                if number == len(lines) - 1:
-                    continue
-                raise InputError(f"{self.path} line {number + 1} is no entry: {error}. Remove that line.") from error
+                entry = Entry(**fields)
+            except TypeError as error:
+                raise InputError(f"{self.path} line {number} is no entry: {error}. Take another directory.") from error
             entries[entry.file] = entry
         return entries
 
