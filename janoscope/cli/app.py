@@ -19,6 +19,7 @@ _VERBS = {
     "analyze": "analyze",
     "plan": "plan",
     "apply": "apply",
+    "compare": "compare",
     "probes": "probes",
     "demo": "demo",
 }

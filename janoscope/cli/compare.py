@@ -1,0 +1,98 @@
+"""`janoscope compare`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import force_option, json_option, load, model_options, progress, quiet_option, take_call, verbose_option
+
+
+@click.command()
+@model_options
+@click.option("-p", "--prompt", "prompts", multiple=True, help="What to generate; may be given several times.")
+@click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A text file with a prompt a line.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds for each prompt, counting up."
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME[:k=v,...]",
+    help="A method, several times (docs/comparing.md).",
+)
+@click.option("--steps", type=int, help="Sampler steps of the full run [default: the model's].")
+@click.option("--height", type=int, help="Pixels.")
+@click.option("--width", type=int, help="Pixels.")
+@click.option("--frames", type=int, help="Frames of a clip.")
+@click.option("--guidance", type=float, help="Guidance scale.")
+@click.option("--negative-prompt", help="What to steer away from.")
+@click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline.")
+@click.option("--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("comparison"), show_default=True, help="A directory."
+)
+@force_option
+@json_option
+@quiet_option
+@verbose_option
+def compare(
+    prompts: tuple[str, ...],
+    prompts_file: Path | None,
+    seed: int,
+    seeds: int,
+    methods: tuple[str, ...],
+    lpips: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
+    from ..errors import InputError
+    from ..metrics import load_lpips
+    from ..report.comparison import render_comparison
+    from ..study.compare import DEFAULT_METHODS, calls_of, make_method, save_comparison
+    from ..study.compare import compare as run_comparison
+
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another --output, or pass --force to replace what is in it.")
+    chosen = methods or DEFAULT_METHODS
+    for text in chosen:
+        make_method(text)  # a misspelt method is told before a model is loaded
+    measure = load_lpips() if lpips else None
+    model = load(options, verbose)
+    given = _prompts(prompts, prompts_file)
+    calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
+    for warning in dict.fromkeys(warning for call in calls for warning in call.warnings):
+        click.echo(warning, err=True)
+    with progress("compare", quiet) as on_step:
+        comparison = run_comparison(
+            model,
+            calls,
+            chosen,
+            lpips=measure,
+            on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
+        )
+    files = [*save_comparison(comparison, output), *render_comparison(output)]
+    click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
+    if not as_json:
+        for file in files:
+            click.echo(f"Wrote {file}")
+
+
+def _prompts(given: tuple[str, ...], file: Path | None) -> list[str]:
+    prompts = list(given)
+    if file is not None:
+        try:
+            prompts += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--prompts {file}: {error}") from error
+    if not prompts:
+        raise click.UsageError("give at least one -p PROMPT, or --prompts FILE.")
+    return list(dict.fromkeys(prompts))

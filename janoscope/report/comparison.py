@@ -1,0 +1,184 @@
+"""A comparison's figures and page: quality against compute with a front for each method, and the pictures with their errors."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from ..errors import InputError
+from .applied import error_map
+from .pictures import fitted, read_picture
+from .results import interval, number
+from .style import ERROR_CMAP, INK, MUTED, add_grid, new_figure, styled
+from .svg import Drawing, to_svg
+
+SCHEMA = "janoscope-comparison/1"
+AGAIN = "run `janoscope compare` again"
+# told apart by lightness and by marker too, so that they stay apart in grey
+COLOURS = ("#243b63", "#eda128", "#b8436f", "#3d8b7d", "#7a5ea8", "#8b5a2b", "#5c6675", "#a3b54a")
+MARKERS = "osD^vPX*"
+PANEL_IN, CELL_PX = 1.45, 256
+
+
+@dataclass(frozen=True)
+class Front:
+    """The rows of one method in order of compute. Arrays (row,); low, high: the interval's ends, NaN where unknown."""
+
+    name: str
+    compute: np.ndarray
+    quality: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def render_comparison(directory: Path | str) -> list[Path]:
+    """Write `report.html`, `figures/pareto.svg` and `figures/grid.png` beside a comparison.json; gives their paths.
+
+    Raises InputError where the file is missing or not a comparison.
+    """
+    directory = Path(directory)
+    facts = read_comparison(directory)
+    pictures = {label: picture for label, name in facts["pictures"].items() if (picture := _picture(directory, name)) is not None}
+    (directory / "figures").mkdir(exist_ok=True)
+    written = []
+    with styled():
+        drawing = pareto_drawing(facts)
+        if drawing is not None:
+            written.append(_write(directory / "figures" / "pareto.svg", drawing.svg))
+        grid = directory / "figures" / "grid.png"
+        if len(pictures) > 1:
+            grid_figure(pictures, facts).savefig(grid, dpi=200)
+            written.append(grid)
+    page = _page(facts, drawing, "figures/grid.png" if grid in written else None)
+    return [*written, _write(directory / "report.html", page)]
+
+
+def read_comparison(directory: Path) -> dict[str, Any]:
+    path = directory / "comparison.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} holds no comparison.json; {AGAIN}.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise InputError(f"{path} is no comparison of this version, which reads {SCHEMA!r}; {AGAIN}.")
+    return facts
+
+
+def fronts_of(facts: Mapping[str, Any]) -> list[Front]:
+    """Mean PSNR against mean compute, the rows of a method that differ in numbers alone joined to a front."""
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for row in facts["rows"]:
+        compute, quality = number(row["mean"]["compute"]), number(row["mean"]["psnr"])
+        if compute is not None and quality is not None:
+            low, high = interval(row["interval"]["psnr"]) or (np.nan, np.nan)
+            rows.setdefault(row["front"], []).append((compute, quality, low, high))
+    return [Front(name, *np.array(sorted(points)).T) for name, points in rows.items()]
+
+
+def draw_pareto(fronts: Sequence[Front], ax: Axes) -> Axes:
+    """PSNR against compute; up and to the left is better. Bars are the intervals of the means."""
+    for index, front in enumerate(fronts):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        known = np.isfinite(front.low)
+        if known.any():
+            ends = np.stack([front.quality - front.low, front.high - front.quality])[:, known]
+            ax.errorbar(front.compute[known], front.quality[known], ends, fmt="none", ecolor=colour, alpha=0.4, linewidth=1)
+        ax.plot(front.compute, front.quality, color=colour, marker=marker, markersize=4.5, label=front.name)
+    ax.set_xlabel("compute (fraction of the full run's FLOPs)")
+    ax.set_ylabel("PSNR against the full run (dB)")
+    add_grid(ax, "both")
+    ax.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def pareto_drawing(facts: Mapping[str, Any]) -> Drawing | None:
+    """The plot as a drawing; None where no row has both compute and PSNR."""
+    fronts = fronts_of(facts)
+    if not fronts:
+        return None
+    figure, ax = new_figure(6.8, 3.4)
+    draw_pareto(fronts, ax)
+    title = "Quality against compute"
+    told = {f.name: ", ".join(f"{q:.1f} dB at {c:.2f}" for c, q in zip(f.compute, f.quality, strict=True)) for f in fronts}
+    alt = "; ".join(f"{name}: {points}" for name, points in told.items())
+    return Drawing("pareto", title, alt, to_svg(figure, title, caption(facts)), is_wide=True)
+
+
+def caption(facts: Mapping[str, Any]) -> str:
+    """Model, steps, prompts, seeds and device of a comparison."""
+    runs: list[Mapping[str, Any]] = next((row["runs"] for row in facts["rows"] if row["runs"]), [])
+    prompts, seeds = {run["prompt"] for run in runs}, {run["seed"] for run in runs}
+    steps = facts["steps"] or "default"
+    return f"{facts['model']}, {steps} steps, {len(prompts)} prompts x {len(seeds)} seeds, {facts['dtype']} on {facts['device']}"
+
+
+def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Figure:
+    """A column a method: its picture (the middle frame of a clip), and under it where it differs from the first, the full run."""
+    frames = {label: fitted(picture[len(picture) // 2], CELL_PX) for label, picture in pictures.items()}
+    reference = next(iter(frames.values()))
+    errors = [error_map(reference[None], frame[None])[0] for frame in frames.values()]
+    most = max(float(np.max(error)) for error in errors) or 1.0
+    means = {row["label"]: row["mean"] for row in facts["rows"]}
+    per_row = min(len(frames), 6)
+    bands = -(-len(frames) // per_row)
+    height = PANEL_IN * reference.shape[0] / reference.shape[1]
+    figure = Figure(figsize=(per_row * PANEL_IN, bands * (2 * height + 0.55) + 0.35), layout="constrained")
+    axes = figure.subplots(2 * bands, per_row, squeeze=False)
+    for ax in axes.ravel():
+        ax.axis("off")
+    for index, ((label, frame), error) in enumerate(zip(frames.items(), errors, strict=True)):
+        band, column = divmod(index, per_row)
+        axes[2 * band, column].imshow(frame)
+        axes[2 * band, column].set_title(_words(label, means.get(label, {})), fontsize=5.5, color=INK)
+        # square root: small errors are seen beside large ones on one scale
+        shown = axes[2 * band + 1, column].imshow(error, cmap=ERROR_CMAP, norm=PowerNorm(0.5, 0, most))
+    bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60)
+    bar.set_label("mean absolute difference to the full run (0..255)", color=MUTED)
+    return figure
+
+
+def _words(label: str, mean: Mapping[str, Any]) -> str:
+    compute, quality = number(mean.get("compute")), number(mean.get("psnr"))
+    told = [f"{compute:.2f}" if compute is not None else "", f"{quality:.1f} dB" if quality is not None else ""]
+    name = label if len(label) < 27 else label[:12] + "…" + label[-13:]
+    return f"{name}\n{', '.join(text for text in told if text)}"
+
+
+def _picture(directory: Path, name: str) -> np.ndarray | None:
+    path = directory / "pictures" / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
+    return read_picture(path) if path.is_file() else None
+
+
+def _page(facts: Mapping[str, Any], drawing: Drawing | None, grid: str | None) -> str:
+    environment = Environment(
+        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
+    return environment.get_template("comparison.html.j2").render(
+        facts=facts,
+        caption=caption(facts),
+        pareto=None if drawing is None else Markup(drawing.inline),
+        grid=grid,
+        style=Markup(style),
+    )
+
+
+def _cell(value: Any, form: str) -> str:
+    known = number(value)
+    return "–" if known is None else form.format(known)
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,341 @@
+"""Methods that `compare` puts side by side: how each is spelled, and how one generation is made with it."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..capture.watch import InstancePatch
+from ..errors import InputError
+from ..execution import Executor, Identity
+from ..execution.account import FlopMeter
+from ..plan import Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, random_scores
+from ..plan.levels import words_of
+from .call import PipelineCall
+from .generate import Generated, generate
+from .model import Model
+from .trajectory import holding_cost_of
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method as written, `NAME:key=value,...`; text keeps the spelling, for labels."""
+
+    text: str
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_spec(text: str) -> Spec:
+    """`ras:end=N,ratio=0.3` -> a Spec; raises InputError for another form."""
+    name, _, rest = text.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",") if part]
+    if not name or any(not key or not equals for key, equals, _ in pairs):
+        raise InputError(f"--method {text}: NAME or NAME:key=value,key=value is needed, for example uniform:k=2,output=forecast.")
+    return Spec(text, name, {key.strip(): value.strip() for key, _, value in pairs})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one generation took. flops: of all network calls; None where they were not counted. Bytes: None where unknown."""
+
+    wall_s: float
+    cpu_s: float
+    flops: int | None
+    cache_bytes: int | None
+    peak_bytes: int | None
+    note: str = ""
+
+
+class Method(Protocol):
+    """Makes generations its own way. counts_apart: FLOPs differ from call to call and cost a generation of their own to count."""
+
+    spec: Spec
+    counts_apart: bool
+
+    def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
+        """One generation; with `count` its FLOPs are counted, and its time means nothing."""
+        ...
+
+
+@contextmanager
+def clock(device: torch.device) -> Any:
+    """Times a generation: fills the yielded dict with wall_s, cpu_s and peak_bytes."""
+    told: dict[str, Any] = {"peak_bytes": None}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield told
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        told["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    told["wall_s"], told["cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
+
+
+def device_of(model: Model) -> torch.device:
+    return torch.device(model.pipe._execution_device)
+
+
+class Plain:
+    """The pipeline as it is: the full run, or one of fewer steps."""
+
+    counts_apart = False
+
+    def __init__(self, spec: Spec, change: Callable[[PipelineCall], PipelineCall] = lambda call: call):
+        self.spec, self._change, self._meter = spec, change, FlopMeter()
+
+    def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
+        with counted_calls(model, self._meter) as flops, clock(device_of(model)) as told:
+            made = generate(model, self._change(call))
+        return made, Cost(flops=sum(flops), cache_bytes=0, **told)
+
+
+@contextmanager
+def counted_calls(model: Model, meter: FlopMeter) -> Any:
+    """FLOPs of every network call, appended to the yielded list; calls of equal shapes are counted once."""
+    flops: list[int] = []
+    patches = []
+
+    def wrap_of(name: str) -> Any:
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                shapes = tuple(tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+                with meter.measure((name, shapes)):
+                    output = original(*args, **kwargs)
+                flops.append(meter.last)
+                return output
+
+            return forward
+
+        return wrap
+
+    for name in model.sheet.tap.components:
+        module = getattr(model.pipe, name, None)
+        if module is not None:
+            patches.append(InstancePatch(module, "forward", wrap_of(name)))
+    try:
+        yield flops
+    finally:
+        for patch in patches:
+            patch.remove()
+
+
+class Executed:
+    """Our executor, with what `arguments` gives for a model and call: policy, plan, selector, choose."""
+
+    counts_apart = False  # the account counts as it goes, each kind of call once
+
+    def __init__(self, spec: Spec, arguments: Callable[[Model, PipelineCall], Mapping[str, Any]]):
+        self.spec, self._arguments, self._meter = spec, arguments, FlopMeter()
+
+    def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
+        arguments = self._arguments(model, call)
+        identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
+        with Executor(model.pipe, model.sheet, identity=identity, meter=self._meter, **arguments) as executor:
+            with clock(device_of(model)) as told:
+                made = generate(model, call)
+            account = executor.account
+        note = account.warning or (f"{account.nonfinite} non-finite values" if account.nonfinite else "")
+        return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
+
+
+# --- options ---
+
+
+class Options:
+    """Reads a spec's options and refuses those that nobody asked for."""
+
+    def __init__(self, spec: Spec):
+        self._spec, self._left = spec, dict(spec.options)
+
+    def take(self, key: str, kind: Callable[[str], Any], default: Any) -> Any:
+        text = self._left.pop(key, None)
+        if text is None:
+            return default
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise InputError(f"--method {self._spec.text}: {key} = {text!r} cannot be read ({error}).") from error
+
+    def one_of(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        value: str = self.take(key, str, default)
+        if value not in choices:
+            raise InputError(f"--method {self._spec.text}: {key} = {value!r}; legal: {', '.join(choices)}.")
+        return value
+
+    def end(self, known: str) -> None:
+        if self._left:
+            raise InputError(f"--method {self._spec.text}: no option {', '.join(self._left)}; {self._spec.name} takes {known}.")
+
+
+def flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false is needed")
+    return text.lower() == "true"
+
+
+def numbers(text: str) -> list[float]:
+    """`4/2/1` -> [4.0, 2.0, 1.0]."""
+    return [float(part) for part in text.split("/")]
+
+
+POLICY_OPTIONS = "preset or file, map, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys"
+
+
+def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
+    """What makes the policy of a spec for a model: a preset or file (else the model's default) with changes."""
+    name = options.take("preset", str, None) or options.take("file", str, None)
+    changes: dict[str, Any] = {}
+    for key, kind in (("map", str), ("warmup", int), ("cooldown", int), ("output", str)):
+        if (value := options.take(key, kind, None)) is not None:
+            changes[key] = value
+    if (keys := options.take("keys", str, None)) is not None:
+        changes["cache"] = {"strategy": "kv", "forecast": keys == "forecast"}
+    for key in ("thresholds", "quantiles"):
+        if (values := options.take(key, numbers, None)) is not None:
+            changes[key] = dict(zip(("static", "moderate"), values, strict=False))
+    if (values := options.take("intervals", numbers, None)) is not None:
+        changes["intervals"] = dict(zip(("static", "moderate", "active"), map(int, values), strict=False))
+
+    def make(model: Model) -> Policy:
+        table = model.policy(name).to_json()
+        if {"thresholds", "quantiles"} & set(changes):
+            table = {key: value for key, value in table.items() if key not in ("thresholds", "quantiles")}
+        return Policy.from_table(table | changes, f"--method {spec.text}")
+
+    return make
+
+
+# --- our methods ---
+
+
+def _full(spec: Spec) -> Method:
+    Options(spec).end("no options")
+    return Plain(spec)
+
+
+def _fewer_steps(spec: Spec) -> Method:
+    options = Options(spec)
+    steps, compute = options.take("steps", int, None), options.take("compute", float, None)
+    options.end("steps or compute")
+    if (steps is None) == (compute is None):
+        raise InputError(f"--method {spec.text}: steps=N or compute=C is needed, one of the two.")
+
+    def change(call: PipelineCall) -> PipelineCall:
+        if steps is None and call.steps is None:
+            raise InputError(f"--method {spec.text}: the pipeline's own number of steps is not known; give steps=N.")
+        count = steps or max(1, round(compute * (call.steps or 0)))
+        return replace(call, arguments={**call.arguments, "num_inference_steps": count})
+
+    return Plain(spec, change)
+
+
+def _jano(spec: Spec) -> Method:
+    options = Options(spec)
+    make = policy_maker(spec, options)
+    options.end(POLICY_OPTIONS)
+    return Executed(spec, lambda model, call: {"policy": make(model)})
+
+
+def _uniform(spec: Spec) -> Method:
+    """Every k-th step between warm-up and cool-down, all tokens of it; the others hold or forecast the output."""
+    options = Options(spec)
+    every, output = options.take("k", int, 2), options.one_of("output", ("hold", "forecast"), "hold")
+    warmup, cooldown = options.take("warmup", int, None), options.take("cooldown", int, None)
+    options.end("k, output, warmup, cooldown")
+
+    def make(model: Model) -> Policy:
+        default = model.policy(None)
+        ends = {
+            "warmup": default.warmup if warmup is None else warmup,
+            "cooldown": default.cooldown if cooldown is None else cooldown,
+        }
+        intervals = {"static": every, "moderate": every, "active": every}
+        table = {"name": spec.text, "map": "random", "tile": list(default.tile), "quantiles": {"static": 0, "moderate": 0}}
+        return Policy.from_table({**table, **ends, "intervals": intervals, "output": output}, f"--method {spec.text}")
+
+    return Executed(spec, lambda model, call: {"policy": make(model)})
+
+
+def _random(spec: Spec) -> Method:
+    """A policy's plan with its levels handed out to random tiles, or its tokens drawn anew at every step."""
+    options = Options(spec)
+    draw, seed = options.one_of("draw", ("tiles", "steps"), "tiles"), options.take("rng", int, 0)
+    make = policy_maker(spec, options)
+    options.end(f"draw=tiles or steps, rng, {POLICY_OPTIONS}")
+
+    def arguments(model: Model, call: PipelineCall) -> dict[str, Any]:
+        stream = 1000 * seed + call.seed
+        if draw == "steps":
+            return {"policy": make(model), "choose": lambda plan: RandomSelector(plan, stream)}
+        return {"policy": make(model), "choose": lambda plan: PlanSelector(with_levels_by(plan, _random_tiles(plan, stream)))}
+
+    return Executed(spec, arguments)
+
+
+def _random_tiles(plan: Plan, seed: int) -> np.ndarray:
+    """Random scores, as blocky as the policy's map, for every token."""
+    from ..analysis import token_means
+
+    grid = plan.fingerprint.grid
+    return np.asarray(token_means(random_scores(grid.tiles(plan.policy.tile), seed), grid, plan.policy.tile))
+
+
+def _oracle(spec: Spec) -> Method:
+    """A policy's plan with its levels handed out by the full run's own cost of holding: the ceiling of any map at its budget."""
+    options = Options(spec)
+    make = policy_maker(spec, options)
+    options.end(POLICY_OPTIONS)
+    known: dict[tuple[str, int], np.ndarray] = {}
+
+    def arguments(model: Model, call: PipelineCall) -> dict[str, Any]:
+        key = call.prompt, call.seed
+        if key not in known:
+            known[key] = holding_cost_of(model, call)
+        return {"policy": make(model), "choose": lambda plan: PlanSelector(with_levels_by(plan, known[key]))}
+
+    return Executed(spec, arguments)
+
+
+def with_levels_by(plan: Plan, scores: np.ndarray) -> Plan:
+    """The plan with as many tokens of each level, the highest of the scores (token,) active, the lowest static."""
+    ranks = np.empty_like(plan.ranks)
+    ranks[np.argsort(scores, kind="stable")] = np.sort(plan.ranks)
+    return replace(plan, token_level=words_of(ranks))
+
+
+def _ras(spec: Spec) -> Method:
+    options = Options(spec)
+    default = RasOptions(end=30)
+    chosen = RasOptions(
+        start=options.take("start", int, default.start),
+        end=options.take("end", lambda text: None if text == "N" else int(text), default.end),
+        resets=options.take("resets", lambda text: tuple(int(part) for part in text.split("/")), default.resets),
+        ratio=options.take("ratio", float, default.ratio),
+        high_ratio=options.take("high_ratio", float, default.high_ratio),
+        starvation=options.take("starvation", float, default.starvation),
+        skip_step=options.take("skip_step", int, default.skip_step),
+        skip_length=options.take("skip_length", int, default.skip_length),
+        metric=options.one_of("metric", ("std", "l2norm"), default.metric),  # type: ignore[arg-type]
+        official=options.take("official", flag, default.official),
+    )
+    known = "start, end (a step or N), resets=A/B, ratio, high_ratio, starvation, skip_step, skip_length, metric, official"
+    options.end(known)
+    return Executed(spec, lambda model, call: {"selector": lambda steps, grid: RasSelector(chosen, steps, grid.count)})
+
+
+OUR_METHODS: Mapping[str, Callable[[Spec], Method]] = {
+    "full": _full,
+    "jano": _jano,
+    "policy": _jano,
+    "ras": _ras,
+    "fewer-steps": _fewer_steps,
+    "uniform": _uniform,
+    "random": _random,
+    "oracle": _oracle,
+}

@@ -1,0 +1,83 @@
+"""Paired statistics: the same prompt and seed under two methods, and two methods at equal compute. Intervals resample prompts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+Key = tuple[str, int]  # prompt, seed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs and its bootstrap percentile interval; both ends None where fewer than two prompts or runs are at hand."""
+
+    value: float
+    low: float | None
+    high: float | None
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(values: Mapping[Key, float], seed: int = 0) -> Estimate:
+    """The mean of one value a run. Runs of one prompt are drawn together, unless there is only one prompt."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in values))
+    by_prompt = len(prompts) > 1
+    groups = [np.array([v for (p, _), v in values.items() if p == prompt]) for prompt in prompts]
+    if not by_prompt:
+        groups = [np.array([value]) for value in values.values()]
+    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+    mean = float(sums.sum() / counts.sum())
+    if len(groups) < 2:
+        return Estimate(mean, None, None, len(values))
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(RESAMPLES, len(groups)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(low), float(high), len(values))
+
+
+def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Estimate | None:
+    """first - second over the runs that both have; None where there are none."""
+    common = {key: first[key] - second[key] for key in first if key in second}
+    return estimate(common) if common else None
+
+
+def front_name(method: str, options: Mapping[str, str]) -> str:
+    """The method with its options that are no numbers: rows of one name lie on one front and differ in their setting.
+
+    >>> front_name("uniform", {"k": "3", "output": "forecast"}), front_name("ras", {"end": "N", "ratio": "0.5"})
+    ('uniform:output=forecast', 'ras:end=N')
+    """
+    words = [f"{key}={value}" for key, value in options.items() if not re.fullmatch(r"[\d./+-]+", value)]
+    return method + (":" + ",".join(words) if words else "")
+
+
+def at_compute(points: Sequence[tuple[float, float]], compute: float) -> float | None:
+    """Quality of a front at this compute, on the lines between its (compute, quality) points; None outside them.
+
+    >>> at_compute([(0.4, 30.0), (0.6, 40.0)], 0.5)
+    35.0
+    """
+    ordered = sorted(points)
+    if len(ordered) < 2 or not ordered[0][0] <= compute <= ordered[-1][0]:
+        return None
+    return float(np.interp(compute, [c for c, _ in ordered], [q for _, q in ordered]))
+
+
+def equal_compute(row: Mapping[Key, tuple[float, float]], front: Sequence[Mapping[Key, tuple[float, float]]]) -> Estimate | None:
+    """Quality of a row minus that of another method's front at the same compute, run by run; None where they never meet.
+
+    Both map a run to (compute, quality); `front` has one mapping for each of the method's rows.
+    """
+    differences = {}
+    for key, (compute, quality) in row.items():
+        other = at_compute([points[key] for points in front if key in points], compute)
+        if other is not None:
+            differences[key] = quality - other
+    return estimate(differences) if differences else None
