@@ -26,16 +26,28 @@ def warmup_scores(
         path: noise levels of the whole run. prediction: what the network predicts, `flow` or diffusers' prediction_type.
 
     The signals are the flow velocities of the warm-up steps, preceded by the initial noise where the policy says so (the official
-    code's first generation of a process).
+    code's first generation of a process); see `initial_signal`.
     """
     velocities = [
         to_flow_velocity(output, sample, prediction=prediction, point=path.at(step))
         for step, (output, sample) in enumerate(zip(outputs[: policy.warmup], samples, strict=False))
     ]
-    first = [samples[0]] if policy.initial_latent else []
-    xp = array_namespace(velocities[0])
+    xp, dtype = array_namespace(velocities[0]), velocities[0].dtype
     # one dtype for all: a scheduler may keep its sample in a wider one than the network predicts in
-    return complexity_of(policy, xp.stack([xp.astype(signal, velocities[0].dtype) for signal in (*first, *velocities)]))
+    first = [initial_signal(xp.astype(samples[0], dtype), path, prediction)] if policy.initial_latent else []
+    return complexity_of(policy, xp.stack([*first, *(xp.astype(velocity, dtype) for velocity in velocities)]))
+
+
+def initial_signal(sample: Any, path: NoisePath, prediction: str) -> Any:
+    """The initial noise as a signal beside velocities: the flow velocity that x_T has while x0 is still taken for 0.
+
+    That is (sigma' / sigma) x_T, and x_T itself on a flow model, as in the official code. Elsewhere velocities are per timestep
+    (about 1e-3) or samples as large as sigma (EDM, about 15): left as it is, the noise would drown every prediction.
+    """
+    if prediction in ("flow", "flow_prediction"):
+        return sample
+    point = path.at(0)
+    return sample * (float(point.sigma_rate) / float(point.sigma)) if point.sigma else sample * 0.0
 
 
 def complexity_of(policy: Policy, signals: Any) -> Complexity:

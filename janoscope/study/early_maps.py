@@ -17,7 +17,7 @@ from ..analysis.complexity import Padding
 from ..conversion import NoisePath
 from ..grid import TokenGrid
 from ..plan import Policy
-from ..plan.importance import complexity_of, ras_of_step
+from ..plan.importance import complexity_of, initial_signal, ras_of_step
 from .run_view import StepView
 
 COMPARED_WARMUPS = (5, 10, 15)
@@ -36,8 +36,9 @@ class EarlyMaps:
     so its scores are the negated importance.
     """
 
-    def __init__(self, policy: Policy, grid: TokenGrid, path: NoisePath, warmups: Sequence[int]):
-        self._policy, self._grid, self._path, self._warmups = policy, grid, path, set(warmups)
+    def __init__(self, policy: Policy, grid: TokenGrid, path: NoisePath, prediction: str, warmups: Sequence[int]):
+        self._policy, self._grid, self._path, self._prediction = policy, grid, path, prediction
+        self._warmups = set(warmups)
         # the initial noise, then a velocity a step: one array, of which every signal set is a slice
         self._signals = np.empty((1 + max(warmups), grid.channels, *grid.cells), dtype=np.float32)
         self._previous: np.ndarray | None = None
@@ -50,7 +51,7 @@ class EarlyMaps:
         if step >= max(self._warmups):
             return
         if step == 0:
-            self._signals[0] = self._grid.unpack(view.sample)
+            self._signals[0] = self._grid.unpack(initial_signal(view.sample, self._path, self._prediction))
         self._signals[1 + step] = self._grid.unpack(view.velocity)
         self._nonfinite += view.nonfinite
         if step + 1 in self._warmups:

@@ -39,7 +39,7 @@ def read_run(
     """Measure one item of a recording: the last step's x0 first, then all steps in order, one in memory at a time."""
     grid, steps = view.recording.grid, view.steps
     accumulator = ConvergenceAccumulator(view.last_x0(), hold_steps=hold_steps, tolerance=tolerance)
-    early = EarlyMaps(policy, grid, view.path, warmups_to_compare(policy, steps))
+    early = EarlyMaps(policy, grid, view.path, view.prediction, warmups_to_compare(policy, steps))
     ras, changes = {}, []
     masked, nonfinite, previous = np.zeros(grid.count, dtype=bool), 0, None
     for step in range(steps):

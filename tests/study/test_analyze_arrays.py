@@ -31,6 +31,12 @@ def policy_with(tile: list[int], **changes) -> Policy:
     return Policy.from_table(table | changes, "test policy")
 
 
+def first_signal(run: Run) -> np.ndarray:
+    """(1, token, channel): the velocity of the initial noise while x0 is taken for 0; on flow models the noise itself."""
+    point = run.noise_path.at(0)
+    return run.sample[0, :1] * (1 if run.noise_path.family == "flow" else point.sigma_rate / point.sigma)
+
+
 def rms(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(values), axis=-1))
 
@@ -51,10 +57,11 @@ def test_arrays_are_their_definitions(analysed) -> None:
     run, policy, analysis = analysed
     grid, arrays = run.grid, analysis.arrays
     velocity, x0, output = run.velocity[0], run.x0[0], run.output[0]
-    signals = grid.unpack(np.concatenate([run.sample[0, :1], velocity[:6]]))
+    signals = grid.unpack(np.concatenate([first_signal(run), velocity[:6]]))
     expected = jano_complexity(signals, policy.tile, temporal_weight=policy.temporal_weight)
     for name in ("temporal", "spatial", "combined", "enhanced"):
-        np.testing.assert_allclose(arrays[f"complexity_{name}"], getattr(expected, name), atol=2e-3, err_msg=name)
+        wanted = getattr(expected, name)
+        np.testing.assert_allclose(arrays[f"complexity_{name}"], wanted, atol=2e-3 * wanted.max(), err_msg=name)
     distance = rms(x0 - x0[-1])
     assert_same(arrays["x0_distance"], distance, "x0_distance")
     np.testing.assert_array_equal(arrays["convergence_step"], convergence_step(distance, 0.1))
@@ -110,7 +117,7 @@ def test_the_table_is_scipys_correlation_of_each_map_with_each_outcome(analysed)
     assert {warmup for _, warmup, _ in rows} == {5, 6, 10}
     velocity = run.velocity[0]
     for warmup in (5, 6, 10):
-        signals = run.grid.unpack(np.concatenate([run.sample[0, :1], velocity[:warmup]]))
+        signals = run.grid.unpack(np.concatenate([first_signal(run), velocity[:warmup]]))
         jano = jano_complexity(signals, policy.tile, temporal_weight=policy.temporal_weight).enhanced
         scores = {
             "jano": token_means(jano, run.grid, policy.tile),
@@ -210,6 +217,21 @@ def test_options_change_what_they_name(tmp_path: Path) -> None:
     assert (named.initial_latent, named.padding) == (False, "exclude")
     same = analyze(run.path, policy=policy, options=AnalysisOptions(first_signal="initial-latent", padding="count", warmup=6))
     assert same.plan == plain.plan
+
+
+def test_initial_noise_does_not_drown_the_predictions(tmp_path: Path) -> None:
+    """Velocities per timestep are about 1e-3, the noise about 1: left at its size the map would be a map of the noise alone."""
+    run, policy = record_run(tmp_path / "eps.h5", prediction="epsilon"), policy_with([1, 4, 4])
+    whole_tiles = lambda complexity: complexity.combined[0, :-1, :-1].ravel()  # those over the edge are low in every map
+    noise, velocity = run.sample[0, :1], run.velocity[0, :6]
+    found = whole_tiles(analyze(run.path, policy=policy).complexity)
+    drowned, alone, calm = (
+        whole_tiles(jano_complexity(run.grid.unpack(np.concatenate(signals)), policy.tile))
+        for signals in ((noise, velocity), (noise, 0 * velocity), (0 * noise, velocity))
+    )
+    assert stats.spearmanr(drowned, alone).statistic > 0.99
+    assert stats.spearmanr(found, calm).statistic > 0.9
+    assert stats.spearmanr(drowned, calm).statistic < 0.7
 
 
 def test_intervals_resample_tiles_not_tokens(tmp_path: Path) -> None:
