@@ -57,8 +57,9 @@ def compare(
     from ..errors import InputError
     from ..metrics import load_lpips
     from ..report.comparison import render_comparison
-    from ..study.compare import DEFAULT_METHODS, calls_of, make_method, save_comparison
+    from ..study.compare import DEFAULT_METHODS, calls_of, make_method
     from ..study.compare import compare as run_comparison
+    from ..study.comparison import save_comparison
 
     if output.exists() and not force:
         raise InputError(f"{output} exists; choose another --output, or pass --force to replace what is in it.")

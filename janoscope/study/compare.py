@@ -1,10 +1,9 @@
 """Compare: many methods on the same prompts and seeds, measured with one code, side by side."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,160 +12,19 @@ import torch
 from ..capture.identity import dtype_name
 from ..errors import ExecutionError, InputError
 from ..metrics import Lpips, quality
-from .apply import write_json
 from .baselines import BASELINES
 from .call import CallOptions, PipelineCall, make_call
-from .generate import Generated, save_frames
-from .methods import OUR_METHODS, Cost, Method, device_of, parse_spec
+from .comparison import FULL, Comparison, Row, Run
+from .generate import Generated
+from .method_spec import parse_spec
+from .methods import OUR_METHODS, Cost, Method, device_of
 from .model import Model
-from .pairing import Key, equal_compute, estimate, front_name, paired
+from .pairing import Key
 
-SCHEMA = "janoscope-comparison/1"
-FULL = "full"
 FAILED = "failed"
 METHODS = {**OUR_METHODS, **BASELINES}
 DEFAULT_METHODS = ("jano", "random", "uniform:k=2", "uniform:k=2,output=forecast", "fewer-steps:compute=0.6", "ras:end=N")
-MEASURES = ("wall_s", "cpu_s", "compute", "speedup", "efficiency", "psnr", "ssim", "ms_ssim", "lpips")
 OnRun = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One generation against the full run of the same prompt and seed.
-
-    compute: fraction of its FLOPs. speedup: its wall time over ours. efficiency: speedup * compute, 1 where time follows FLOPs.
-    psnr (dB), ssim, ms_ssim, lpips: None where they cannot be measured, psnr also where the pictures are identical. Bytes as in
-    `Cost`.
-    """
-
-    prompt: str
-    seed: int
-    wall_s: float
-    cpu_s: float
-    compute: float | None
-    speedup: float
-    psnr: float | None
-    ssim: float | None
-    ms_ssim: float | None
-    lpips: float | None
-    cache_bytes: int | None
-    peak_bytes: int | None
-    identical: bool = False
-
-    @property
-    def key(self) -> Key:
-        return self.prompt, self.seed
-
-    @property
-    def efficiency(self) -> float | None:
-        return None if self.compute is None else self.speedup * self.compute
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"efficiency": self.efficiency}
-
-
-@dataclass
-class Row:
-    """A method and its runs; note says what went wrong, or what must be known to read them."""
-
-    label: str
-    method: str
-    options: Mapping[str, str]
-    runs: list[Run] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def front(self) -> str:
-        return front_name(self.method, self.options)
-
-    def values(self, measure: str) -> dict[Key, float]:
-        """The measure of every run that has one."""
-        return {run.key: value for run in self.runs if (value := getattr(run, measure)) is not None}
-
-    def points(self) -> dict[Key, tuple[float, float]]:
-        """(compute, psnr) of every run that has both."""
-        compute, psnr = self.values("compute"), self.values("psnr")
-        return {key: (compute[key], psnr[key]) for key in compute if key in psnr}
-
-    def to_json(self) -> dict[str, Any]:
-        estimates = {m: estimate(values) for m in MEASURES if (values := self.values(m))}
-        return {
-            "label": self.label,
-            "method": self.method,
-            "options": dict(self.options),
-            "front": self.front,
-            "runs": [run.to_json() for run in self.runs],
-            "mean": {m: estimates[m].value if m in estimates else None for m in MEASURES},
-            "interval": {m: [estimates[m].low, estimates[m].high] if m in estimates else None for m in MEASURES},
-            "note": self.note,
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first."""
-
-    model: str
-    device: str
-    dtype: str
-    steps: int | None
-    rows: tuple[Row, ...]
-    missing: Mapping[str, str]
-    pictures: Mapping[str, np.ndarray] = field(repr=False)
-
-    def row(self, label: str) -> Row:
-        return next(row for row in self.rows if row.label == label)
-
-    def paired(self) -> list[dict[str, Any]]:
-        """Differences in PSNR of every two methods, run by run."""
-        rows = [row for row in self.rows if row.values("psnr")]
-        pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :]]
-        found = [(a, b, paired(a.values("psnr"), b.values("psnr"))) for a, b in pairs]
-        return [{"first": a.label, "second": b.label, "measure": "psnr", **e.to_json()} for a, b, e in found if e is not None]
-
-    def at_equal_compute(self) -> list[dict[str, Any]]:
-        """PSNR of every row less that of every other method at the row's compute, on that method's own front."""
-        fronts: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.points():
-                fronts.setdefault(row.front, []).append(row)
-        found = []
-        for row, (name, members) in product(self.rows, fronts.items()):
-            if name != row.front and len(members) > 1:
-                difference = equal_compute(row.points(), [member.points() for member in members])
-                if difference is not None:
-                    found.append({"row": row.label, "against": name, "measure": "psnr", **difference.to_json()})
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "steps": self.steps,
-            "reference": FULL,
-            "missing": dict(self.missing),
-            "rows": [row.to_json() for row in self.rows],
-            "paired": self.paired(),
-            "equal_compute": self.at_equal_compute(),
-        }
-
-    def __str__(self) -> str:
-        width = max(len(row.label) for row in self.rows)
-        head = f"{'method':<{width}} {'compute':>8} {'speedup':>8} {'effic.':>7} {'PSNR':>7} {'SSIM':>7} {'cache MiB':>10}  note"
-        return "\n".join([head, *(_line(row, width) for row in self.rows)])
-
-
-def _line(row: Row, width: int) -> str:
-    def cell(measure: str, form: str, size: int) -> str:
-        values = row.values(measure)
-        return f"{estimate(values).value if values else '-':>{size}{form if values else ''}}"
-
-    cache = [run.cache_bytes for run in row.runs if run.cache_bytes is not None]
-    held = f"{max(cache) / 2**20:.1f}" if cache else "-"
-    cells = [cell("compute", ".3f", 8), cell("speedup", ".2f", 8), cell("efficiency", ".2f", 7), cell("psnr", ".2f", 7)]
-    return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {held:>10}  {row.note}".rstrip()
 
 
 def calls_of(model: Model, options: CallOptions, prompts: Sequence[str], seeds: Sequence[int]) -> list[PipelineCall]:
@@ -316,17 +174,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:
-    """comparison.json, comparison.txt and pictures/ in a directory. The full run's picture is `00-full`."""
-    pictures = directory / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    names = {}
-    for index, (label, frames) in enumerate(comparison.pictures.items()):
-        safe = "".join(c if c.isalnum() or c in "-.=" else "_" for c in label)
-        names[label] = save_frames(frames, pictures / f"{index:02d}-{safe}.png").relative_to(directory).as_posix()
-    result, table = directory / "comparison.json", directory / "comparison.txt"
-    write_json(comparison.to_json() | {"pictures": names}, result)
-    table.write_text(str(comparison) + "\n", encoding="utf-8")
-    return [result, table, pictures]

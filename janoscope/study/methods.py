@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,26 +17,9 @@ from ..plan import Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSe
 from ..plan.levels import words_of
 from .call import PipelineCall
 from .generate import Generated, generate
+from .method_spec import Options, Spec, flag, numbers
 from .model import Model
 from .trajectory import holding_cost_of
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A method as written, `NAME:key=value,...`; text keeps the spelling, for labels."""
-
-    text: str
-    name: str
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-def parse_spec(text: str) -> Spec:
-    """`ras:end=N,ratio=0.3` -> a Spec; raises InputError for another form."""
-    name, _, rest = text.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",") if part]
-    if not name or any(not key or not equals for key, equals, _ in pairs):
-        raise InputError(f"--method {text}: NAME or NAME:key=value,key=value is needed, for example uniform:k=2,output=forecast.")
-    return Spec(text, name, {key.strip(): value.strip() for key, _, value in pairs})
 
 
 @dataclass(frozen=True)
@@ -142,46 +125,6 @@ class Executed:
             account = executor.account
         note = account.warning or (f"{account.nonfinite} non-finite values" if account.nonfinite else "")
         return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
-
-
-# --- options ---
-
-
-class Options:
-    """Reads a spec's options and refuses those that nobody asked for."""
-
-    def __init__(self, spec: Spec):
-        self._spec, self._left = spec, dict(spec.options)
-
-    def take(self, key: str, kind: Callable[[str], Any], default: Any) -> Any:
-        text = self._left.pop(key, None)
-        if text is None:
-            return default
-        try:
-            return kind(text)
-        except ValueError as error:
-            raise InputError(f"--method {self._spec.text}: {key} = {text!r} cannot be read ({error}).") from error
-
-    def one_of(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value: str = self.take(key, str, default)
-        if value not in choices:
-            raise InputError(f"--method {self._spec.text}: {key} = {value!r}; legal: {', '.join(choices)}.")
-        return value
-
-    def end(self, known: str) -> None:
-        if self._left:
-            raise InputError(f"--method {self._spec.text}: no option {', '.join(self._left)}; {self._spec.name} takes {known}.")
-
-
-def flag(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("true or false is needed")
-    return text.lower() == "true"
-
-
-def numbers(text: str) -> list[float]:
-    """`4/2/1` -> [4.0, 2.0, 1.0]."""
-    return [float(part) for part in text.split("/")]
 
 
 POLICY_OPTIONS = "preset or file, map, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys"

@@ -1,0 +1,228 @@
+"""Methods on a tiny pipeline: what each computes, that one code measures all, and that none leaves a trace."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_pipelines import build
+
+from janoscope.cli.app import janoscope as command
+from janoscope.errors import ExecutionError, InputError, JanoscopeError
+from janoscope.plan import Plan, random_scores
+from janoscope.probe import find_sheet
+from janoscope.report.comparison import fronts_of, read_comparison, render_comparison
+from janoscope.study import branches
+from janoscope.study import compare as compare_module
+from janoscope.study.call import CallOptions
+from janoscope.study.compare import calls_of, compare, make_method
+from janoscope.study.comparison import save_comparison
+from janoscope.study.methods import with_levels_by
+from janoscope.study.model import Model
+
+POLICY = {
+    "name": "tiny",
+    "warmup": 2,
+    "cooldown": 1,
+    "tile": [1, 4, 4],
+    "quantiles": {"static": 0.4, "moderate": 0.7},
+    "intervals": {"static": 3, "moderate": 2, "active": 1},
+}
+
+
+def tiny_model(family="flux", **call):
+    pipe, arguments = build(family)
+    known = {key: value for key, value in arguments.items() if key not in ("prompt", "output_type")}
+    network = pipe.transformer
+    sheet = find_sheet([cls.__name__ for cls in type(network).__mro__])
+    return Model("tiny", pipe, sheet, call={**known, "num_inference_steps": 8, "output_type": "pil"} | call, policy_table=POLICY)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(true_cfg_scale=2.0, negative_prompt="red")
+
+
+def calls(model, prompts=("a cat",), seeds=(0,)):
+    return calls_of(model, CallOptions(prompt=prompts[0]), prompts, seeds)
+
+
+METHODS = ("jano", "random", "random:draw=steps", "oracle", "ras:start=2,end=N,resets=5", "uniform:k=2", "uniform:k=3")
+METHODS += (
+    "uniform:k=2,output=forecast",
+    "fewer-steps:steps=4",
+    "fewer-steps:compute=0.75",
+    "policy:keys=forecast,output=forecast",
+)
+CACHES = (
+    "first-block-cache:threshold=0",
+    "taylorseer:interval=2,warmup=2",
+    "pab:k=2,low=0,high=1000",
+    "magcache:threshold=1",
+    "dbcache",
+)
+
+
+@pytest.fixture(scope="module")
+def comparison(model):
+    before = {name: list(vars(module)) for name, module in model.pipe.transformer.named_modules() if name}
+    made = compare(model, calls(model, ("a cat", "a dog"), (0, 1)), (*METHODS, *CACHES))
+    assert {name: list(vars(module)) for name, module in model.pipe.transformer.named_modules() if name} == before
+    return made
+
+
+def computes(comparison, label):
+    return set(comparison.row(label).values("compute").values())
+
+
+def test_every_method_has_a_row_and_every_run_its_figures(comparison):
+    assert [row.label for row in comparison.rows] == ["full", *METHODS, *CACHES]
+    for row in comparison.rows[:-1]:
+        assert [run.key for run in row.runs] == [("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1)], row.note
+        assert all(run.wall_s > 0 and run.compute is not None for run in row.runs)
+    assert "cache-dit" in comparison.row("dbcache").note, "an extra that is not installed is a row that says so"
+    assert comparison.row("full").values("psnr") == {}
+    assert computes(comparison, "full") == {1.0}
+    assert set(comparison.missing) == {"ms_ssim", "lpips"}
+
+
+def test_compute_is_what_each_method_says_it_is(comparison):
+    assert computes(comparison, "uniform:k=2") == computes(comparison, "uniform:k=2,output=forecast") == {6 / 8}
+    assert computes(comparison, "uniform:k=3") == {5 / 8}
+    assert computes(comparison, "fewer-steps:steps=4") == {4 / 8}
+    assert computes(comparison, "fewer-steps:compute=0.75") == {6 / 8}
+    assert computes(comparison, "random") == computes(comparison, "oracle") == computes(comparison, "jano")
+    assert computes(comparison, "random:draw=steps") == computes(comparison, "jano")
+    assert 0.5 < computes(comparison, "jano").pop() < 1.0
+    assert 0.3 < computes(comparison, "taylorseer:interval=2,warmup=2").pop() < 0.8
+    assert max(computes(comparison, "magcache:threshold=1")) < 1.0
+    assert 0.5 < computes(comparison, "pab:k=2,low=0,high=1000").pop() < 1.0
+
+
+def test_a_cache_that_never_hits_computes_everything_and_gives_the_same_picture(comparison):
+    row = comparison.row("first-block-cache:threshold=0")
+    assert computes(comparison, row.label) == {1.0}
+    assert all(run.identical and run.psnr is None for run in row.runs)
+    assert not any(run.identical for run in comparison.row("jano").runs)
+
+
+def test_bytes_held_are_counted_for_theirs_and_ours(comparison):
+    held = {row.label: max((run.cache_bytes or 0 for run in row.runs), default=0) for row in comparison.rows}
+    assert held["full"] == held["uniform:k=2"] == 0
+    assert held["policy:keys=forecast,output=forecast"] == 2 * held["jano"] > 0
+    assert min(held[label] for label in CACHES[:4]) > 0
+
+
+def test_attention_is_broadcast_within_a_branch(model, monkeypatch):
+    """Control: with one state for both branches, as in diffusers, one branch gets the other's attention."""
+    method = make_method("pab:k=2,low=0,high=1000")
+    [call] = calls(model)
+    apart, _ = method.generate(model, call, count=False)
+    monkeypatch.setattr(branches.Branches, "_swap", lambda self: None)
+    mixed, _ = method.generate(model, call, count=False)
+    assert not np.array_equal(apart.frames, mixed.frames)
+
+
+def test_the_report_is_rendered_from_the_files_alone(comparison, tmp_path):
+    files = [*save_comparison(comparison, tmp_path), *render_comparison(tmp_path)]
+    assert {file.name for file in files} >= {"comparison.json", "comparison.txt", "report.html", "pareto.svg", "grid.png"}
+    facts = read_comparison(tmp_path)
+    json.dumps(facts, allow_nan=False)
+    fronts = {front.name: front for front in fronts_of(facts)}
+    assert fronts["uniform"].compute.tolist() == [5 / 8, 6 / 8]
+    assert fronts["uniform"].quality[1] == pytest.approx(comparison.to_json()["rows"][6]["mean"]["psnr"])
+    page = (tmp_path / "report.html").read_text()
+    assert "uniform:k=2,output=forecast" in page
+    assert "optional package cache-dit" in page
+    (tmp_path / "comparison.json").write_text("{}")
+    with pytest.raises(InputError, match="no comparison of this version"):
+        render_comparison(tmp_path)
+
+
+def test_a_method_that_changes_the_pipeline_is_found_out(monkeypatch):
+    changed = tiny_model()
+
+    class Careless:
+        counts_apart = False
+        spec = make_method("full").spec
+
+        def generate(self, model, call, count):
+            with torch.no_grad():
+                model.pipe.transformer.proj_out.bias += 1
+            return make_method("full").generate(model, call, count)
+
+    def careless(spec):
+        method = Careless()
+        method.spec = spec
+        return method
+
+    monkeypatch.setitem(compare_module.METHODS, "careless", careless)
+    with pytest.raises(ExecutionError, match="left the pipeline changed"):
+        compare(changed, calls(changed), ("careless",))
+
+
+def test_a_cache_that_fails_on_a_family_is_a_row_that_says_why_and_the_others_go_on():
+    """First-block caching trips over Stable Diffusion 3's last block, which gives no text."""
+    model = tiny_model("sd3")
+    made = compare(model, calls(model), ("first-block-cache:threshold=9", "pab:low=0,high=1000", "jano"))
+    assert made.row("first-block-cache:threshold=9").note.startswith("failed: TypeError")
+    assert made.row("first-block-cache:threshold=9").runs == []
+    assert [len(row.runs) for row in made.rows] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nonsense", "no method 'nonsense'; legal: full, jano"),
+        ("uniform:k", "NAME:key=value"),
+        ("uniform:k=two", "k = 'two' cannot be read"),
+        ("uniform:j=2", "no option j; uniform takes k"),
+        ("uniform:output=guess", "legal: hold, forecast"),
+        ("fewer-steps", "steps=N or compute=C"),
+        ("ras:ratio=2", "ratio = 2.0"),
+        ("full:k=1", "no option k"),
+    ],
+)
+def test_a_method_that_cannot_be_meant_is_refused(text, told):
+    with pytest.raises(InputError, match=told):
+        make_method(text)
+
+
+def test_a_policy_option_without_meaning_fails_with_the_fault(model):
+    made = compare(model, calls(model), ("jano:quantiles=0.9/0.1",))
+    assert "quantiles.moderate" in made.row("jano:quantiles=0.9/0.1").note
+
+
+def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
+    from janoscope.execution import Executor
+    from janoscope.study.generate import generate
+
+    with Executor(model.pipe, model.sheet, policy=model.policy(None)) as executor:
+        generate(model, calls(model)[0])
+    plan: Plan = executor.plan
+    scores = random_scores((1, 1, plan.ranks.size), 3).ravel()
+    dealt = with_levels_by(plan, scores)
+    assert np.bincount(dealt.ranks).tolist() == np.bincount(plan.ranks).tolist()
+    assert (np.diff(dealt.ranks[np.argsort(scores)]) >= 0).all()
+    assert (dealt.ranks != plan.ranks).any()
+    assert with_levels_by(plan, plan.ranks.astype(float)).token_level == plan.token_level
+
+
+def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("janoscope.cli.compare.load", lambda options, verbose: options.clear() or replace(model))
+    monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
+    out = tmp_path / "c"
+    arguments = ["compare", "tiny", "-p", "a cat", "-p", "a dog", "--method", "uniform:k=2", "-o", str(out), "-q"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "uniform:k=2" in result.stdout
+    data = json.loads((out / "comparison.json").read_text())
+    assert [len(row["runs"]) for row in data["rows"]] == [2, 2]
+    again = CliRunner().invoke(command, arguments)
+    assert isinstance(again.exception, JanoscopeError)
+    assert "--force" in str(again.exception)
+    without = CliRunner().invoke(command, ["compare", "tiny", "-o", str(tmp_path / "d")])
+    assert without.exit_code == 2
+    assert "PROMPT" in without.output

@@ -1,0 +1,81 @@
+"""Paired differences and equal compute, on numbers that can be checked by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from janoscope.study.comparison import Comparison, Row, Run
+from janoscope.study.pairing import at_compute, equal_compute, estimate, front_name, paired
+
+
+def runs_of(values):
+    return {(f"prompt {index}", 0): value for index, value in enumerate(values)}
+
+
+def test_an_estimate_is_the_mean_with_an_interval_around_it():
+    found = estimate(runs_of([1.0, 2.0, 3.0, 6.0]))
+    assert found.value == 3.0
+    assert found.low < 3.0 < found.high
+    assert found.low >= 1.0
+    assert found.high <= 6.0
+    assert estimate(runs_of([5.0])).low is None
+
+
+def test_seeds_of_one_prompt_are_resampled_together():
+    """Two prompts that differ and seeds that do not: drawing seeds alone would give a far narrower interval."""
+    values = {(prompt, seed): value for prompt, value in (("a", 0.0), ("b", 1.0)) for seed in range(50)}
+    found = estimate(values)
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+def test_differences_are_taken_run_by_run():
+    first, second = runs_of([10.0, 20.0, 30.0]), runs_of([9.0, 19.0, 29.0])
+    found = paired(first, second)
+    assert (found.value, found.low, found.high, found.runs) == (1.0, 1.0, 1.0, 3)
+    assert paired(first, {}) is None
+
+
+@pytest.mark.parametrize(("compute", "expected"), [(0.4, 30.0), (0.5, 35.0), (0.6, 40.0), (0.39, None), (0.61, None)])
+def test_a_front_is_read_on_its_lines_and_nowhere_else(compute, expected):
+    assert at_compute([(0.6, 40.0), (0.4, 30.0)], compute) == expected
+    assert at_compute([(0.4, 30.0)], 0.4) is None
+
+
+def test_equal_compute_is_taken_run_by_run_at_the_rows_own_compute():
+    row = {("a", 0): (0.5, 36.0), ("b", 0): (0.45, 30.0), ("c", 0): (0.2, 20.0)}
+    front = [dict.fromkeys(row, (0.4, 30.0)), dict.fromkeys(row, (0.6, 40.0))]
+    found = equal_compute(row, front)
+    assert found.runs == 2, "the third run's compute lies outside the front"
+    assert found.value == pytest.approx(((36 - 35) + (30 - 32.5)) / 2)
+    assert equal_compute({("c", 0): (0.2, 20.0)}, front) is None
+
+
+def test_rows_of_one_front_differ_in_numbers_alone():
+    assert front_name("uniform", {"k": "2"}) == front_name("uniform", {"k": "3"}) == "uniform"
+    assert front_name("jano", {"intervals": "4/2/1"}) == "jano"
+    assert front_name("uniform", {"k": "2", "output": "forecast"}) == "uniform:output=forecast"
+
+
+def run(prompt, compute, psnr):
+    costs = {"wall_s": 1.0, "cpu_s": 1.0, "compute": compute, "speedup": 1.5, "cache_bytes": 0, "peak_bytes": None}
+    return Run(prompt=prompt, seed=0, **costs, psnr=psnr, ssim=0.9, ms_ssim=None, lpips=None)
+
+
+def test_a_comparison_writes_strict_json_with_fronts_and_pairs():
+    rows = (
+        Row("uniform:k=2", "uniform", {"k": "2"}, [run("a", 0.6, 40.0), run("b", 0.6, 42.0)]),
+        Row("uniform:k=3", "uniform", {"k": "3"}, [run("a", 0.4, 30.0), run("b", 0.4, 32.0)]),
+        Row("jano", "jano", {}, [run("a", 0.5, 38.0), run("b", 0.5, 38.0)]),
+        Row("dbcache", "dbcache", {}, [], "failed: why"),
+    )
+    comparison = Comparison("demo", "cpu", "float32", 8, rows, {}, {"full": np.zeros((1, 2, 2, 3), np.uint8)})
+    data = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert data["rows"][2]["mean"]["psnr"] == 38.0
+    assert data["rows"][2]["mean"]["efficiency"] == 0.75
+    assert data["rows"][3]["mean"]["psnr"] is None
+    [against] = [e for e in data["equal_compute"] if e["row"] == "jano"]
+    assert (against["against"], against["value"], against["runs"]) == ("uniform", 2.0, 2)
+    pair = next(p for p in data["paired"] if (p["first"], p["second"]) == ("uniform:k=2", "jano"))
+    assert pair["value"] == 3.0
+    assert "failed: why" in str(comparison)
