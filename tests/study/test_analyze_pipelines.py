@@ -1,5 +1,6 @@
 """Recordings of diffusers' own DDIM pipelines: the analysis works on what they predict, which is noise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from janoscope.conversion import NoisePath
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.study.analyze import AnalysisOptions, analyze
+from janoscope.study.apply import apply
 from janoscope.study.record import record
 from janoscope.study.run_view import RunView
 
@@ -96,3 +98,24 @@ def test_a_path_cut_before_its_end_has_no_known_end(recorded: Path) -> None:
         recording.complete = False
         assert RunView(recording).path.final is None
         assert isinstance(RunView(recording).path, NoisePath)
+
+
+@pytest.mark.parametrize("name", ["jano", "x0-gradient", "velocity-change", "ras", "random"])
+def test_a_noise_predictor_gets_the_same_plan_live_and_from_its_recording(tmp_path: Path, name: str) -> None:
+    """The law between the two homes of the analysis, on a model whose output has to be converted first."""
+    policy = replace(policy_for([1, 2, 2]), map=name)
+    told = {"prompt": "class", "seed": 2, "model": "tiny/dit"}
+    pipeline, call = build("dit")
+    pipeline.scheduler = DDIMScheduler(clip_sample=False)
+    call |= {"num_inference_steps": STEPS}
+    with torch.no_grad(), record(pipeline, tmp_path / "run.h5", **told):
+        pipeline(**call, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), apply(pipeline, policy=policy, **told) as executor:
+        pipeline(**call, generator=torch.Generator().manual_seed(2))
+    found = analyze(tmp_path / "run.h5", policy=policy)
+    assert len(set(found.plan.token_level)) == 3
+    assert executor.plan.token_level == found.plan.token_level
+    assert executor.plan.step_kind == found.plan.step_kind
+    if name != "random":
+        other = analyze(tmp_path / "run.h5", policy=policy, options=AnalysisOptions(warmup={"x0-gradient": 1}.get(name, 3)))
+        assert other.plan.token_level != found.plan.token_level
