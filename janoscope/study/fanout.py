@@ -6,6 +6,8 @@ worker that is lost, cost their own task only.
 
 import logging
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,6 +17,7 @@ from ..errors import InputError, JanoscopeError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _RESTARTS = 3  # of a worker process that died
+_CONNECT_S = 10
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,17 @@ def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str
                 result, error = ray.get(done)
                 yield Outcome(task, result, error)
             except ray.exceptions.RayError as lost:
-                yield Outcome(task, error=f"its worker was lost: {in_words(lost)[:200]}")
+                yield Outcome(task, error=f"its worker was lost: {_last_line(lost)}")
             idle.insert(0, actor)  # a lost one is started again by Ray, and meanwhile the others go first
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _last_line(error: BaseException) -> str:
+    """Where Ray puts the cause, below the traceback of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def _connect(address: str) -> Any:
@@ -140,12 +149,31 @@ def _connect(address: str) -> Any:
         import ray
     except ImportError as error:
         raise InputError("--ray needs the ray extra (pip install 'janoscope[ray]').") from error
+    _refuse_silent(address)
     try:
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(_own_paths())}}
+            ray.init(address=address, runtime_env=paths, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {address}: {in_words(error)[:200]}. Start one with `ray start --head`.") from error
     return ray
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster at {address}: {error.strerror or error}. Start one with `ray start --head`.") from error
+
+
+def _own_paths() -> list[str]:
+    """Where Python finds modules beside its installation: a checkout that is not installed must be found by the workers too."""
+    installed = (sys.prefix, sys.base_prefix)
+    return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
 def _actors(ray: Any, make_worker: Callable[[], Any], tasks: int) -> list[Any]:

@@ -1,0 +1,75 @@
+"""Fan-out over a local Ray cluster of two nodes: tasks spread, and a worker that dies costs its own task only."""
+
+import os
+import signal
+from functools import partial
+
+import pytest
+
+from janoscope.errors import InputError
+from janoscope.study.fanout import Rank, fan_out
+
+ray = pytest.importorskip("ray", reason="spreading over a cluster needs the ray extra")
+pytestmark = pytest.mark.slow  # half a minute to start and stop two nodes
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster.add_node(**node)
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def make_worker(doomed: int):
+    """A worker that names its node, dies at one task and is refused at another."""
+    import time
+
+    import ray
+
+    from janoscope.errors import InputError
+
+    def work(task: int) -> tuple[int, str]:
+        if task == doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task == 3:
+            raise InputError("task 3 is refused")
+        time.sleep(0.2)
+        return task * task, ray.get_runtime_context().get_node_id()
+
+    return work
+
+
+def test_tasks_spread_over_both_nodes_and_a_lost_worker_costs_its_own_task(cluster):
+    outcomes = {outcome.task: outcome for outcome in fan_out(range(10), partial(make_worker, 4), ray=cluster)}
+    assert sorted(outcomes) == list(range(10))
+    assert outcomes[4].result is None
+    assert outcomes[4].error.startswith("its worker was lost: ")
+    assert outcomes[3].error == "task 3 is refused"
+    whole = [task for task in range(10) if task not in (3, 4)]
+    assert [outcomes[task].result[0] for task in whole] == [task * task for task in whole]
+    assert len({outcomes[task].result[1] for task in whole}) == 2, "both nodes worked"
+
+
+def test_prompts_are_recorded_on_the_cluster(cluster, saved, janoscope, tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    size = ("--height", 112, "--width", 176, "--steps", 2, "--call", "max_sequence_length=16", "--no-output", "-q")
+    said = janoscope("record", saved("flux"), *size, "--prompts", tmp_path / "p.txt", "-o", tmp_path / "set", "--ray", cluster)
+    assert said.code == 0, said.err
+    assert "Wrote 2 recordings" in said.out
+    for path in sorted((tmp_path / "set").glob("*.h5")):
+        assert janoscope("verify", path).code == 0
+
+
+def test_ray_and_ranks_are_not_mixed():
+    with pytest.raises(InputError, match="use one of them"):
+        list(fan_out([1], make_worker, ray="auto", rank=Rank(0, 2)))
+
+
+def test_no_cluster_is_said_in_one_line():
+    with pytest.raises(InputError, match=r"no Ray cluster at 127\.0\.0\.1:1: Connection refused\. Start one with"):
+        list(fan_out([1], partial(make_worker, 0), ray="127.0.0.1:1"))
