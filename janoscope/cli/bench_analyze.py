@@ -23,9 +23,9 @@ def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict
     from ..study.analysis_files import write_json, write_whole
     from ..study.bench_analyze import SMALL_MAP, SMALL_RUN, bench_analyze, describe_bench
 
-    cases = {"map_case": SMALL_MAP, "run_case": SMALL_RUN} if small else {}
+    map_case, run_case = (SMALL_MAP, SMALL_RUN) if small else (None, None)
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
-    result = bench_analyze(scratch=scratch, say=say, **cases)
+    result = bench_analyze(map_case, run_case, scratch, say)
     text = describe_bench(result)
     click.echo(json.dumps(result, indent=1) if as_json else text)
     if output is not None:

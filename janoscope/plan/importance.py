@@ -46,8 +46,9 @@ def initial_signal(sample: Any, path: NoisePath, prediction: str) -> Any:
     """
     if prediction in ("flow", "flow_prediction"):
         return sample
-    point = path.at(0)
-    return sample * (float(point.sigma_rate) / float(point.sigma)) if point.sigma else sample * 0.0
+    rate = path.at().sigma_rate
+    assert isinstance(rate, np.ndarray)  # a path's own points have their rates
+    return sample * float(rate[0] / path.sigma[0])
 
 
 def complexity_of(policy: Policy, signals: Any) -> Complexity:

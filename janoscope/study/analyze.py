@@ -159,16 +159,9 @@ def _analyze(
     measures = read_run(view, policy, hold_steps=options.hold_steps, tolerance=options.tolerance, on_step=on_step)
     plan = _plan(recording, sheet, policy, measures, options)
     run = MeasuredRun(measures, plan, recording.grid)
-    complexity = measures.complexity
-    points = given or choose_points(token_means(complexity.enhanced, recording.grid, policy.tile), recording.grid)
-    arrays = {
-        **{f"complexity_{name}": getattr(complexity, name) for name in ("temporal", "spatial", "combined", "enhanced")},
-        **token_arrays(run),
-        **tile_arrays(run),
-        **curve_arrays(run),
-        **_point_arrays(view, points, reduction),
-        **{name: getattr(recording, name) for name in ("timestep", "alpha", "sigma")},
-    }
+    scores = token_means(measures.complexity.enhanced, recording.grid, policy.tile)
+    points = given or choose_points(scores, recording.grid)
+    arrays = _arrays(view, run) | _point_arrays(view, points, reduction)
     results = {
         "schema": SCHEMA,
         "recording": recording.path.name,
@@ -176,22 +169,39 @@ def _analyze(
         "run": describe_run(recording),
         "item": options.item,
         "items": recording.items,
-        "grid": recording.grid.to_json(),
+        **_measured_facts(view, run),
+        "points": [point.to_json(plan) for point in points],
+        "shown_frames": shown_frames(points, recording.grid),
+        "reduction": reduction,
+        "versions": dict(recording.provenance["packages"]),
+        "nonfinite": {signal: recording.nonfinite(signal) for signal in recording.signals},
+    }
+    return Analysis(plan, measures.complexity, measures.convergence, results, arrays)
+
+
+def _arrays(view: RunView, run: MeasuredRun) -> dict[str, np.ndarray]:
+    complexity = run.measures.complexity
+    return {
+        **{f"complexity_{name}": getattr(complexity, name) for name in ("temporal", "spatial", "combined", "enhanced")},
+        **token_arrays(run),
+        **tile_arrays(run),
+        **curve_arrays(run),
+        **{name: getattr(view.recording, name) for name in ("timestep", "alpha", "sigma")},
+    }
+
+
+def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, Any]:
+    return {
+        "grid": run.grid.to_json(),
         "conversion": _conversion_facts(view),
         "complexity": complexity_facts(run),
         "convergence": convergence_facts(run),
         "map_predicts": map_predicts_rows(run),
         "ras_predicts": ras_predicts_rows(run),
         "separation": separation_facts(run),
-        "points": [point.to_json(plan) for point in points],
-        "shown_frames": shown_frames(points, recording.grid),
         "curves": {"groups": list(run.groups), "quantiles": list(QUANTILES)},
-        "predicted": plan.predicted._asdict(),
-        "reduction": reduction,
-        "versions": dict(recording.provenance["packages"]),
-        "nonfinite": {signal: recording.nonfinite(signal) for signal in recording.signals},
+        "predicted": run.plan.predicted._asdict(),
     }
-    return Analysis(plan, complexity, measures.convergence, results, arrays)
 
 
 def _plan(

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,32 +74,39 @@ def bench_analyze(
     map_case, run_case = map_case or MapCase(), run_case or RunCase()
     say("complexity map")
     whole_map = _measure("map", asdict(map_case))
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="janoscope-bench-") as folder:
-        path = str(Path(folder) / "run.h5")
-        say("writing the recording")
-        written = _measure("write", {"path": path, **asdict(run_case)})
-        told = {"path": path, "output": str(Path(folder) / "out"), **asdict(run_case)}
-        say("pass over the recording, analysis, pass over the recording")
-        before, analysis, after = (_measure(task, told) for task in ("pass", "analyze", "pass"))
-    pass_s = (before["seconds"] + after["seconds"]) / 2
+    run = _bench_run(run_case, scratch, say)
     figures = {
         "map_time_ratio": whole_map["seconds"] / whole_map["gram_seconds"],
         "map_memory_mib": whole_map["peak_bytes"] / MIB,
-        "run_time_ratio": analysis["seconds"] / pass_s,
-        "run_memory_mib": analysis["peak_bytes"] / MIB,
+        "run_time_ratio": run["analysis_s"] / statistics.mean(run["passes_s"]),
+        "run_memory_mib": run.pop("peak_bytes") / MIB,
     }
     return {
         "schema": SCHEMA,
         "map_case": asdict(map_case),
         "run_case": asdict(run_case),
-        "recording_bytes": written["bytes"],
         "map": whole_map,
-        "passes_s": [before["seconds"], after["seconds"]],
-        "analysis_s": analysis["seconds"],
+        **run,
         "figures": figures,
         "limits": LIMITS,
         "within": {name: figures[name] <= limit for name, limit in LIMITS.items()},
         "machine": {"python": sys.version.split()[0], "numpy": np.__version__, "cores": os.cpu_count()},
+    }
+
+
+def _bench_run(case: RunCase, scratch: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="janoscope-bench-") as folder:
+        path = str(Path(folder) / "run.h5")
+        say("writing the recording")
+        told = {"path": path, "output": str(Path(folder) / "out"), **asdict(case)}
+        written = _measure("write", told)
+        say("pass over the recording, analysis, pass over the recording")
+        before, analysis, after = (_measure(task, told) for task in ("pass", "analyze", "pass"))
+    return {
+        "recording_bytes": written["bytes"],
+        "passes_s": [before["seconds"], after["seconds"]],
+        "analysis_s": analysis["seconds"],
+        "peak_bytes": analysis["peak_bytes"],
     }
 
 
@@ -152,7 +159,7 @@ def _measure(task: str, told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _map(**told: Any) -> dict[str, Any]:
-    case = MapCase(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+    case: MapCase = _case(MapCase, told)
     rng = np.random.default_rng(0)
     signals = rng.standard_normal((case.signals, case.channels, *case.cells), dtype=np.float32)
     make = lambda: jano_complexity(signals, case.tile, temporal_weight=case.temporal_weight)
@@ -177,7 +184,7 @@ def _gram_input(signals: np.ndarray, tile: Triple) -> np.ndarray:
 
 def _write(path: str, **told: Any) -> dict[str, Any]:
     """A recording whose values fade from noise to a scene; made from a few arrays, rolled, since drawing is the slow part."""
-    case = _run_case(told)
+    case: RunCase = _case(RunCase, told)
     grid = TokenGrid(case.channels, case.cells, case.patch)
     rng = np.random.default_rng(0)
     noise, scene, jitter = (rng.standard_normal((grid.count, grid.token_channels), dtype=np.float32) for _ in range(3))
@@ -210,7 +217,7 @@ def _read_all(recording: Any) -> None:
 
 
 def _analyze(path: str, output: str, **told: Any) -> dict[str, Any]:
-    case = _run_case(told)
+    case: RunCase = _case(RunCase, told)
     table = {
         "name": "bench",
         "warmup": case.warmup,
@@ -226,9 +233,10 @@ def _analyze(path: str, output: str, **told: Any) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak}
 
 
-def _run_case(told: dict[str, Any]) -> RunCase:
-    names = {key: value for key, value in told.items() if key in RunCase.__dataclass_fields__}
-    return RunCase(**{key: tuple(value) if isinstance(value, list) else value for key, value in names.items()})
+def _case(kind: Any, told: dict[str, Any]) -> Any:
+    """A case from its JSON, in which tuples became lists; what it does not know belongs to the task."""
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items() if key in known})
 
 
 def _seconds(function: Callable[[], Any]) -> float:
