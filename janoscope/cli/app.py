@@ -20,6 +20,7 @@ _VERBS = {
     "plan": "plan",
     "apply": "apply",
     "compare": "compare",
+    "bench": "bench",
     "probes": "probes",
     "demo": "demo",
 }

@@ -11,6 +11,14 @@ from ..errors import InputError
 BFLOAT16 = "bfloat16"
 DTYPES = ("float16", BFLOAT16, "float32", "float64")
 _BFLOAT16_NAN = 0x7FC0
+# the bits of infinity, the least unsigned number that is not finite
+_EXPONENTS: dict[str, tuple[Any, int]] = {
+    "float16": (np.uint16, 0x7C00),
+    BFLOAT16: (np.uint16, 0x7F80),
+    "float32": (np.uint32, 0x7F80_0000),
+    "float64": (np.uint64, 0x7FF0_0000_0000_0000),
+}
+_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,19 @@ def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def count_nonfinite(stored: np.ndarray, name: str) -> int:
-    if name == BFLOAT16:
-        return int(np.count_nonzero((stored & 0x7F80) == 0x7F80))
-    return int(stored.size - np.count_nonzero(np.isfinite(stored)))
+    """Infinities and NaNs: every number whose exponent bits are all set.
+
+    By bits and in blocks that stay in the cache: `isfinite` of a float16 map took four times as long as writing its checksum.
+    """
+    kind, exponent = _EXPONENTS[name]
+    bits = np.ascontiguousarray(stored).view(kind).reshape(-1)
+    unsigned = kind(~(1 << (8 * bits.itemsize - 1)) & (1 << 8 * bits.itemsize) - 1)
+    count = 0
+    for start in range(0, bits.size, _BLOCK):
+        block = bits[start : start + _BLOCK] & unsigned
+        if block.max() >= exponent:
+            count += int(np.count_nonzero(block >= exponent))
+    return count
 
 
 def encode(values: np.ndarray, source: str, stored: str) -> Encoded:

@@ -52,7 +52,7 @@ class SimulatedPipeline:
     def __init__(self, grid: TokenGrid, *, call_s: float = 0.0, dtype: torch.dtype = torch.float32):
         self.grid, self.dtype = grid, dtype
         self.transformer = SimulatedTransformer(grid, call_s, dtype)
-        self.scheduler = FlowMatchEulerDiscreteScheduler()
+        self.scheduler: Any = FlowMatchEulerDiscreteScheduler()
 
     @torch.no_grad()
     def __call__(self, steps: int, guided: Callable[[int], bool] = lambda step: True, scale: float = 3.0) -> torch.Tensor:
