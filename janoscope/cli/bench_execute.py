@@ -1,0 +1,34 @@
+"""`janoscope bench execute`."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .options import json_option
+
+
+@click.command("execute")
+@click.option("--size", default="flux-like", show_default=True, help="tiny, flux-like, flux-1 or wan-1.3b (GPU).")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Times that every call is timed.")
+@click.option("--device", help="Torch device [default: the first GPU, else cpu].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write execute-SIZE.json and .txt into this directory.")
+@click.option("--strict", is_flag=True, help="Exit code 1 when a figure misses its limit.")
+@json_option
+def bench_execute(size: str, repeats: int, device: str | None, output: Path | None, strict: bool, as_json: bool) -> None:
+    """Time of partial steps against their FLOPs, and of a refresh against a plain call, on random weights in one run.
+
+    Times mean something on an idle machine only; the load averages are written down.
+    """
+    from ..study.bench_execute import bench_execute as run
+
+    result = run(size, repeats=repeats, device=device)
+    data = json.dumps(result.to_json(), indent=1)
+    click.echo(data if as_json else str(result))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"execute-{size}.json").write_text(data + "\n", encoding="utf-8")
+        (output / f"execute-{size}.txt").write_text(f"{result}\n", encoding="utf-8")
+        click.echo(f"Wrote {output / f'execute-{size}.json'}", err=as_json)
+    sys.exit(1 if strict and result.faults else 0)
