@@ -85,12 +85,10 @@ def analyze(
 
 
 def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:
-    for note in analysis.notes:
-        click.echo(f"note: {note}", err=True)
     if print_json:
         click.echo((directory / "analysis.json").read_text(encoding="utf-8"), nl=False)
     elif not as_json:
-        click.echo(analysis.plan.describe())
+        click.echo("\n".join([analysis.plan.describe(), *(f"note      {note}" for note in analysis.notes)]))
     click.echo(f"Wrote {report}", err=as_json)
     line = apply_line(analysis, directory)
     if line:

@@ -11,7 +11,7 @@ from ..analysis import token_means
 from ..analysis.convergence import HOLD_STEPS, TOLERANCE
 from ..conversion.noise_path import Derivative
 from ..errors import InputError
-from ..plan import Plan, Policy, highest, plan_from_ranks, token_ranks
+from ..plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
 from ..probe import ProbeSheet
 from ..recording import Recording, open_recording
 from .analysis_files import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
@@ -165,7 +165,7 @@ def _analyze(
     results = {
         "schema": SCHEMA,
         "recording": recording.path.name,
-        "notes": _notes(recording, measures, options),
+        "notes": [*_notes(recording, measures, options), *_level_notes(plan)],
         "run": describe_run(recording),
         "item": options.item,
         "items": recording.items,
@@ -235,6 +235,15 @@ def _point_arrays(view: RunView, points: Sequence[Point], reduction: str) -> dic
     curves = [view.curve(point.token) for point in points]
     names = ("point_raw", "point_velocity")
     return {name: np.stack([reduce_channels(curve[at], reduction) for curve in curves]) for at, name in enumerate(names)}
+
+
+def _level_notes(plan: Plan) -> list[str]:
+    absent = [level.value for level in (TokenLevel.STATIC, TokenLevel.ACTIVE) if level not in plan.token_level]
+    if not absent:
+        return []
+    return [
+        f"no token is {' or '.join(absent)} under this policy, so the separation of active from static tokens is not defined."
+    ]
 
 
 def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions) -> list[str]:

@@ -76,7 +76,7 @@ def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, 
     record_run(folder / "clip.h5", steps=15, kept=11, grid=CLIP, provenance=TOLD)
     done = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--policy", "mine.toml", "--partial", "-q")
     assert done.returncode == 0, done.stderr
-    assert "note: the recording ends after 11 of 15 steps" in done.stderr
+    assert "note      the recording ends after 11 of 15 steps" in done.stdout
     assert sorted(path.name for path in (folder / "all").iterdir()) == ["aggregate.json", "clip.partial", "run"]
     facts = json.loads((folder / "all" / "aggregate.json").read_text())
     assert facts["schema"] == "janoscope-aggregate/1"

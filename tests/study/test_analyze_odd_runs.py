@@ -1,5 +1,6 @@
 """Recordings that are not a tidy picture run: cut short, batched, narrow, damaged, of another loop; and what is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from recorded_runs import CLIP, PICTURE, record_run
 from janoscope.errors import InputError, RecordingError
 from janoscope.plan import Policy, TokenLevel, highest, token_ranks
 from janoscope.plan.importance import importance_scores
-from janoscope.study.analyze import AnalysisOptions, analyze
+from janoscope.study.analyze import AnalysisOptions, analyze, analyze_to_directory
 
 TABLE = {
     "name": "test",
@@ -139,6 +140,18 @@ def test_the_oracle_computes_what_costs_most_to_hold(tmp_path: Path) -> None:
     batch = record_run(tmp_path / "batch.h5", items=2)
     with pytest.raises(InputError, match=r"oracle.*2 items; record one prompt at a time"):
         analyze(batch.path, policy=oracle.plan.policy)
+
+
+def test_a_level_without_tokens_leaves_its_numbers_undefined_and_says_so(tmp_path: Path) -> None:
+    run = record_run(tmp_path / "run.h5")
+    table = {key: value for key, value in TABLE.items() if key != "quantiles"} | {"thresholds": {"static": -1, "moderate": -1}}
+    found = analyze_to_directory(run.path, tmp_path / "out", policy=Policy.from_table(table, "all active"))
+    assert found.notes == ["no token is static under this policy, so the separation of active from static tokens is not defined."]
+    facts = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert facts["separation"]["converted"] == {"auroc": None, "interval": [None, None]}
+    assert facts["convergence"]["by_level"]["static"]["holding_cost_median"] is None
+    assert facts["convergence"]["by_level"]["active"]["tokens"] == PICTURE.count
+    assert np.isnan(found.arrays["curve_x0_distance_quantiles"][0]).all()
 
 
 def test_epsilon_at_alpha_zero_is_refused_by_name(tmp_path: Path) -> None:
