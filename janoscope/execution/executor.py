@@ -18,7 +18,7 @@ from ..plan import Plan, PlanSelector, Policy, Selector, step_kinds
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
-from .refusal import refuse_policy
+from .refusal import refuse_compiled, refuse_policy
 from .run import Run
 from .steering import Choosing, Planned, Steering
 from .warmup import Identity
@@ -119,6 +119,7 @@ class Executor:
                 f"{type(self._pipe).__name__} has none of the components {wanted}; the probe sheet is another family's."
             )
         for name, module in present.items():
+            refuse_compiled(name, module)
             hooks = NetworkHooks(name, module, self._sheet.execution, self._call)
             self._undo.append(hooks.remove)
             self._patch(module, "forward", self._wrap_network(hooks, module))

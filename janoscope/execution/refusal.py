@@ -27,6 +27,14 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
         raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
 
 
+def refuse_compiled(name: str, module: torch.nn.Module) -> None:
+    """Refuse a network that is compiled as a whole: what is skipped changes from step to step. Compiled blocks are fine."""
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        raise ExecutionError(
+            f"{name} is compiled as a whole, which cannot be accelerated; compile its blocks (compile_repeated_blocks)."
+        )
+
+
 def refuse_config(sheet: ProbeSheet, config: Mapping[str, Any]) -> None:
     """Refuse a variant of the family whose tokens do not run through the blocks as the sheet says."""
     assert sheet.execution is not None

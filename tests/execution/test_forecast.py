@@ -128,7 +128,11 @@ def test_a_forecast_of_keys_doubles_the_cache_and_changes_the_result():
 
 def test_a_map_that_the_warm_up_cannot_give_is_refused():
     tiny = Tiny("flux")
-    for changes, told in (({"map": "oracle"}, "full run"), ({"warmup": 0}, "least is 1"), ({"map": "velocity-change", "warmup": 1}, "least is 2")):
+    for changes, told in (
+        ({"map": "oracle"}, "full run"),
+        ({"warmup": 0}, "least is 1"),
+        ({"map": "velocity-change", "warmup": 1}, "least is 2"),
+    ):
         with pytest.raises(ExecutionError, match=told):
             tiny.executor(policy(**changes))
     with pytest.raises(ExecutionError, match="strategy"):

@@ -91,21 +91,15 @@ def test_without_cached_keys_and_values_a_partial_call_is_wrong(hooked, monkeypa
     expected = hooked.run(Mode.REFRESH)
     monkeypatch.setattr(BranchCache, "update", lambda self, layer, rows, key, value: (key, value))
     monkeypatch.setattr(BranchCache, "mask", lambda self, layer, rows: None)
-    try:
-        wrong = hooked.run(Mode.PARTIAL, half_of(hooked.tokens))
-    except RuntimeError as error:  # a mask of the full length no longer fits: refused by torch itself
-        assert "size" in str(error) or "shape" in str(error) or "expand" in str(error)
-        return
-    assert (wrong - expected).abs().max() > 1e-3
+    assert (hooked.run(Mode.PARTIAL, half_of(hooked.tokens)) - expected).abs().max() > 1e-3
 
 
 def test_rotary_rows_of_other_tokens_are_wrong(hooked, monkeypatch):
-    if not hooked.facts.rotary:
-        pytest.skip("this family has no rotary embedding to cut wrongly")
     expected = hooked.run(Mode.REFRESH)
     honest = Rows._cut
     monkeypatch.setattr(Rows, "_cut", lambda self, table, text: honest(self, table.roll(1, self.facts.rotary_dim), text))
-    assert (hooked.run(Mode.PARTIAL, half_of(hooked.tokens)) - expected).abs().max() > 1e-3
+    difference = (hooked.run(Mode.PARTIAL, half_of(hooked.tokens)) - expected).abs().max()
+    assert difference > 1e-3 if hooked.facts.rotary else difference < 1e-5, "without a rotary table there is nothing to cut"
 
 
 def test_an_attention_that_was_not_served_raises_and_is_named(hooked, monkeypatch):

@@ -107,13 +107,17 @@ def test_a_whole_ras_run_drops_the_official_tokens_and_ends_at_the_official_samp
         start = grid.pack(torch.from_numpy(golden["x0"])[None, :, None])
         text = {"prompt_embeds": torch.zeros(1, 9, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
         size = {"height": 8 * params["H"], "width": 8 * params["W"]}
-        result = pipe(**text, **size, latents=start, sigmas=golden["sigmas"][:-1].tolist(), output_type="latent", return_dict=False)[0]
+        result = pipe(
+            **text, **size, latents=start, sigmas=golden["sigmas"][:-1].tolist(), output_type="latent", return_dict=False
+        )[0]
     np.testing.assert_allclose(pipe.scheduler.sigmas.numpy(), golden["sigmas"], atol=1e-6)
     np.testing.assert_array_equal(np.stack(dropped), golden["dropped"])
     np.testing.assert_array_equal(np.stack(source), golden["source_step"])
     final = grid.unpack(result)[0, :, 0].numpy()
     np.testing.assert_allclose(final, golden["final_sample"], atol=2e-5)
-    assert np.abs(final - (golden["x0"] + (np.diff(golden["sigmas"])[:, None, None, None] * golden["velocity"]).sum(0))).max() > 1e-2
+    assert (
+        np.abs(final - (golden["x0"] + (np.diff(golden["sigmas"])[:, None, None, None] * golden["velocity"]).sum(0))).max() > 1e-2
+    )
 
 
 def flux_of(channels):

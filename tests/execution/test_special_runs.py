@@ -1,5 +1,7 @@
 """Runs that are not one picture by one pipeline: batches, pictures as starting points, two pipelines, what is refused."""
 
+from functools import partial
+
 import diffusers
 import numpy as np
 import pytest
@@ -121,7 +123,7 @@ def test_the_executor_and_a_recorder_work_one_over_the_other(flux):
 
     for inner_first in (True, False):
         sink = Steps()
-        makers = [lambda: flux.executor(policy()), lambda: Capture(flux.pipe, flux.sheet, sink)]
+        makers = [partial(flux.executor, policy()), partial(Capture, flux.pipe, flux.sheet, sink)]
         first, second = makers if inner_first else makers[::-1]
         before = flux.attributes()
         with first(), second():
@@ -157,6 +159,20 @@ def test_weights_that_are_fetched_block_by_block_work(flux):
     assert tiny.run(policy())[1].account.to_json() == executor.account.to_json()
 
 
+@pytest.mark.parametrize("family", ["flux", "wan", "sd3"])
+def test_compiled_blocks_give_the_same_and_a_compiled_whole_is_refused(family):
+    tiny = Tiny(family)
+    expected, _ = tiny.run(policy())
+    for name in tiny.sheet.execution.blocks:
+        for block in tiny.pipe.transformer.get_submodule(name):
+            block.compile(backend="eager")
+    output, _ = tiny.run(policy())
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    tiny.pipe.transformer.compile(backend="eager")
+    with pytest.raises(ExecutionError, match="compiled as a whole"):
+        tiny.executor(policy())
+
+
 def test_another_attention_backend_is_refused_by_name(flux):
     tiny = Tiny("flux")
     tiny.pipe.transformer.transformer_blocks[1].attn.set_processor(_Opaque())
@@ -176,9 +192,10 @@ class _Opaque:
 
 @pytest.mark.parametrize("argument", ["controlnet_block_samples", "controlnet_single_block_samples"])
 def test_controlnet_residuals_are_refused(flux, argument):
-    with flux.executor(policy()), pytest.raises(ExecutionError, match=argument):
+    with flux.executor(policy()):
         flux.pipe.scheduler.set_timesteps(4)
-        flux.pipe.transformer(hidden_states=torch.zeros(1, ROWS * COLS, 16), **{argument: [torch.zeros(1)]})
+        with pytest.raises(ExecutionError, match=argument):
+            flux.pipe.transformer(hidden_states=torch.zeros(1, ROWS * COLS, 16), **{argument: [torch.zeros(1)]})
 
 
 def test_a_timestep_for_every_token_is_refused():
@@ -192,21 +209,27 @@ def test_reference_pictures_behind_the_picture_are_refused(flux):
     ids = torch.zeros(2 * ROWS * COLS, 3)
     ids[:, 0] = torch.arange(2).repeat_interleave(ROWS * COLS)
     ids[:, 1], ids[:, 2] = torch.arange(ROWS).repeat_interleave(COLS).repeat(2), torch.arange(COLS).repeat(2 * ROWS)
-    with flux.executor(policy()), pytest.raises(ExecutionError, match=r"154 tokens for a picture of 77"):
+    with flux.executor(policy()):
         flux.pipe.scheduler.set_timesteps(4)
-        flux.pipe.transformer(hidden_states=torch.zeros(1, 2 * ROWS * COLS, 16), img_ids=ids)
+        with pytest.raises(ExecutionError, match=r"154 tokens for a picture of 77"):
+            flux.pipe.transformer(hidden_states=torch.zeros(1, 2 * ROWS * COLS, 16), img_ids=ids)
 
 
 def test_gradients_are_refused():
+    """A loop of one's own without no_grad: the first partial step, at 3, stops it."""
     tiny = Tiny("dit")
-    with tiny.executor(policy()) as executor:
-        executor._run = executor._new_run()
+
+    def one_step(step):
+        latent = torch.zeros(1, 4, 14, 14)
+        output = tiny.pipe.transformer(latent, timestep=torch.tensor([500]), class_labels=torch.tensor([1])).sample
+        tiny.pipe.scheduler.step(output[:, :4], tiny.pipe.scheduler.timesteps[step], latent)
+
+    with tiny.executor(policy(map="random")):
+        tiny.pipe.scheduler.set_timesteps(8)
+        for step in range(3):
+            one_step(step)
         with pytest.raises(ExecutionError, match="no_grad"):
-            for step in range(4):
-                latent = torch.zeros(1, 4, 14, 14)
-                tiny.pipe.scheduler.set_timesteps(8) if step == 0 else None
-                output = tiny.pipe.transformer(latent, timestep=torch.tensor([500]), class_labels=torch.tensor([1])).sample
-                tiny.pipe.scheduler.step(output[:, :4], tiny.pipe.scheduler.timesteps[step], latent)
+            one_step(3)
 
 
 def test_a_family_without_execution_is_refused():
