@@ -136,6 +136,6 @@ def _generic_policy(recording: Recording) -> Policy:
         "temporal_weight": 0.6 if clip else 0.0,
         "thresholds": {"static": 0.2, "moderate": 0.5},
         "intervals": {"static": 4, "moderate": 2, "active": 1},
-        "source": "no family known: tiles of 4x4 tokens (of 2 frames in a clip), warm-up 14 % of the steps",
+        "source": "no preset for this model: tiles of 4x4 tokens (of 2 frames in a clip), warm-up 14 % of the steps",
     }
     return Policy.from_table(table, "the generic policy")
