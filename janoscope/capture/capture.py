@@ -174,8 +174,8 @@ class Capture:
             if name not in share.seen.taps:
                 raise InputError(f"{tap.path} was not called in the first step; it cannot be tapped in this pipeline.")
             value = share.tap(name)
-            dtype = str(value.dtype).removeprefix("torch.")
-            sizes[name] = TapSize(*value.shape[1:], dtype, tap.count(self._steps or 0), *self._taps.strides[name])
+            dtype, (_, tokens, channels) = str(value.dtype).removeprefix("torch."), value.shape
+            sizes[name] = TapSize(tokens, channels, dtype, tap.count(self._steps or 0), *self._taps.strides[name])
         return sizes
 
     def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, HostCopy]]:

@@ -1,4 +1,4 @@
-"""A stand-in for a pipeline of any size on an accelerator: the host sleeps while the network would compute, and outputs are given."""
+"""A stand-in for a pipeline of any size on an accelerator: the host sleeps while the network would compute."""
 
 import time
 from collections.abc import Callable

@@ -81,7 +81,7 @@ def test_every_value_is_what_a_plain_hook_saw(name):
     has_variance = any(signal == "predicted_variance" for signal, _, _ in kept.maps[0])
     assert has_variance == (name in LEARNED)
     assert set(kept.about.branches) == ({"guided"} if name in UNGUIDED else {"guided", "cond", "uncond"})
-    scale = call.get("true_cfg_scale", call["guidance_scale"] if "guidance_scale" in call else None)
+    scale = call.get("true_cfg_scale", call.get("guidance_scale"))
     if name not in UNGUIDED | NORMED:
         check_guidance_law(kept, scale + (name in EXTRAPOLATED))
 

@@ -82,7 +82,7 @@ def test_guidance_that_begins_late_is_said_aloud_and_guided_stays_whole():
     pipeline, sink = SimulatedPipeline(TokenGrid(5, (1, 2, 3), (1, 1, 1))), MemorySink()
     with (
         Capture(pipeline, simulated_sheet(), sink),
-        pytest.warns(RuntimeWarning, match="guidance began at step 2, not at the first; only guided is recorded, not cond, uncond"),
+        pytest.warns(RuntimeWarning, match="guidance began at step 2, not .* only guided is recorded, not cond, uncond"),
     ):
         pipeline(5, guided=lambda step: step == 2)
     assert sink.only.about.branches == ("guided",)
@@ -195,12 +195,10 @@ def test_a_deep_copy_of_a_watched_scheduler_is_a_scheduler_of_its_own():
 
 def test_the_wrong_scheduler_is_noticed_before_memory_fills():
     pipeline = SimulatedPipeline(TokenGrid(5, (1, 2, 3), (1, 1, 1)))
-    pipeline.scheduler, watched_scheduler = diffusers.FlowMatchEulerDiscreteScheduler(), pipeline.scheduler
-    own = pipeline.scheduler
-    pipeline.scheduler = watched_scheduler
-    with Capture(pipeline, simulated_sheet(), MemorySink()), pytest.raises(InputError, match="samples with another scheduler"):
-        pipeline.scheduler = own
-        pipeline(50)
+    with Capture(pipeline, simulated_sheet(), MemorySink()):
+        pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        with pytest.raises(InputError, match="samples with another scheduler"):
+            pipeline(50)
 
 
 def test_bfloat16_arrives_as_its_bits():

@@ -9,8 +9,14 @@ from janoscope.errors import InputError
 
 NO_DEFAULTS = {"AmusedScheduler", "VQDiffusionScheduler", "RFD4ProteinaScheduler", "HeliosScheduler", "HeliosDMDScheduler"}
 # they need torchsde, have no steps, take one or two steps only, are masks rather than noise, or have no add_noise to compare with
-OTHER = {"CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "ScoreSdeVeScheduler", "SCMScheduler", "DDIMInverseScheduler"}
-OTHER |= {"RePaintScheduler", "PiflowScheduler", "LTXEulerAncestralRFScheduler", "FlowMatchHeunDiscreteScheduler"}
+OTHER = {"CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "ScoreSdeVeScheduler", "SCMScheduler"}
+OTHER |= {
+    "DDIMInverseScheduler",
+    "RePaintScheduler",
+    "PiflowScheduler",
+    "LTXEulerAncestralRFScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+}
 REFUSED = {"BlockRefinementScheduler", "DDPMWuerstchenScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler"}
 REFUSED |= {"IPNDMScheduler", "KarrasVeScheduler"}
 NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
@@ -47,7 +53,8 @@ def test_the_level_is_what_the_scheduler_itself_adds(name):
 
 def test_most_schedulers_are_compared():
     assert len(COMPARED) > 22
-    assert {"FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"} <= set(COMPARED)
+    common = ("FlowMatchEulerDiscrete", "DDIM", "UniPCMultistep", "DPMSolverMultistep", "EulerDiscrete", "CogVideoXDDIM")
+    assert {f"{name}Scheduler" for name in common} <= set(COMPARED)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED & set(NAMES)))
