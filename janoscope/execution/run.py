@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..capture.capture import to_numpy
+from ..analysis.host import at_the_door
 from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
 from ..capture.noise_level import first_step, noise_levels, prediction_type
@@ -185,11 +185,9 @@ class Run:
             self.end()
 
     def _latents(self, latent: torch.Tensor) -> Any:
-        """(item, channel, frame, row, col); NumPy on the CPU, where it shares memory, else on the device."""
-        tokens = to_tokens(latent.detach(), self._sheet.tokens.layout, self.grid).clone()
-        if tokens.device.type == "cpu" and tokens.dtype is not torch.bfloat16:
-            return self.grid.unpack(to_numpy(tokens)[0])
-        return self.grid.unpack(tokens)
+        """(item, channel, frame, row, col); NumPy on the CPU, 16-bit floats widened, else a tensor on the device."""
+        # copied: a sampler may write to its sample in place
+        return self.grid.unpack(at_the_door(to_tokens(latent.detach(), self._sheet.tokens.layout, self.grid).clone()))
 
     def _count_levels(self) -> None:
         plan = self.steering.plan if self.steering else None

@@ -85,3 +85,23 @@ def test_a_second_generation_equals_a_fresh_one(tiny):
         first_plan = executor.plan
         assert torch.equal(generate(tiny.pipe, tiny.call, seed=1), fresh)
         assert executor.plan is not first_plan
+
+
+def test_bf16_generations_hold_the_same_laws(tiny):
+    """The invariants once more in the dtype of real models; the pipeline goes back to float32 afterwards."""
+    halved = {k: v.bfloat16() for k, v in tiny.call.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    try:
+        tiny.pipe.to(torch.bfloat16)
+        expected = tiny.plain(**halved)
+        refreshed, _ = tiny.run(EVERY_STEP_REFRESHED, **halved)
+        assert torch.equal(refreshed, expected)
+        partial, executor = tiny.run(policy(output="forecast", cache={"strategy": "kv", "forecast": True}), **halved)
+        assert partial.isfinite().all()
+        assert partial.dtype == expected.dtype
+        assert not torch.equal(partial, expected)
+        assert executor.account.cache_bytes > 0
+        obeyed, _ = tiny.run(plan=executor.plan, **halved)
+        assert torch.equal(obeyed, partial)
+        assert torch.equal(tiny.plain(**halved), expected)
+    finally:
+        tiny.pipe.to(torch.float32)
