@@ -38,7 +38,7 @@ class MapCase:
     cells: Triple = (21, 60, 104)
     tile: Triple = (7, 6, 8)
     temporal_weight: float = 0.7
-    repeats: int = 7
+    repeats: int = 25
 
 
 @dataclass(frozen=True)
