@@ -1,4 +1,4 @@
-"""The errors a user can meet. The command line catches `JanoscopeError` once; anything else is our bug and keeps its traceback."""
+"""The errors a user can meet. The command line catches `JanoscopeError` once; anything else is our bug, traceback and all."""
 
 
 class JanoscopeError(Exception):

@@ -34,7 +34,7 @@ class TokenGrid:
         if min(self.channels, *self.cells, *self.patch) < 1:
             raise InputError(f"token grid {self} has an empty axis; every size must be at least 1.")
         if any(cell % patch for cell, patch in zip(self.cells, self.patch, strict=True)):
-            raise InputError(f"latent of {self.cells} cells does not divide into patches of {self.patch}; choose a size that does.")
+            raise InputError(f"latent of {self.cells} cells does not divide into patches of {self.patch}; choose another size.")
 
     @property
     def tokens(self) -> Triple:

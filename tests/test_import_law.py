@@ -10,7 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "janoscope"
 CORE = ("errors", "grid", "probe")
 FLOW = (*CORE, "capture", "recording", "conversion", "analysis", "plan", "execution", "metrics", "study", "report", "cli")
-STRANGERS = {("recording", "capture"), ("report", "capture"), ("report", "execution"), ("metrics", "plan"), ("metrics", "analysis")}
+STRANGERS = {
+    ("recording", "capture"),
+    ("report", "capture"),
+    ("report", "execution"),
+    ("metrics", "plan"),
+    ("metrics", "analysis"),
+}
 HOMES = {
     "h5py": {"recording"},
     "matplotlib": {"report"},
@@ -47,11 +53,17 @@ def broken_laws(source, module):
     """Sentences about what a module (its path below janoscope, as a tuple) must not import."""
     own, libraries = imports_of(source, module)
     room = module[0]
-    broken = [f"{'/'.join(module)} imports {lib}, whose home is {', '.join(sorted(HOMES[lib]))}" for lib in libraries & set(HOMES) if room not in HOMES[lib]]
+    broken = [
+        f"{'/'.join(module)} imports {lib}, whose home is {', '.join(sorted(HOMES[lib]))}"
+        for lib in libraries & set(HOMES)
+        if room not in HOMES[lib]
+    ]
     if room in FLOW:
         later = [other for other in own if other in FLOW and FLOW.index(other) > FLOW.index(room)]
         broken += [f"{'/'.join(module)} imports {other}, which stands right of it" for other in later]
-        broken += [f"{'/'.join(module)} imports {other}; the two must not know each other" for other in own if (room, other) in STRANGERS]
+        broken += [
+            f"{'/'.join(module)} imports {other}; the two must not know each other" for other in own if (room, other) in STRANGERS
+        ]
     return broken
 
 
@@ -61,7 +73,9 @@ def modules():
 
 
 def test_every_module_keeps_the_law():
-    broken = [law for path, module in modules() if len(module) > 1 or module[0] in CORE for law in broken_laws(path.read_text(), module)]
+    broken = [
+        law for path, module in modules() if len(module) > 1 or module[0] in CORE for law in broken_laws(path.read_text(), module)
+    ]
     assert broken == []
     assert len(list(modules())) > 60
 
@@ -85,13 +99,20 @@ def test_data_folders_are_not_importable():
         assert not list((PACKAGE.parent / folder).rglob("__init__.py"))
 
 
-@pytest.mark.parametrize("statement", ["import janoscope", "from janoscope.cli.app import janoscope; janoscope.main(['--help'], standalone_mode=False)"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import janoscope", "from janoscope.cli.app import janoscope; janoscope.main(['--help'], standalone_mode=False)"],
+)
 def test_import_and_help_load_no_heavy_library(statement):
     heavy = "sorted({'torch', 'numpy', 'h5py', 'matplotlib', 'scipy', 'diffusers'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", f"import sys; {statement}; print(); print({heavy})"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}; print(); print({heavy})"], capture_output=True, text=True, check=True
+    )
     assert told.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_heavy_import_would_be_seen():
-    told = subprocess.run([sys.executable, "-c", "import sys, numpy; print('numpy' in sys.modules)"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys, numpy; print('numpy' in sys.modules)"], capture_output=True, text=True, check=True
+    )
     assert told.stdout.strip() == "True"

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from .options import call_options, force_option, json_option, load, model_options, progress, quiet_option, take_call, verbose_option
+from .options import (
+    call_options,
+    force_option,
+    json_option,
+    load,
+    model_options,
+    progress,
+    quiet_option,
+    take_call,
+    verbose_option,
+)
 
 
 @click.command()
@@ -65,7 +75,8 @@ def apply(
     else:
         click.echo(str(applied.account))
         if applied.psnr is not None and applied.ssim is not None:
-            click.echo(f"against the full run: PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}, speedup {applied.speedup:.2f}x in wall time")
+            quality = f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
+            click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time")
         for file in files:
             click.echo(f"Wrote {file}")
     if applied.account.warning:

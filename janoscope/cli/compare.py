@@ -24,6 +24,9 @@ from .options import force_option, json_option, load, model_options, progress, q
     metavar="NAME[:k=v,...]",
     help="A method, several times (docs/comparing.md).",
 )
+@click.option(
+    "--methods", "methods_file", type=click.Path(path_type=Path), help="A text file with a method a line; # begins a remark."
+)
 @click.option("--steps", type=int, help="Sampler steps of the full run [default: the model's].")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--width", type=int, help="Pixels.")
@@ -45,6 +48,7 @@ def compare(
     seed: int,
     seeds: int,
     methods: tuple[str, ...],
+    methods_file: Path | None,
     lpips: bool,
     output: Path,
     force: bool,
@@ -63,7 +67,7 @@ def compare(
 
     if output.exists() and not force:
         raise InputError(f"{output} exists; choose another --output, or pass --force to replace what is in it.")
-    chosen = methods or DEFAULT_METHODS
+    chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
     for text in chosen:
         make_method(text)  # a misspelt method is told before a model is loaded
     measure = load_lpips() if lpips else None
@@ -88,12 +92,18 @@ def compare(
 
 
 def _prompts(given: tuple[str, ...], file: Path | None) -> list[str]:
-    prompts = list(given)
-    if file is not None:
-        try:
-            prompts += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--prompts {file}: {error}") from error
+    prompts = [*given, *_lines(file, "--prompts")]
     if not prompts:
         raise click.UsageError("give at least one -p PROMPT, or --prompts FILE.")
     return list(dict.fromkeys(prompts))
+
+
+def _lines(file: Path | None, option: str) -> list[str]:
+    """The lines of a text file that hold something; a line that begins with # is a remark."""
+    if file is None:
+        return []
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{option} {file}: {error}") from error
+    return [line for line in lines if line and not line.startswith("#")]

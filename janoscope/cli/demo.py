@@ -9,7 +9,9 @@ from .options import force_option, hush, progress, quiet_option, verbose_option
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("janoscope-demo"), show_default=True, help="Directory.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("janoscope-demo"), show_default=True, help="Directory."
+)
 @click.option("--model", default="demo", show_default=True, help="demo, or a directory of your own with a janoscope.toml.")
 @force_option
 @quiet_option

@@ -1,6 +1,7 @@
 """The model card: README.md with its two pictures, made from the training record and the exported weights."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,15 @@ ABOUT = {
 
 # where the committed weights were not made by one run of the recipe as it stands
 HISTORY = {
-    "image": "The committed weights came in three sittings: steps 1-3200 followed a rate cycle laid out for 6000 steps, the rest the stages "
-    "above. The first 4960 steps used torch's fused attention, which is slower on a CPU, while other work ran on the machine.",
+    "image": "\nThe committed weights came in three sittings: steps 1-3200 followed a rate cycle laid out for 6000 steps, the rest the\n"
+    "stages above. The first 4960 steps used torch's fused attention, slower on a CPU, while other work ran on the machine.\n",
 }
 
 
 def elapsed_s(log: list[list[float]]) -> float:
     """Seconds of training in a log of (step, seconds, loss) whose clock may have started again when a run was resumed."""
     clock = [0.0, *(row[1] for row in log)]
-    return sum(b - a if b >= a else b for a, b in zip(clock, clock[1:], strict=False))
+    return sum(b - a if b >= a else b for a, b in pairwise(clock))
 
 
 def draw_loss_curve(directory: Path, width: int = 480, height: int = 240) -> None:
@@ -116,7 +117,8 @@ Trained from nothing for janoscope; small enough to run on a laptop, good enough
 {stages}
 
 Muon on the blocks' matrices, AdamW on the rest, weights averaged (0.998), prompt dropout 0.1. {log[-1][0]} steps took
-{elapsed_s(log) / 60:.0f} minutes on two CPU cores. {HISTORY.get(model, "")} Training loss at the end (smoothed, plain mean squared error): {log[-1][2]:.4f}.
+{elapsed_s(log) / 60:.0f} minutes on two CPU cores. Training loss at the end (smoothed, plain mean squared error): {log[-1][2]:.4f}.
+{HISTORY.get(model, "")}
 Held-out loss of these weights: {held_out:.6f} (`held_out.npz`: 12 items from a random stream that training never draws from,
 4 noises and times each; same generator, so the same objects and backgrounds).
 

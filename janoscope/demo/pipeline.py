@@ -1,8 +1,7 @@
 """Construction of the bundled pipelines from nothing: real diffusers and transformers classes, small sizes."""
 
-from typing import Any
-
 import math
+from typing import Any
 
 import torch
 from diffusers import (

@@ -184,10 +184,7 @@ class ImageRecipe:
 
 class VideoRecipe:
     trained = ("transformer", "text_encoder")
-    stages = (
-        Stage("512 tokens", 2400, 1.0, (Size(CLIP_PIXELS, 4),)),
-        Stage("512 tokens, again", 1200, 0.6, (Size(CLIP_PIXELS, 4),)),
-    )
+    stages = (Stage("512 tokens", 1600, 1.0, (Size(CLIP_PIXELS, 4),)),)
 
     def build(self) -> Pipeline:
         return video_pipeline()
@@ -220,7 +217,7 @@ class LatteRecipe:
     trained = ("transformer", "text_encoder")
     # LattePipeline trims the text of a single prompt and pads that of several; an eighth of the steps shows the padding
     sizes = (*[Size(CLIP_PIXELS, 2, CLIP_TEXT_TOKENS)] * 7, Size(CLIP_PIXELS, 2, LATTE_TEXT_TOKENS))
-    stages = (Stage("1024 tokens", 2400, 1.0, sizes), Stage("1024 tokens, again", 1200, 0.6, sizes))
+    stages = (Stage("1024 tokens", 1600, 1.0, sizes),)
 
     def build(self) -> Pipeline:
         return latte_pipeline()

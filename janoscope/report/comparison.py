@@ -123,16 +123,17 @@ def caption(facts: Mapping[str, Any]) -> str:
 
 
 def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Figure:
-    """A column a method: its picture (the middle frame of a clip), and under it where it differs from the first, the full run."""
-    frames = {label: fitted(picture[len(picture) // 2], CELL_PX) for label, picture in pictures.items()}
+    """A column a method: its picture (of a clip a strip), and under it where it differs from the first, the full run."""
+    frames = {label: fitted(strip(picture), CELL_PX * (1 if len(picture) == 1 else 3)) for label, picture in pictures.items()}
     reference = next(iter(frames.values()))
     errors = [error_map(reference[None], frame[None])[0] for frame in frames.values()]
     most = max(float(np.max(error)) for error in errors) or 1.0
     means = {row["label"]: row["mean"] for row in facts["rows"]}
-    per_row = min(len(frames), 6)
+    width = PANEL_IN * (1 if len(next(iter(pictures.values()))) == 1 else 3)
+    per_row = min(len(frames), round(6 * PANEL_IN / width))
     bands = -(-len(frames) // per_row)
-    height = PANEL_IN * reference.shape[0] / reference.shape[1]
-    figure = Figure(figsize=(per_row * PANEL_IN, bands * (2 * height + 0.55) + 0.35), layout="constrained")
+    height = width * reference.shape[0] / reference.shape[1]
+    figure = Figure(figsize=(per_row * width, bands * (2 * height + 0.55) + 0.35), layout="constrained")
     axes = figure.subplots(2 * bands, per_row, squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
@@ -145,6 +146,13 @@ def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60)
     bar.set_label("mean absolute difference to the full run (0..255)", color=MUTED)
     return figure
+
+
+def strip(picture: np.ndarray) -> np.ndarray:
+    """A picture (row, col, 3), or the first, middle and last frame of a clip side by side."""
+    if len(picture) == 1:
+        return np.asarray(picture[0])
+    return np.concatenate([picture[0], picture[len(picture) // 2], picture[-1]], axis=1)
 
 
 def _words(label: str, mean: Mapping[str, Any]) -> str:

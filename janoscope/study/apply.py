@@ -73,7 +73,11 @@ class Applied:
     def to_json(self) -> dict[str, Any]:
         """What apply.json holds."""
         figures = {"psnr": self.psnr, "ssim": self.ssim, "speedup": self.speedup}
-        costs = {"compute": self.account.compute, "token_fraction": self.account.token_fraction, "cache_bytes": self.account.cache_bytes}
+        costs = {
+            "compute": self.account.compute,
+            "token_fraction": self.account.token_fraction,
+            "cache_bytes": self.account.cache_bytes,
+        }
         return {"schema": "janoscope-apply/1", **figures, **costs, "account": self.account.to_json()}
 
 
@@ -95,7 +99,9 @@ def apply_model(
     made = executor.plan
     if made is None:
         steps = len(executor.account.steps)
-        raise InputError(f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up.")
+        raise InputError(
+            f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up."
+        )
     if full is None or full.frames is None or generated.frames is None:
         return Applied(generated, executor.account, made, full)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .apply import write_json
-from .generate import save_frames
+from .generate import output_name, save_frames
 from .pairing import Key, equal_compute, estimate, front_name, paired
 
 SCHEMA = "janoscope-comparison/1"
@@ -164,7 +164,17 @@ def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     for index, (label, frames) in enumerate(comparison.pictures.items()):
         safe = "".join(c if c.isalnum() or c in "-.=" else "_" for c in label)
         names[label] = save_frames(frames, pictures / f"{index:02d}-{safe}.png").relative_to(directory).as_posix()
+    files = side_by_side(comparison, directory)
     result, table = directory / "comparison.json", directory / "comparison.txt"
     write_json(comparison.to_json() | {"pictures": names}, result)
     table.write_text(str(comparison) + "\n", encoding="utf-8")
-    return [result, table, pictures]
+    return [result, table, pictures, *files]
+
+
+def side_by_side(comparison: Comparison, directory: Path) -> list[Path]:
+    """All clips next to each other in one, in the order of the rows, as mp4 or animated PNG; nothing for pictures."""
+    clips = list(comparison.pictures.values())
+    if not clips or len(clips[0]) == 1:
+        return []
+    whole = np.concatenate(clips, axis=2)
+    return [save_frames(whole, output_name(directory / "side-by-side", whole))]

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..capture import Capture, Tap, parse_tap
 from ..errors import InputError, RecordingError
 from ..execution import Executor, Identity
@@ -20,7 +21,7 @@ from .model import Model, named_policy, sheet_of
 from .recording_sink import Expected, RecordingSink
 
 UNKNOWN = "unknown"
-_PACKAGES = ("janoscope", "torch", "diffusers", "transformers", "numpy", "h5py")
+_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
 
 @dataclass
@@ -137,7 +138,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def installed_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "janoscope": __version__}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)

@@ -12,7 +12,7 @@ from janoscope.study.model import load_model
 
 STEPS = {64: 50, 128: 20}  # the default call at 256 tokens; fewer at 1024, where a step costs five times as much
 FIRST_SEED = 8  # seeds 8..15; with 0..7 it is 7 of 8 (no pineapple at night), over 24 other prompts 24 of 24
-# (prompt, object, sky). Greens on grass and purples at sunset are left out: the colours would not tell object from scene.
+# (prompt, object, sky). No greens on grass, no purples at sunset: the colours would not tell object from scene.
 CASES = [
     ("a large red apple on grass, blue sky", "apple", "blue"),
     ("a large yellow cat on grass, night sky", "cat", "night"),
@@ -53,7 +53,9 @@ def small(trained):
 
 def pictures(pipe, call, pixels, steps=None):
     """(case, row, col, RGB) floats in 0..1, all cases in one call."""
-    options = {key: value for key, value in call.items() if key not in ("height", "width", "num_inference_steps", "negative_prompt")}
+    options = {
+        key: value for key, value in call.items() if key not in ("height", "width", "num_inference_steps", "negative_prompt")
+    }
     return pipe(
         [prompt for prompt, _, _ in CASES],
         negative_prompt=[""] * len(CASES),

@@ -13,7 +13,7 @@ from janoscope.cli.app import janoscope as command
 from janoscope.errors import ExecutionError, InputError, JanoscopeError
 from janoscope.plan import Plan, random_scores
 from janoscope.probe import find_sheet
-from janoscope.report.comparison import fronts_of, read_comparison, render_comparison
+from janoscope.report.comparison import fronts_of, read_comparison, render_comparison, strip
 from janoscope.study import branches
 from janoscope.study import compare as compare_module
 from janoscope.study.call import CallOptions
@@ -141,6 +141,19 @@ def test_the_report_is_rendered_from_the_files_alone(comparison, tmp_path):
         render_comparison(tmp_path)
 
 
+def test_clips_are_shown_as_strips_and_side_by_side(tmp_path):
+    model = tiny_model("wan")
+    made = compare(model, calls(model), ("uniform:k=2",))
+    files = [*save_comparison(made, tmp_path), *render_comparison(tmp_path)]
+    [clip] = [file for file in files if file.stem == "side-by-side"]
+    assert clip.stat().st_size > 0
+    picture = made.pictures["full"]
+    assert len(picture) > 1
+    shown = strip(picture)
+    assert shown.shape == (picture.shape[1], 3 * picture.shape[2], 3)
+    assert np.array_equal(shown[:, -picture.shape[2] :], picture[-1])
+
+
 def test_a_method_that_changes_the_pipeline_is_found_out(monkeypatch):
     changed = tiny_model()
 
@@ -213,8 +226,10 @@ def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
 def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_path, monkeypatch):
     monkeypatch.setattr("janoscope.cli.compare.load", lambda options, verbose: options.clear() or replace(model))
     monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
-    out = tmp_path / "c"
-    arguments = ["compare", "tiny", "-p", "a cat", "-p", "a dog", "--method", "uniform:k=2", "-o", str(out), "-q"]
+    out, more, methods = tmp_path / "c", tmp_path / "prompts.txt", tmp_path / "methods.txt"
+    more.write_text("a dog\n\n")
+    methods.write_text("# every second step\nuniform:k=2\n")
+    arguments = ["compare", "tiny", "-p", "a cat", "--prompts", str(more), "--methods", str(methods), "-o", str(out), "-q"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "uniform:k=2" in result.stdout

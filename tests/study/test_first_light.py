@@ -1,4 +1,4 @@
-"""The slice on the bundled image model: recording disturbs nothing, and a plan made offline is the plan made in mid-generation."""
+"""The slice on the bundled image model: recording disturbs nothing, and an offline plan is the plan made in mid-generation."""
 
 import json
 from dataclasses import replace
