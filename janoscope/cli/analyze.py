@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--derivative", type=click.Choice(["backward", "tangent", "closed-form"]), default="backward", show_default=True)
 @click.option("--hold-steps", type=int, default=7, show_default=True, help="Longest hold of the holding cost.")
 @click.option("--tolerance", type=float, default=0.1, show_default=True, help="Distance under which x0 counts as settled (rms).")
+@click.option("--ras-step", "ras_steps", type=int, multiple=True, help="Keep the RAS importance of this step too.")
 @click.option("--warmup", type=int, help="Warm-up steps instead of the policy's.")
 @click.option(
     "--first-signal", type=click.Choice(["initial-latent", "velocity"]), help="Of the JANO map, instead of the policy's."

@@ -60,6 +60,7 @@ class AnalysisOptions:
     derivative: `backward` (default: an Euler step of the velocity is then the DDIM step, whatever the spacing), `tangent` or
     `closed-form`; without effect on flow models, whose output is the velocity. item: which of a batch. hold_steps: the longest
     hold of the holding cost. tolerance: rms distance under which an x0 estimate counts as settled, in latent units.
+    ras_steps: steps whose RAS importance is kept besides those that always are.
     warmup, first_signal, padding: instead of the policy's own; first_signal is `initial-latent` (official, first generation of a
     process) or `velocity` (every later one), padding `count` (official, current) or `exclude` (official, at publication).
     """
@@ -68,6 +69,7 @@ class AnalysisOptions:
     item: int = 0
     hold_steps: int = HOLD_STEPS
     tolerance: float = TOLERANCE
+    ras_steps: tuple[int, ...] = ()
     warmup: int | None = None
     first_signal: Literal["initial-latent", "velocity"] | None = None
     padding: Literal["count", "exclude"] | None = None
@@ -140,6 +142,8 @@ def _refuse(recording: Recording, policy: Policy, options: AnalysisOptions) -> N
         raise InputError(f"policy {policy.name} has warm-up 0, so it makes no map to analyse; give --warmup or another policy.")
     if not 0 <= options.item < recording.items:
         raise InputError(f"{name} has no item {options.item}; legal: 0 to {recording.items - 1}.")
+    if outside := [step for step in options.ras_steps if not 0 <= step < recording.steps]:
+        raise InputError(f"{name} has no step {outside[0]} for the RAS importance; legal: 0 to {recording.steps - 1}.")
     if policy.map == "oracle" and recording.items > 1:
         raise InputError(
             f"map = 'oracle' looks at one generation, {name} holds {recording.items} items; record one prompt at a time."
@@ -156,7 +160,12 @@ def _analyze(
     on_step: OnStep | None,
 ) -> Analysis:
     view = RunView(recording, options.item, options.derivative)
-    measures = read_run(view, policy, hold_steps=options.hold_steps, tolerance=options.tolerance, on_step=on_step)
+    chosen: dict[str, Any] = {
+        "hold_steps": options.hold_steps,
+        "tolerance": options.tolerance,
+        "more_ras_steps": options.ras_steps,
+    }
+    measures = read_run(view, policy, on_step=on_step, **chosen)
     plan = _plan(recording, sheet, policy, measures, options)
     run = MeasuredRun(measures, plan, recording.grid)
     scores = token_means(measures.complexity.enhanced, recording.grid, policy.tile)

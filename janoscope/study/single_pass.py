@@ -1,6 +1,6 @@
 """The one pass over a recording: every step is read once, converted once, and handed to everything that measures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,19 +34,26 @@ class RunMeasures:
 
 
 def read_run(
-    view: RunView, policy: Policy, *, hold_steps: int, tolerance: float, on_step: Callable[[int, int], None] | None = None
+    view: RunView,
+    policy: Policy,
+    *,
+    hold_steps: int,
+    tolerance: float,
+    more_ras_steps: Sequence[int] = (),
+    on_step: Callable[[int, int], None] | None = None,
 ) -> RunMeasures:
     """Measure one item of a recording: the last step's x0 first, then all steps in order, one in memory at a time."""
     grid, steps = view.recording.grid, view.steps
     accumulator = ConvergenceAccumulator(view.last_x0(), hold_steps=hold_steps, tolerance=tolerance)
     early = EarlyMaps(policy, grid, view.path, view.prediction, warmups_to_compare(policy, steps))
     ras, changes = {}, []
+    kept = {*ras_steps(policy, steps), *more_ras_steps}
     masked, nonfinite, previous = np.zeros(grid.count, dtype=bool), 0, None
     for step in range(steps):
         now = view.step(step)
         accumulator.add(now.velocity, now.x0)
         early.add(step, now)
-        if step in ras_steps(policy, steps):
+        if step in kept:
             ras[step] = np.asarray(ras_of_step(now.velocity, grid, view.path, step))
         if previous is not None:
             changes.append(_raw_change(previous, now))

@@ -219,6 +219,17 @@ def test_options_change_what_they_name(tmp_path: Path) -> None:
     assert same.plan == plain.plan
 
 
+def test_ras_importance_of_any_step(tmp_path: Path) -> None:
+    run = record_run(tmp_path / "run.h5")
+    found = analyze(run.path, policy=policy_with([1, 4, 4]), options=AnalysisOptions(ras_steps=(9, 22, 5)))
+    assert found.arrays["ras_steps"].tolist() == [0, 2, 5, 6, 9, 11, 16, 20, 22]
+    sigma = np.append(run.noise_path.sigma, 0)
+    for at, step in ((4, 9), (8, 22)):
+        spread = ras_importance(run.velocity[0][step], run.grid, sigma=sigma[step], sigma_next=sigma[step + 1])
+        assert_same(found.arrays["ras_importance_steps"][at], spread)
+    assert {row["step"] for row in found.results["ras_predicts"]} == {0, 2, 5, 6, 9, 11, 16, 20, 22}
+
+
 def test_initial_noise_does_not_drown_the_predictions(tmp_path: Path) -> None:
     """Velocities per timestep are about 1e-3, the noise about 1: left at its size the map would be a map of the noise alone."""
     run, policy = record_run(tmp_path / "eps.h5", prediction="epsilon"), policy_with([1, 4, 4])

@@ -203,6 +203,7 @@ def test_every_fault_of_a_policy_file_stands_in_one_message(tmp_path: Path) -> N
         ({"reduction": "median"}, "legal: mean, rms, channel:K with K from 0 to 11"),
         ({"reduction": "channel:12"}, "K from 0 to 11"),
         ({"options": AnalysisOptions(derivative="sideways")}, "choose one of backward, tangent, closed-form"),
+        ({"options": AnalysisOptions(ras_steps=(3, 23))}, "no step 23 for the RAS importance; legal: 0 to 22"),
         ({"options": AnalysisOptions(hold_steps=0)}, "hold_steps 0 must be at least 1"),
         ({"options": AnalysisOptions(tolerance=0)}, "tolerance 0 must be above 0"),
     ],
