@@ -57,6 +57,7 @@ class Capture:
         self._step, self._steps = 0, None  # type: tuple[int, int | None]
         self._held: _Pending | None = None
         self._copies = HostCopies()
+        self._dtypes: dict[str, torch.dtype] = {}
         self.overhead_s = 0.0  # time that the pipeline waited for us
         networks = {name: getattr(pipe, name) for name in sheet.tap.components if getattr(pipe, name, None) is not None}
         self._watch = Watch(pipe, sheet.tap.components, self)
@@ -107,7 +108,6 @@ class Capture:
         if self._generation is None:
             self._tables = on_host(self._pipe.scheduler)
             self._generation = self._describe(step, shares)
-            self._sink.begin(self._generation)
         known = self._generation.branches
         if late := {share.branch for share in shares} - set(known):
             warnings.warn(
@@ -116,9 +116,25 @@ class Capture:
                 stacklevel=2,
             )
             shares = [share for share in shares if share.branch in known]
-        self._send(_Pending(tuple(self._maps(step, shares)), self._facts(step, seen, shares)))
+        maps = self._maps(step, shares)
+        if self._step == 0:
+            self._dtypes = common_dtypes(maps)
+            names = {signal: str(dtype).removeprefix("torch.") for signal, dtype in self._dtypes.items()}
+            self._generation = replace(self._generation, signals=names)
+            self._sink.begin(self._generation)
+        copies = tuple((signal, branch, self._copies.send(self._cast(signal, tensor))) for signal, branch, tensor in maps)
+        self._send(_Pending(copies, self._facts(step, seen, shares)))
         self._step += 1
         self._taps.at_step(self._step, self._steps)
+
+    def _cast(self, signal: str, tensor: torch.Tensor) -> torch.Tensor:
+        """In the signal's one dtype: pipelines widen guided in mid-step (CogVideoX, LTX) and x_t between steps (HunyuanVideo)."""
+        dtype = self._dtypes.get(signal, tensor.dtype)
+        if torch.promote_types(dtype, tensor.dtype) != dtype and self._step:
+            warnings.warn(
+                f"{signal} became {tensor.dtype} at step {self._step}; it is kept as {dtype}.", RuntimeWarning, stacklevel=2
+            )
+        return tensor.to(dtype)
 
     def _send(self, pending: _Pending) -> None:
         """Deliver at once from the CPU; from a device one step later, when its copies have long arrived."""
@@ -178,7 +194,7 @@ class Capture:
             sizes[name] = TapSize(tokens, channels, dtype, tap.count(self._steps or 0), *self._taps.strides[name])
         return sizes
 
-    def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, HostCopy]]:
+    def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, torch.Tensor]]:
         assert self._generation is not None
         grid, layout, sign = self._generation.grid, self._sheet.tokens.layout, self._sheet.output.sign
         maps = [("sample", GUIDED, self._tokens(step.sample)), ("model_output", GUIDED, self._tokens(step.model_output))]
@@ -192,12 +208,12 @@ class Capture:
                 maps.append(("predicted_variance", share.branch, self._tokens(variance)))
             for name in share.seen.taps:
                 if self._taps.taps[name].wants(self._step, self._steps or 0):
-                    maps.append((name, share.branch, self._copies.send(share.tap(name))))
+                    maps.append((name, share.branch, share.tap(name)))
         return maps
 
-    def _tokens(self, latent: Any) -> HostCopy:
+    def _tokens(self, latent: Any) -> torch.Tensor:
         assert self._generation is not None
-        return self._copies.send(to_tokens(latent, self._sheet.tokens.layout, self._generation.grid))
+        return to_tokens(latent, self._sheet.tokens.layout, self._generation.grid)
 
     def _facts(self, step: SchedulerStep, seen: list[Seen], shares: list[Share]) -> Callable[[], StepFacts]:
         """What the step's row will say; network times are read when it is delivered, as reading them waits for the device."""
@@ -213,6 +229,14 @@ class Capture:
             return StepFacts(step.timestep, alpha, sigma, times, peak, absent, skipped)
 
         return facts
+
+
+def common_dtypes(maps: list[tuple[str, str, torch.Tensor]]) -> dict[str, torch.dtype]:
+    """One dtype a signal that holds every branch exactly; x_t's also holds what a sampler makes of the prediction."""
+    dtypes: dict[str, torch.dtype] = {}
+    for signal, _, tensor in maps:
+        dtypes[signal] = torch.promote_types(dtypes.get(signal, tensor.dtype), tensor.dtype)
+    return dtypes | {"sample": torch.promote_types(dtypes["sample"], dtypes["model_output"])}
 
 
 def _first_half(stacked: torch.Tensor) -> torch.Tensor:

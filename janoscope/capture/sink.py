@@ -28,7 +28,8 @@ class TapSize:
 class Generation:
     """What is known when the first step is complete. `branches` begins with `guided`; steps: scheduler steps to come in all.
 
-    dtype: what the network computes in. text_tokens: length of the text that it was given.
+    dtype: what the network computes in. signals: dtype of every signal, which may be wider.
+    text_tokens: length of the text that the network was given.
     """
 
     grid: TokenGrid
@@ -41,6 +42,7 @@ class Generation:
     device: str
     dtype: str
     text_tokens: int
+    signals: Mapping[str, str] = field(default_factory=dict)
     taps: Mapping[str, TapSize] = field(default_factory=dict)
 
 

@@ -35,9 +35,10 @@ class Expected:
 
 def expected_size(generation: Generation, store_dtype: str | None, path: Path) -> Expected:
     """Bytes of the signals and taps of every step. A tap has no `guided` branch where there are others."""
-    branches, size = len(generation.branches), _BYTES[store_dtype or generation.dtype]
-    a_map = generation.grid.count * generation.grid.token_channels * size
-    signals = generation.steps * generation.items * a_map * (1 + branches)
+    branches, values = len(generation.branches), generation.grid.count * generation.grid.token_channels
+    maps = {"sample": 1, "model_output": branches, "predicted_variance": branches}
+    sizes = {name: _BYTES[store_dtype or dtype] for name, dtype in generation.signals.items() if name in maps}
+    signals = generation.steps * generation.items * values * sum(maps[name] * size for name, size in sizes.items())
     taps = sum(tap.steps * tap.tokens * tap.channels * _BYTES[store_dtype or tap.dtype] for tap in generation.taps.values())
     called = max(1, branches - 1)
     return Expected(path, signals, taps * generation.items * called, shutil.disk_usage(path.parent).free)
