@@ -1,0 +1,54 @@
+"""Nothing in the loop makes the host wait for the device: no value is fetched, no boolean mask is turned into indices."""
+
+import pytest
+import torch
+from generations import Tiny, policy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from janoscope.execution.run import Run
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item")
+
+
+class Waits(TorchDispatchMode):
+    """Names of operations that would wait for an accelerator."""
+
+    def __init__(self):
+        super().__init__()
+        self.met = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        masked = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, torch.Tensor) and index.dtype is torch.bool for index in args[1] or ()
+        )
+        if name in WAITING or masked:
+            self.met.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "wan", "pixart"])
+@pytest.mark.parametrize("forecast", [False, True])
+def test_partial_steps_fetch_nothing_from_the_device(family, forecast, monkeypatch):
+    tiny = Tiny(family)
+    waits = {}
+
+    def watched(name):
+        honest = getattr(Run, name)
+
+        def call(self, *args, **kwargs):
+            step = len(self.account.steps)
+            with Waits() as mode:
+                result = honest(self, *args, **kwargs)
+            waits.setdefault(step, []).extend(mode.met)
+            return result
+
+        return call
+
+    for name in ("call", "step_ends"):
+        monkeypatch.setattr(Run, name, watched(name))
+    more = {"output": "forecast", "cache": {"strategy": "kv", "forecast": True}} if forecast else {}
+    _, executor = tiny.run(policy(intervals={"static": 4, "moderate": 2, "active": 1}, **more), num_inference_steps=10)
+    assert executor.account.kinds[2:] == ["refresh", "active", "moderate", "active", "refresh", "active", "moderate", "cooldown"]
+    assert {step: met for step, met in waits.items() if met and 2 <= step < 9} == {}
+    assert waits[9], "control: the count of non-finite values is fetched once, after the last step"
