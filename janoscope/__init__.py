@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Account": "execution",
     "Analysis": "study.analyze",
+    "AnalysisOptions": "study.analyze",
+    "Comparison": "study.comparison",
     "Executor": "execution",
     "JanoscopeError": "errors",
     "Plan": "plan",
@@ -19,7 +21,9 @@ _PUBLIC = {
     "Recording": "recording",
     "TokenGrid": "grid",
     "analyze": "study.analyze",
+    "aggregate": "study.aggregate",
     "apply": "study.apply",
+    "compare": "study.compare",
     "make_plan": "plan",
     "open_recording": "recording",
     "record": "study.record",
