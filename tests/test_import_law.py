@@ -21,7 +21,7 @@ HOMES = {
     "h5py": {"recording"},
     "matplotlib": {"report"},
     "click": {"cli"},
-    "torch": {"capture", "execution", "study", "demo"},
+    "torch": {"capture", "execution", "study", "demo", "metrics"},  # metrics: the LPIPS extra is a torch network
     "diffusers": {"study", "demo", "cli"},
     "transformers": {"study", "demo", "cli"},
 }

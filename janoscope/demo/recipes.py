@@ -184,7 +184,11 @@ class ImageRecipe:
 
 class VideoRecipe:
     trained = ("transformer", "text_encoder")
-    stages = (Stage("512 tokens", 1600, 1.0, (Size(CLIP_PIXELS, 4),)),)
+    # many small noisy batches first: that objects hold together and where they go is learned at high noise, and slowly
+    stages = (
+        Stage("512 tokens, noisier", 2600, 1.5, (Size(CLIP_PIXELS, 2, noise_shift=2.5),)),
+        Stage("512 tokens", 1000, 0.6, (Size(CLIP_PIXELS, 4, noise_shift=2.5), Size(CLIP_PIXELS, 4))),
+    )
 
     def build(self) -> Pipeline:
         return video_pipeline()
@@ -217,7 +221,7 @@ class LatteRecipe:
     trained = ("transformer", "text_encoder")
     # LattePipeline trims the text of a single prompt and pads that of several; an eighth of the steps shows the padding
     sizes = (*[Size(CLIP_PIXELS, 2, CLIP_TEXT_TOKENS)] * 7, Size(CLIP_PIXELS, 2, LATTE_TEXT_TOKENS))
-    stages = (Stage("1024 tokens", 1600, 1.0, sizes),)
+    stages = (Stage("1024 tokens", 2400, 1.5, sizes),)
 
     def build(self) -> Pipeline:
         return latte_pipeline()

@@ -5,6 +5,7 @@ several times slower on a shared machine. Every batch is a function of (seed, ra
 resumed is the run that was never stopped.
 """
 
+import argparse
 import json
 import math
 import os
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -146,24 +146,21 @@ def _run_rank(rank: int, model: str, work: Path, seed: int, port: int) -> None:
     dist.destroy_process_group()
 
 
-@click.command()
-@click.argument("model", type=click.Choice(list(RECIPES)))
-@click.option(
-    "--work", type=click.Path(path_type=Path), default=None, help="Checkpoints; a rerun resumes here [default: demo-work/MODEL]."
-)
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), default=None, help="Model directory to write [default: the bundled one]."
-)
-@click.option("--seed", default=0)
-@click.option("--port", default=29561, help="Loopback port on which the two processes meet.")
-def main(model: str, work: Path | None, output: Path | None, seed: int, port: int) -> None:
-    """Train a bundled MODEL from nothing, then write it as a model directory."""
+def main() -> None:
+    """Train a bundled model from nothing, then write it as a model directory."""
+    parser = argparse.ArgumentParser(prog="python -m janoscope.demo.train", description=main.__doc__)
+    parser.add_argument("model", choices=list(RECIPES))
+    parser.add_argument("--work", type=Path, help="checkpoints; a rerun resumes here [default: demo-work/MODEL]")
+    parser.add_argument("-o", "--output", type=Path, help="model directory to write [default: the bundled one]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=29561, help="loopback port on which the two processes meet")
+    options = parser.parse_args()
     from .export import export_model
 
-    work = work or Path("demo-work") / model
+    work = options.work or Path("demo-work") / options.model
     work.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_run_rank, (model, work, seed, port), nprocs=RANKS)
-    print("Wrote", export_model(model, work / "checkpoint.pt", output))
+    mp.spawn(_run_rank, (options.model, work, options.seed, options.port), nprocs=RANKS)
+    print("Wrote", export_model(options.model, work / "checkpoint.pt", options.output))
 
 
 if __name__ == "__main__":
