@@ -13,6 +13,7 @@ from ..plan.schedule import LETTERS
 from .applied import Applied, applied_section
 from .figures import analysis_figures
 from .glossary import DEFINITIONS, KINDS
+from .importance import importance_words
 from .results import AnalysisResults, number, read_results
 from .style import KIND_COLOUR, LEVEL_COLOUR, styled
 from .svg import Drawing
@@ -58,6 +59,7 @@ def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applie
         kinds=[(kind, LETTERS[kind], KIND_COLOUR[kind], KINDS[kind]) for kind in StepKind if kind in results.plan.step_kind],
         is_flow=results.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction"),
         warnings=warnings(results),
+        importance=importance_words(results),
         definitions=DEFINITIONS,
         provenance=provenance(results),
         style=Markup(_asset("report.css")),
@@ -93,11 +95,11 @@ def level_bar(results: AnalysisResults) -> list[tuple[str, int, float, str]]:
 
 def warnings(results: AnalysisResults) -> list[str]:
     """What a reader must know before believing a figure."""
-    found = []
+    found = [sentence(note) for note in results.facts.get("notes") or []]
     for name, bad in (results.facts.get("nonfinite") or {}).items():
         if bad:
             found.append(f"{bad} non-finite values in {str(name).replace('_', ' ')} were counted as 0 in the analysis.")
-    if masked := results.facts["convergence"].get("masked_tokens"):
+    if "notes" not in results.facts and (masked := results.facts["convergence"].get("masked_tokens")):
         found.append(f"{masked} tokens held values that are not finite and are left out of the numbers.")
     if results.plan.skips_nothing:
         found.append("This plan computes every token at every step: it saves nothing.")
@@ -106,6 +108,11 @@ def warnings(results: AnalysisResults) -> list[str]:
     elif results.recording is None:
         found.append("The recording was not at hand: the x0 estimates are not shown.")
     return found
+
+
+def sentence(note: Any) -> str:
+    text = str(note)
+    return text[:1].upper() + text[1:]
 
 
 def provenance(results: AnalysisResults) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -120,7 +127,7 @@ def provenance(results: AnalysisResults) -> list[tuple[str, list[tuple[str, str]
         ("token grid", facts["grid"]),
         ("conversion", facts["conversion"]),
         ("complexity", facts["complexity"]),
-        ("convergence", {name: value for name, value in facts["convergence"].items() if name != "by_level"}),
+        ("convergence", {name: value for name, value in facts["convergence"].items() if name not in ("by_level", "whole_run")}),
         ("versions", facts["versions"]),
     ]  # fmt: skip
     return [(name, [(str(key), plain(value)) for key, value in fields.items()]) for name, fields in sections]

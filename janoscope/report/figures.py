@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from ..plan import StepKind, TokenLevel
 from .curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves
 from .film import FilmStrip, draw_x0_strip, read_film
+from .importance import draw_importance, importance_maps, importance_words
 from .ladder import ROW_HEIGHT, Ladder, draw_ladder
 from .maps import GAP, LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture
 from .pictures import frame_of
@@ -53,7 +54,7 @@ TARGETS = {"convergence_step": "convergence step", "holding_cost": "holding cost
 
 def analysis_figures(results: AnalysisResults) -> dict[str, Drawing]:
     """Every figure of the analysis by name; what cannot be drawn from the files at hand is left out."""
-    makers = (_picture, _ladder, _levels, _maps, _probes, _convergence, _predicts, _film)
+    makers = (_picture, _ladder, _levels, _maps, _probes, _convergence, _predicts, _importance, _film)
     return {drawing.name: drawing for maker in makers for drawing in maker(results)}
 
 
@@ -203,7 +204,7 @@ def _predicts(results: AnalysisResults) -> Iterator[Drawing]:
     for target, words in TARGETS.items():
         data = MapPredicts(
             score,
-            results.arrays[target].astype(np.float64),
+            results.shown_tokens(results.arrays[target]),
             results.plan.ranks,
             "complexity, enhanced",
             words,
@@ -223,6 +224,17 @@ def _spearman(results: AnalysisResults, target: str) -> str:
             if value is not None:
                 return f"Spearman {value:.2f}" + ("" if between is None else f" [{between[0]:.2f}, {between[1]:.2f}]")
     return ""
+
+
+def _importance(results: AnalysisResults) -> Iterator[Drawing]:
+    data = importance_maps(results)
+    if data is not None:
+        width, height = data.shape
+        steps = ", ".join(map(str, data.steps))
+        alt = f"JANO map after {data.warmup} steps and RAS importance at steps {steps}. {importance_words(results)}"
+        title = "JANO map, and RAS importance over the run"
+        inches = min(9.0, 1.5 * (len(data.steps) + 1))
+        yield drawing(results, "ras_steps", title, alt, (inches, inches * height / width), data, draw_importance, True)
 
 
 def _film(results: AnalysisResults) -> Iterator[Drawing]:

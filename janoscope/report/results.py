@@ -38,6 +38,15 @@ ARRAYS: Mapping[str, tuple[str, ...]] = {
     "sigma": ("step",),
     "alpha": ("step",),
 }
+# what later versions added: drawn where it is there. `curve`: groups x quantiles of `curves`, as docs/concepts.md lists them
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "ras_steps": ("ras",),
+    "ras_importance_steps": ("ras", "token"),
+    "masked_tokens": ("token",),
+    "curve_x0_distance_quantiles": ("curve", "step"),
+    "curve_velocity_change_quantiles": ("curve", "step-1"),
+    "curve_raw_change_quantiles": ("curve", "step-1"),
+}
 SECTIONS = ("run", "grid", "conversion", "complexity", "convergence", "map_predicts", "separation", "points", "versions")
 
 
@@ -81,10 +90,19 @@ class AnalysisResults:
         return np.asarray(self.plan.ranks == level.rank)
 
     def token_map(self, name: str) -> np.ndarray:
-        """An array of tiles or tokens as a token map (frame, row, col), float64; a token takes the mean over its cells."""
+        """An array of tiles or tokens as a token map (frame, row, col), float64; a token takes the mean over its cells.
+
+        Tokens whose measures are not to be believed, since they held values that are not finite, are NaN.
+        """
         values = np.asarray(self.arrays[name], dtype=np.float64)
-        flat = token_means(values, self.grid, self.tile) if values.ndim == 3 else values
+        flat = token_means(values, self.grid, self.tile) if values.ndim == 3 else self.shown_tokens(values)
         return flat.reshape(self.grid.tokens)
+
+    def shown_tokens(self, values: np.ndarray) -> np.ndarray:
+        """(..., token) as float64 with NaN at masked tokens."""
+        masked = self.arrays.get("masked_tokens")
+        found = np.asarray(values, dtype=np.float64)
+        return found if masked is None else np.where(masked.astype(bool), np.nan, found)
 
     def caption(self) -> str:
         """Model, steps, size, seed and version: what a figure must say about its origin."""
@@ -136,6 +154,14 @@ def interval(value: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+def estimate_words(found: Mapping[str, Any], name: str, form: str = ".2f") -> str:
+    """`0.42 [0.30, 0.51]` of {name: value, "interval": [low, high]}; a dash where it is not defined."""
+    value, between = number(found.get(name)), interval(found.get("interval"))
+    if value is None:
+        return "–"
+    return f"{value:{form}}" + ("" if between is None else f" [{between[0]:{form}}, {between[1]:{form}}]")
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -171,7 +197,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             missing = [name for name in ARRAYS if name not in stored]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)}; {AGAIN}.")
-            return {name: stored[name] for name in ARRAYS}
+            return {name: stored[name] for name in (*ARRAYS, *(name for name in OPTIONAL if name in stored))}
     except FileNotFoundError as error:
         raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -204,11 +230,21 @@ def _check_shapes(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], pl
         "step": (steps,),
         "step-1": (steps - 1,),
         "point": (len(facts["points"]),),
+        "ras": (arrays["ras_steps"].size if "ras_steps" in arrays else 0,),
+        "curve": curve_axes(facts),
     }
-    for name, axes in ARRAYS.items():
+    for name, axes in (*ARRAYS.items(), *OPTIONAL.items()):
+        if name in OPTIONAL and name not in arrays:
+            continue
         expected = tuple(size for axis in axes for size in sizes[axis])
         if arrays[name].shape != expected:
             raise InputError(f"analysis.npz: {name} has shape {arrays[name].shape}, plan and grid ask for {expected}; {AGAIN}.")
+
+
+def curve_axes(facts: Mapping[str, Any]) -> tuple[int, int]:
+    """Groups and quantiles of the stored curves."""
+    curves = facts.get("curves") or {}
+    return len(curves.get("groups") or ()), len(curves.get("quantiles") or ())
 
 
 def _find_recording(directory: Path, name: str, given: Path | None) -> Path | None:

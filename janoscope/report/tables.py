@@ -46,12 +46,12 @@ def figure(value: Any, form: str = ".3g") -> Cell:
     return Cell(NOT_DEFINED, float("-inf"), is_number=True) if found is None else Cell(format(found, form), found, is_number=True)
 
 
-def span(value: Any) -> Cell:
+def span(value: Any, form: str = ".2f") -> Cell:
     found = interval(value)
     return (
         Cell(NOT_DEFINED, float("-inf"), is_number=True)
         if found is None
-        else Cell(f"{found[0]:.2f} to {found[1]:.2f}", found[0], is_number=True)
+        else Cell(f"{found[0]:{form}} to {found[1]:{form}}", found[0], is_number=True)
     )
 
 
@@ -61,7 +61,8 @@ def count(value: int) -> Cell:
 
 def analysis_tables(results: AnalysisResults) -> list[Table]:
     makers = (level_table, kind_table, separation_table, point_table)
-    return [*(maker(results) for maker in makers), predicts_table(results, own=True), predicts_table(results, own=False)]
+    foretold = (predicts_table(results, own=True), predicts_table(results, own=False), ras_table(results))
+    return [*(maker(results) for maker in makers), *foretold]
 
 
 def level_table(results: AnalysisResults) -> Table:
@@ -108,13 +109,35 @@ def predicts_table(results: AnalysisResults, own: bool) -> Table:
     ]
     heads = ["map", "warm-up"]
     for target in targets:
-        heads += [target.replace("_", " "), "95% interval", "same class"]
-    title = "Which map foretells, after this plan's warm-up" if own else "After other warm-ups"
+        heads += [target.replace("_", " "), "interval", "same class", "interval"]
+    title = "Which map foretells, after this plan's warm-up; 95% intervals" if own else "After other warm-ups; 95% intervals"
     return Table("map-predicts" if own else "map-predicts-other", title, heads, rows)
 
 
-def _outcome(row: Mapping[str, Any]) -> tuple[Cell, Cell, Cell]:
-    return figure(row.get("spearman"), ".2f"), span(row.get("interval")), figure(row.get("agreement"), ".0%")
+def ras_table(results: AnalysisResults) -> Table:
+    """The same for RAS importance at steps over the whole run."""
+    found: dict[Any, dict[str, Mapping[str, Any]]] = {}
+    for row in results.facts.get("ras_predicts") or []:
+        found.setdefault(row.get("step"), {})[str(row.get("target"))] = row
+    targets = list(dict.fromkeys(target for of_step in found.values() for target in of_step))
+    rows = [
+        [figure(step, "g"), *(cell for target in targets for cell in _outcome(of_step.get(target, {})))]
+        for step, of_step in found.items()
+    ]
+    heads = ["step"]
+    for target in targets:
+        heads += [target.replace("_", " "), "interval", "same class", "interval"]
+    return Table("ras-predicts", "RAS importance, negated, at steps over the run; 95% intervals", heads, rows)
+
+
+def _outcome(row: Mapping[str, Any]) -> tuple[Cell, Cell, Cell, Cell]:
+    """Correlation and share in the right class, each with its interval."""
+    return (
+        figure(row.get("spearman"), ".2f"),
+        span(row.get("interval")),
+        figure(row.get("agreement"), ".0%"),
+        span(row.get("agreement_interval"), ".0%"),
+    )
 
 
 def separation_table(results: AnalysisResults) -> Table:

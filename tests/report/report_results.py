@@ -25,6 +25,8 @@ from janoscope.recording import Recorder, open_recording
 PICTURE = TokenGrid(channels=3, cells=(1, 14, 22), patch=(1, 2, 2))
 CLIP = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
 WARMUP = 4
+RAS_STEPS = (0, 3, 5, 9)
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def analyse(
         "holding_cost": settled.holding_cost, "flow_velocity_change": settled.relative_change[1:],
         "x0_distance": settled.x0_distance,
         "raw_change": raw, "point_raw": rms[:, at].T, "point_velocity": rms[:, at].T, "timestep": 1000 * sigma, "sigma": sigma,
-        "alpha": 1 - sigma,
+        "alpha": 1 - sigma, **over_the_run(grid, plan, velocity, sigma, settled, raw),
     }  # fmt: skip
     score = token_means(maps.enhanced, grid, policy.tile)
     groups = tile_of_tokens(grid, policy.tile)
@@ -192,6 +194,10 @@ def analyse(
             {"map": found.map, "warmup": WARMUP, "target": found.target, **scored(found)}
             for found in map_predicts({"jano": score, "ras": ras}, targets, groups=groups)
         ],
+        "ras_predicts": ras_predicts(arrays, targets, groups),
+        "notes": [],
+        "curves": {"groups": ["static", "moderate", "active", "all"], "quantiles": list(QUANTILES)},
+        "shown_frames": list(range(min(2, grid.tokens[0]))),
         "separation": {"raw": estimate("auroc", apart), "converted": estimate("auroc", apart)},
         "points": points,
         "reduction": "rms",
@@ -199,6 +205,27 @@ def analyse(
         "nonfinite": {"model_output": 0, "sample": 0},
     }  # fmt: skip
     return facts, arrays, plan
+
+
+def over_the_run(grid: TokenGrid, plan: Plan, velocity: np.ndarray, sigma: np.ndarray, settled, raw: np.ndarray) -> dict:
+    """RAS importance at RAS_STEPS, masked tokens, and the quantile curves by level."""
+    following = np.append(sigma[1:], 0.0)
+    ras = [ras_importance(velocity[at], grid, sigma=sigma[at], sigma_next=following[at]) for at in RAS_STEPS]
+    groups = [*(plan.ranks == level.rank for level in TokenLevel), np.ones(grid.count, bool)]
+    measured = {"x0_distance": settled.x0_distance, "velocity_change": settled.relative_change[1:], "raw_change": raw}
+    curves = {
+        f"curve_{name}_quantiles": np.stack([np.quantile(values[:, chosen], QUANTILES, axis=1) for chosen in groups])
+        for name, values in measured.items()
+    }
+    importance = {"ras_steps": np.array(RAS_STEPS), "ras_importance_steps": np.stack(ras)}
+    return importance | curves | {"masked_tokens": np.zeros(grid.count, bool)}
+
+
+def ras_predicts(arrays: dict, targets: dict, groups: np.ndarray) -> list[dict]:
+    maps = {str(step): -values for step, values in zip(RAS_STEPS, arrays["ras_importance_steps"], strict=True)}
+    return [
+        {"step": int(found.map), "target": found.target, **scored(found)} for found in map_predicts(maps, targets, groups=groups)
+    ]
 
 
 def chosen_points(grid: TokenGrid, plan: Plan) -> list[dict]:
@@ -225,7 +252,10 @@ def by_level(plan: Plan, settled) -> dict:
 
 
 def scored(found) -> dict:
-    return {**estimate("spearman", found.spearman), "agreement": found.agreement.value}
+    agreement = estimate("agreement", found.agreement)
+    return {
+        **estimate("spearman", found.spearman), "agreement": agreement["agreement"], "agreement_interval": agreement["interval"],
+    }  # fmt: skip
 
 
 def estimate(name: str, found) -> dict:

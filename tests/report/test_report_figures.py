@@ -196,7 +196,7 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
     assert list(first) == [
         "picture", "ladder", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
         "holding_cost", "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change", "predicts_convergence_step",
-        "predicts_holding_cost", "x0_strip",
+        "predicts_holding_cost", "ras_steps", "x0_strip",
     ]  # fmt: skip
     assert {name: drawing.svg for name, drawing in first.items()} == {name: drawing.svg for name, drawing in second.items()}
     for drawing in first.values():

@@ -6,11 +6,12 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
-from report_results import CLIP, PICTURE, add_applied, make_results
+from report_results import CLIP, PICTURE, RAS_STEPS, add_applied, make_results
 
 from janoscope.plan import StepKind
 from janoscope.report import render_analysis, render_hero
 from janoscope.report.applied import error_map, reduced
+from janoscope.report.results import ARRAYS
 
 HOSTILE = '<script>alert("x")</script> & $\\frac$ {{ 7*7 }} <img src=x onerror=alert(1)>'
 
@@ -77,7 +78,7 @@ def test_every_image_lies_in_the_file_and_is_said_in_words(page):
     assert len(images) >= 15
     assert all(attrs["href"].startswith("data:image/png;base64,") for attrs in images)
     drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(drawings) == 15
+    assert len(drawings) == 16
     assert all(attrs["role"] == "img" and attrs["aria-labelledby"] in page.ids for attrs in drawings)
 
 
@@ -91,7 +92,7 @@ def test_ids_are_unique_and_every_reference_has_one(text, page):
 def test_page_is_small_and_carries_every_figure_as_a_file(made, text):
     assert len(text.encode()) < 3e6
     files = sorted(path.stem for path in (made.directory / "figures").iterdir())
-    assert len(files) == 15
+    assert len(files) == 16
     assert "picture" in files
     assert "x0_strip" in files
 
@@ -115,9 +116,9 @@ def test_tables_hold_every_row_of_the_results(made, page):
 
 
 def spearman(table):
-    """{(map, warm-up, target): text} of a table with three columns a target."""
-    targets = [head.replace(" ", "_") for head in table[0][2::3]]
-    return {(row[0], int(row[1]), target): row[2 + 3 * at] for row in table[1:] for at, target in enumerate(targets)}
+    """{(map, warm-up, target): text} of a table with four columns a target."""
+    targets = [head.replace(" ", "_") for head in table[0][2::4]]
+    return {(row[0], int(row[1]), target): row[2 + 4 * at] for row in table[1:] for at, target in enumerate(targets)}
 
 
 def test_other_warm_ups_stand_in_a_table_of_their_own(tmp_path):
@@ -142,6 +143,47 @@ def test_summary_says_what_the_plan_promises(made, text):
     assert "not measured" in text
     for level in ("static", "moderate", "active"):
         assert f"{level} <b>{made.plan.token_level.count(level)}</b>" in text
+
+
+def test_agreement_stands_with_its_interval(made, page):
+    row = next(row for row in made.facts["map_predicts"] if (row["map"], row["target"]) == ("jano", "convergence_step"))
+    low, high = row["agreement_interval"]
+    shown = next(cells for cells in page.tables["table-map-predicts"] if cells[0] == "jano")
+    assert shown[4:6] == [f"{row['agreement']:.0%}", f"{low:.0%} to {high:.0%}"]
+    assert low < row["agreement"] < high
+
+
+def test_ras_over_the_run_stands_beside_the_jano_map_with_its_numbers(made, text, page):
+    found = {row["step"]: row for row in made.facts["ras_predicts"] if row["target"] == "holding_cost"}
+    rows = {int(row[0]): row for row in page.tables["table-ras-predicts"][1:]}
+    assert list(rows) == list(RAS_STEPS)
+    for step, row in rows.items():
+        assert row[5] == f"{found[step]['spearman']:.2f}"
+    worst, best = (pick(found.values(), key=lambda row: row["spearman"]) for pick in (min, max))
+    assert f"RAS between {worst['spearman']:.2f} [" in text
+    assert f"(step {best['step']})" in text
+
+
+def test_notes_of_the_analysis_are_warnings(tmp_path):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    facts["notes"] = ["the recording ends after 9 of 13 steps <b>"]
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    text = render_analysis(made.directory).read_text(encoding="utf-8")
+    assert '<p class="warning" role="note">The recording ends after 9 of 13 steps &lt;b&gt;</p>' in text
+
+
+def test_an_analysis_without_the_later_arrays_is_still_drawn(tmp_path):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    for name in ("ras_predicts", "notes", "curves", "shown_frames"):
+        del facts[name]
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    np.savez(made.directory / "analysis.npz", **{name: made.arrays[name] for name in ARRAYS})
+    page = Page(render_analysis(made.directory).read_text(encoding="utf-8"))
+    assert "figure-x0_distance" in page.ids
+    assert "figure-ras_steps" not in page.ids
+    assert "table-ras-predicts" not in page.tables
 
 
 def test_hostile_words_stay_words(tmp_path):

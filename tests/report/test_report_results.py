@@ -5,7 +5,7 @@ import pytest
 from report_results import CLIP, make_results
 
 from janoscope.errors import InputError
-from janoscope.report.results import ARRAYS, interval, number, read_results
+from janoscope.report.results import ARRAYS, OPTIONAL, interval, number, read_results
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def change(made, name, **changes):
 def test_reads_every_file_of_an_analysis(made):
     results = read_results(made.directory)
     assert results.plan == made.plan
-    assert set(results.arrays) == set(ARRAYS)
-    for name in ARRAYS:
+    assert set(results.arrays) == {*ARRAYS, *OPTIONAL}
+    for name in results.arrays:
         np.testing.assert_array_equal(results.arrays[name], made.arrays[name])
     assert results.recording == made.recording.resolve()
     np.testing.assert_array_equal(results.picture, made.picture)
@@ -106,7 +106,10 @@ def test_refuses_facts_that_do_not_fit_each_other(made, changes, message):
         read_results(made.directory)
 
 
-@pytest.mark.parametrize("name", ["holding_cost", "x0_distance", "complexity_spatial", "timestep"])
+@pytest.mark.parametrize(
+    "name",
+    ["holding_cost", "x0_distance", "complexity_spatial", "timestep", "ras_importance_steps", "curve_raw_change_quantiles"],
+)
 def test_refuses_an_array_of_another_run(made, name):
     arrays = made.arrays | {name: made.arrays[name][:-1] if name != "timestep" else np.zeros(40)}
     np.savez(made.directory / "analysis.npz", **arrays)
