@@ -42,7 +42,10 @@ class ProbeCurves:
 
 @dataclass(frozen=True)
 class Convergence:
-    """values: (step, token), a distance that falls. ranks: (token,). first_step: the step of the first row."""
+    """values: (step, token), a distance that falls. ranks: (token,). first_step: the step of the first row.
+
+    bands: (low, median, high) x step by level name and `all`, where the analysis has stored them; else they are taken of values.
+    """
 
     values: np.ndarray
     ranks: np.ndarray
@@ -51,6 +54,7 @@ class Convergence:
     steps: int = 0
     cached: tuple[int, int] | None = None  # steps between warm-up and cool-down: [first, end)
     tolerance: float | None = None
+    bands: Mapping[str, np.ndarray] | None = None
 
 
 def draw_probe_curves(data: ProbeCurves, ax: Axes) -> Axes:
@@ -72,6 +76,8 @@ def draw_convergence(data: Convergence, ax: Axes) -> Axes:
     for level, (low, middle, high) in level_quantiles(data).items():
         ax.fill_between(steps, low, high, color=LEVEL_COLOUR[level], alpha=0.16, linewidth=0)
         ax.plot(steps, middle, color=LEVEL_COLOUR[level], label=level.value)
+    if data.bands is not None and "all" in data.bands:
+        ax.plot(steps, data.bands["all"][1], color=INK, linewidth=1, linestyle=(0, (1.2, 1.4)), label="all")
     if data.cached is not None:
         ax.axvspan(data.cached[0] - 0.5, data.cached[1] - 0.5, color="#f2f4f7", zorder=0, linewidth=0)
     if data.tolerance is not None:
@@ -96,13 +102,15 @@ def draw_convergence(data: Convergence, ax: Axes) -> Axes:
     _step_axis(ax, 0, data.steps or int(steps[-1]) + 1)
     add_grid(ax)
     ax.legend(
-        frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.4, columnspacing=1.2
+        frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.4, columnspacing=1.2
     )
     return ax
 
 
 def level_quantiles(data: Convergence) -> Mapping[TokenLevel, np.ndarray]:
     """(low, median, high) x step for every level that has tokens; values that are not finite are left out of a step."""
+    if data.bands is not None:
+        return {level: data.bands[level.value] for level in TokenLevel if level.value in data.bands}
     found = {}
     for level in TokenLevel:
         values = data.values[:, data.ranks == level.rank]

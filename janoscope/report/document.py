@@ -57,7 +57,7 @@ def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applie
         figures=key_figures(results),
         levels=level_bar(results),
         kinds=[(kind, LETTERS[kind], KIND_COLOUR[kind], KINDS[kind]) for kind in StepKind if kind in results.plan.step_kind],
-        is_flow=results.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction"),
+        is_flow=results.is_flow,
         warnings=warnings(results),
         importance=importance_words(results),
         definitions=DEFINITIONS,

@@ -54,7 +54,7 @@ TARGETS = {"convergence_step": "convergence step", "holding_cost": "holding cost
 
 def analysis_figures(results: AnalysisResults) -> dict[str, Drawing]:
     """Every figure of the analysis by name; what cannot be drawn from the files at hand is left out."""
-    makers = (_picture, _ladder, _levels, _maps, _probes, _convergence, _predicts, _importance, _film)
+    makers = (_picture, _ladder, _levels, _maps, _points, _probes, _convergence, _predicts, _importance, _film)
     return {drawing.name: drawing for maker in makers for drawing in maker(results)}
 
 
@@ -112,18 +112,29 @@ def map_panel(results: AnalysisResults, name: str) -> MapPanel:
     return MapPanel(results.token_map(name)[frames], picture_frames(results, frames), limits, kind.quantity, kind.cmap, frames)
 
 
+def points_panel(results: AnalysisResults) -> PicturePanel | None:
+    """The two frames of figure 1 with the points in them; None for a picture, which has one and shows it with the plan."""
+    frames = [int(frame) for frame in results.facts.get("shown_frames") or ()]
+    return _marked(results, frames) if results.grid.tokens[0] > 1 and frames else None
+
+
 def picture_panel(results: AnalysisResults) -> PicturePanel | None:
     """The picture with the points; of a clip the frames that the maps show, unless a point lies in another."""
     points = results.facts["points"]
     frames, holding = shown_frames(results), sorted({int(point["frame"]) for point in points})
     if not set(holding) <= set(frames):
         frames = holding[:MOST_POINT_FRAMES]
+    return _marked(results, frames)
+
+
+def _marked(results: AnalysisResults, frames: list[int]) -> PicturePanel | None:
+    """These token frames of the decoded picture with the points that lie in them."""
     picture = picture_frames(results, frames)
     if picture is None:
         return None
     markers = [
         Marker(str(point["name"]), frames.index(point["frame"]), int(point["row"]), int(point["col"]))
-        for point in points
+        for point in results.facts["points"]
         if point["frame"] in frames
     ]
     return PicturePanel(picture, results.grid.tokens[1:], markers, frames)
@@ -136,6 +147,15 @@ def _picture(results: AnalysisResults) -> Iterator[Drawing]:
         alt = f"The decoded picture, with points {places} (token units)." if places else "The decoded picture."
         size = panel_size(results, len(data.frames))
         yield drawing(results, "picture", "Picture", alt, size, data, draw_picture, len(data.frames) > 1)
+
+
+def _points(results: AnalysisResults) -> Iterator[Drawing]:
+    data = points_panel(results)
+    if data is not None:
+        where = ", ".join(f"{mark.name} in frame {data.frames[mark.frame]}" for mark in data.markers)
+        title = f"Frames {' and '.join(map(str, data.frames))}" if len(data.frames) > 1 else f"Frame {data.frames[0]}"
+        alt = f"{title} of the clip; points {where}." if where else f"{title} of the clip."
+        yield drawing(results, "points", title, alt, panel_size(results, len(data.frames)), data, draw_picture, True)
 
 
 def _ladder(results: AnalysisResults) -> Iterator[Drawing]:
@@ -189,12 +209,15 @@ def _convergence(results: AnalysisResults) -> Iterator[Drawing]:
     policy = results.plan.policy
     cached = (policy.warmup, len(kinds) - policy.cooldown) if StepKind.REFRESH in kinds else None
     tolerance = number(results.facts["convergence"].get("tolerance"))
-    panels = (
-        ("x0_distance", "Distance of x0 to its last estimate", "rms distance (latent units)", 0, tolerance),
-        ("flow_velocity_change", "Change of the flow velocity", "relative change per step", 1, None),
-    )
-    for name, title, quantity, first, line in panels:
-        data = Convergence(results.arrays[name], results.plan.ranks, quantity, first, results.steps, cached, line)
+    panels = [
+        ("x0_distance", "x0_distance", "Distance of x0 to its last estimate", "rms distance (latent units)", 0, tolerance),
+        ("flow_velocity_change", "velocity_change", "Change of the flow velocity", "relative change per step", 1, None),
+    ]
+    if not results.is_flow:
+        panels.append(("raw_change", "raw_change", "Change of the raw output", "rms change per step", 1, None))
+    for name, curve, title, quantity, first, line in panels:
+        bands = results.curve_bands(curve)
+        data = Convergence(results.arrays[name], results.plan.ranks, quantity, first, results.steps, cached, line, bands)
         alt = f"{title} over the steps for static, moderate and active tokens: median and middle 80 %."
         yield drawing(results, name, title, alt, CURVE_IN, data, draw_convergence)
 

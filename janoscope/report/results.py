@@ -71,6 +71,11 @@ class AnalysisResults:
         return TokenGrid.from_json(self.facts["grid"])
 
     @property
+    def is_flow(self) -> bool:
+        """Whether the raw output already is the flow velocity."""
+        return self.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction")
+
+    @property
     def steps(self) -> int:
         """Steps that were recorded; the plan may have more where the recording stopped early."""
         return int(self.arrays["timestep"].size)
@@ -103,6 +108,18 @@ class AnalysisResults:
         masked = self.arrays.get("masked_tokens")
         found = np.asarray(values, dtype=np.float64)
         return found if masked is None else np.where(masked.astype(bool), np.nan, found)
+
+    def curve_bands(self, name: str) -> dict[str, np.ndarray] | None:
+        """(low, median, high) x step by level name and `all`, of 0.1, 0.5 and 0.9; None where the analysis stored no such curve.
+
+        name: of the array without `curve_` and `_quantiles`. Groups without tokens are left out.
+        """
+        stored, curves = self.arrays.get(f"curve_{name}_quantiles"), self.facts.get("curves") or {}
+        quantiles = list(curves.get("quantiles") or ())
+        if stored is None or not {0.1, 0.5, 0.9} <= set(quantiles):
+            return None
+        chosen = stored[:, [quantiles.index(quantile) for quantile in (0.1, 0.5, 0.9)]].astype(np.float64)
+        return {group: band for group, band in zip(curves["groups"], chosen, strict=True) if np.isfinite(band).any()}
 
     def caption(self) -> str:
         """Model, steps, size, seed and version: what a figure must say about its origin."""
@@ -214,6 +231,8 @@ def _check_facts(facts: Mapping[str, Any], plan: Plan, path: Path) -> None:
         for point in facts["points"]:
             grid.token_at(*(int(point[axis]) for axis in ("frame", "row", "col")))
             TokenLevel(point["level"])
+        for frame in facts.get("shown_frames") or ():
+            grid.token_at(int(frame), 0, 0)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{path} has a malformed tile or point ({type(error).__name__}: {error}); {AGAIN}.") from error
     if min(tiles) < 1:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
@@ -8,7 +10,7 @@ from report_results import CLIP, make_results
 from janoscope.grid import TokenGrid
 from janoscope.plan import StepKind, TokenLevel, ladder
 from janoscope.report.curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves, level_quantiles
-from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel
+from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel, points_panel
 from janoscope.report.ladder import Ladder, draw_ladder
 from janoscope.report.maps import LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture, frame_left
 from janoscope.report.pictures import in_grey
@@ -193,15 +195,51 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
     results = request.getfixturevalue(results)
     with styled():
         first, second = analysis_figures(results), analysis_figures(results)
+    frames = ["points"] if results.grid.tokens[0] > 1 else []
     assert list(first) == [
         "picture", "ladder", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
-        "holding_cost", "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change", "predicts_convergence_step",
-        "predicts_holding_cost", "ras_steps", "x0_strip",
+        "holding_cost", *frames, "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change",
+        "predicts_convergence_step", "predicts_holding_cost", "ras_steps", "x0_strip",
     ]  # fmt: skip
     assert {name: drawing.svg for name, drawing in first.items()} == {name: drawing.svg for name, drawing in second.items()}
     for drawing in first.values():
         assert results.caption() in drawing.svg  # a figure carries its origin
         assert drawing.alt
+
+
+def test_figure_one_of_a_clip_shows_the_two_frames_that_the_analysis_chose(clip_results):
+    panel = points_panel(clip_results)
+    assert list(panel.frames) == clip_results.facts["shown_frames"] == [0, 1]
+    np.testing.assert_array_equal(panel.picture, clip_results.picture[:2])
+    points = [point for point in clip_results.facts["points"] if point["frame"] < 2]
+    assert 0 < len(points) < 4
+    assert [(mark.name, mark.frame, mark.row, mark.col) for mark in panel.markers] == [
+        (point["name"], point["frame"], point["row"], point["col"]) for point in points
+    ]
+
+
+def test_figure_one_of_a_picture_is_the_picture(picture_results):
+    assert points_panel(picture_results) is None
+
+
+def test_curves_take_the_stored_bands_where_there_are_any(ax, picture_results):
+    bands = picture_results.curve_bands("x0_distance")
+    assert list(bands) == ["static", "moderate", "active", "all"]
+    distance, ranks = picture_results.arrays["x0_distance"], picture_results.plan.ranks
+    computed, stored = Convergence(distance, ranks, "d"), Convergence(distance, ranks, "d", bands=bands)
+    for level, band in level_quantiles(computed).items():
+        np.testing.assert_allclose(level_quantiles(stored)[level], band, rtol=1e-6)
+    shifted = Convergence(distance, ranks, "d", bands={name: band + 1 for name, band in bands.items()})
+    draw_convergence(shifted, ax)
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(lines["active"], bands["active"][1] + 1)
+    np.testing.assert_allclose(lines["all"], np.median(distance, axis=1) + 1, rtol=1e-6)
+
+
+def test_there_are_no_bands_where_the_analysis_stored_other_quantiles(clip_results):
+    facts = dict(clip_results.facts) | {"curves": {"groups": ["static"] * 4, "quantiles": [0, 0.2, 0.5, 0.8, 1]}}
+    assert replace(clip_results, facts=facts).curve_bands("x0_distance") is None
+    assert replace(clip_results, arrays={}).curve_bands("x0_distance") is None
 
 
 def test_a_clips_picture_shows_the_frames_that_hold_points(tmp_path):
