@@ -140,6 +140,8 @@ def _files(case: Case, folder: Path) -> dict[str, Any]:
     maps = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
     raw, recorded, curve, whole = [], [], [], []
     for _ in range(case.repeats):
+        for name in ("raw.bin", "run.h5"):  # both begin with a new file: freeing the old one's pages is not writing
+            (folder / name).unlink(missing_ok=True)
         raw.append(_seconds(lambda: _write_raw(folder / "raw.bin", maps, case.steps)))
         recorded.append(_seconds(lambda: _write_recording(folder / "run.h5", maps, case)))
         one, every = _read_times(folder / "run.h5", case.grid.count // 2)
