@@ -63,7 +63,7 @@ def analyze(
 
     Several recordings get an analysis each, and aggregate.json over all of them: in -o DIR, else beside the first.
     """
-    from ..report import render_analysis
+    from ..report import render_aggregate, render_analysis
     from ..study.aggregate import describe_aggregate, write_aggregate
     from ..study.analyze import AnalysisOptions, analysis_directories, analyze_to_directory
     from ..study.record import refuse_existing
@@ -82,7 +82,7 @@ def analyze(
         written = write_aggregate(directories, together)
         facts = json.loads(written.read_text(encoding="utf-8"))
         click.echo(json.dumps(facts, indent=1) if as_json else describe_aggregate(facts))
-        click.echo(f"Wrote {written}", err=as_json)
+        click.echo(f"Wrote {written}\nWrote {render_aggregate(together)}", err=as_json)
 
 
 def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:

@@ -1,11 +1,13 @@
 """Report: figures, tables and one self-contained HTML page from the files that an analysis left.
 
 Last before the command line. Reads `analysis.json`, `analysis.npz`, `plan.json`, `apply.json`, the recording and the decoded
-picture; gives `report.html`, `figures/*.svg` and the README picture. Knows neither torch nor models, and computes no result of
-its own: what is drawn stands in the files. The one home of matplotlib, used without pyplot, so that nothing global is left.
+picture, or the aggregate of several analyses; gives `report.html`, `aggregate.html`, `figures/*.svg` and the README picture.
+Knows neither torch nor models, and computes no result of its own: what is drawn stands in the files. The one home of matplotlib,
+used without pyplot, so that nothing global is left.
 """
 
+from .aggregate import render_aggregate
 from .document import render_analysis
 from .hero import render_hero
 
-__all__ = ["render_analysis", "render_hero"]
+__all__ = ["render_aggregate", "render_analysis", "render_hero"]

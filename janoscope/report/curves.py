@@ -63,7 +63,7 @@ def draw_probe_curves(data: ProbeCurves, ax: Axes) -> Axes:
     for at, (name, level) in enumerate(zip(data.names, data.levels, strict=True)):
         ax.plot(steps, data.values[at], color=LEVEL_COLOUR[level], linestyle=DASHES[at % len(DASHES)], label=name)
     ax.set_ylabel(data.quantity)
-    _step_axis(ax, 0, len(steps))
+    step_axis(ax, 0, len(steps))
     add_grid(ax)
     _label_ends(data, ax)
     ax.annotate(str(data.separation), (1, 1), (0, 4), "axes fraction", "offset points", ha="right", color=INK, fontweight="bold")
@@ -92,14 +92,9 @@ def draw_convergence(data: Convergence, ax: Axes) -> Axes:
             color=MUTED,
             fontsize=7,
         )
-    if (data.values > 0).any():
-        narrow = _decades(data.values) < 2.5
-        ax.set_yscale("log", nonpositive="mask")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+    log_axis(data.values, ax)
     ax.set_ylabel(data.quantity)
-    _step_axis(ax, 0, data.steps or int(steps[-1]) + 1)
+    step_axis(ax, 0, data.steps or int(steps[-1]) + 1)
     add_grid(ax)
     ax.legend(
         frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.4, columnspacing=1.2
@@ -124,13 +119,25 @@ def _quantiles(row: np.ndarray) -> np.ndarray:
     return np.quantile(finite, (BAND[0], 0.5, BAND[1])) if finite.size else np.full(3, np.nan)
 
 
+def log_axis(values: np.ndarray, ax: Axes) -> None:
+    """A log scale with plain numbers, where any value is positive."""
+    if not (values > 0).any():
+        return
+    narrow = _decades(values) < 2.5
+    ax.set_yscale("log", nonpositive="mask")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _decades(values: np.ndarray) -> float:
     """Powers of ten between the lowest and highest tenth of the positive values."""
     low, high = np.quantile(values[np.isfinite(values) & (values > 0)], BAND)
     return float(np.log10(high / low))
 
 
-def _step_axis(ax: Axes, first: int, end: int) -> None:
+def step_axis(ax: Axes, first: int, end: int) -> None:
+    """Whole steps from `first` to before `end`."""
     ax.set_xlim(first - 0.5, end - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("step")

@@ -1,12 +1,7 @@
 """The document: figures, tables and words of one analysis in a single HTML file that needs nothing else."""
 
-import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ..plan import StepKind, TokenLevel
 from ..plan.schedule import LETTERS
@@ -14,6 +9,7 @@ from .applied import Applied, applied_section
 from .figures import analysis_figures
 from .glossary import DEFINITIONS, KINDS
 from .importance import importance_words
+from .page import environment, remove_stale, sentence, text_asset, write_whole
 from .results import AnalysisResults, number, read_results
 from .style import KIND_COLOUR, LEVEL_COLOUR, styled
 from .svg import Drawing
@@ -36,34 +32,36 @@ def render_analysis(directory: Path | str, *, recording: Path | str | None = Non
         applied = applied_section(results)
     folder = results.directory / FIGURES
     folder.mkdir(exist_ok=True)
-    for drawing in (*drawings.values(), *(applied.drawings if applied else ())):
-        _write(folder / f"{drawing.name}.svg", drawing.svg)
-    return _write(results.directory / NAME, page(results, drawings, applied))
+    drawn = [*drawings.values(), *(applied.drawings if applied else ())]
+    for drawing in drawn:
+        write_whole(folder / f"{drawing.name}.svg", drawing.svg)
+    remove_stale(folder, [drawing.name for drawing in drawn])
+    return write_whole(results.directory / NAME, page(results, drawings, applied))
 
 
 def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applied | None) -> str:
     """The HTML text."""
-    environment = Environment(
-        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["inline"] = lambda drawing: Markup(drawing.inline)  # our own SVG, whose text matplotlib has escaped
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        run=results.facts["run"],
-        plan=results.plan,
-        drawings=drawings,
-        tables={table.name: table for table in analysis_tables(results)},
-        applied=applied,
-        figures=key_figures(results),
-        levels=level_bar(results),
-        kinds=[(kind, LETTERS[kind], KIND_COLOUR[kind], KINDS[kind]) for kind in StepKind if kind in results.plan.step_kind],
-        is_flow=results.is_flow,
-        warnings=warnings(results),
-        importance=importance_words(results),
-        definitions=DEFINITIONS,
-        provenance=provenance(results),
-        style=Markup(_asset("report.css")),
-        script=Markup(_asset("report.js")),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            run=results.facts["run"],
+            plan=results.plan,
+            drawings=drawings,
+            tables={table.name: table for table in analysis_tables(results)},
+            applied=applied,
+            figures=key_figures(results),
+            levels=level_bar(results),
+            kinds=[(kind, LETTERS[kind], KIND_COLOUR[kind], KINDS[kind]) for kind in StepKind if kind in results.plan.step_kind],
+            is_flow=results.is_flow,
+            warnings=warnings(results),
+            importance=importance_words(results),
+            definitions=DEFINITIONS,
+            provenance=provenance(results),
+            style=text_asset("report.css"),
+            script=text_asset("report.js"),
+        )
     )
 
 
@@ -110,11 +108,6 @@ def warnings(results: AnalysisResults) -> list[str]:
     return found
 
 
-def sentence(note: Any) -> str:
-    text = str(note)
-    return text[:1].upper() + text[1:]
-
-
 def provenance(results: AnalysisResults) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything the numbers depend on, as (section, [(field, text)])."""
     facts, plan = results.facts, results.plan
@@ -148,15 +141,3 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
     return str(value)
-
-
-def _asset(name: str) -> str:
-    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def _write(path: Path, text: str) -> Path:
-    """Whole or not at all, so that an interrupted run leaves the old report readable."""
-    making = path.with_name(f".{path.name}.making")
-    making.write_text(text, encoding="utf-8", errors="replace")  # a prompt may hold lone surrogates
-    os.replace(making, path)
-    return path

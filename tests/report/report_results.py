@@ -181,7 +181,7 @@ def analyse(
     facts = {
         "schema": "janoscope-analysis/1",
         "recording": "run.h5",
-        "run": {"model": "tiny/flow", "prompt": prompt, "seed": seed, "steps": steps, "guidance": 3.5},
+        "run": {"model": "tiny/flow", "prompt": prompt, "seed": seed, "steps": steps, "guidance": 3.5, "complete": True},
         "grid": grid.to_json(),
         "conversion": {"prediction_type": "flow", "method": "backward", "time_unit": "sigma", "sign": "toward noise"},
         "complexity": {
@@ -189,7 +189,8 @@ def analyse(
             "temporal_weight": policy.temporal_weight, "padding": "count", "initial_latent": True,
             "enhance": {"strength": 0.8, "distance": 2}, "nonfinite": 0,
         },
-        "convergence": {"tolerance": 0.1, "hold_steps": 7, "by_level": by_level(plan, settled)},
+        "convergence": {"tolerance": 0.1, "hold_steps": 7, **by_level(plan, settled)},
+        "predicted": {name: getattr(plan.predicted, name) for name in ("compute", "speedup", "cache_bytes")},
         "map_predicts": [
             {"map": found.map, "warmup": WARMUP, "target": found.target, **scored(found)}
             for found in map_predicts({"jano": score, "ras": ras}, targets, groups=groups)
@@ -240,15 +241,18 @@ def chosen_points(grid: TokenGrid, plan: Plan) -> list[dict]:
 
 
 def by_level(plan: Plan, settled) -> dict:
-    found = {}
-    for level in TokenLevel:
-        chosen = plan.ranks == level.rank
-        found[level.value] = {
+    """`by_level` and `whole_run` of the convergence."""
+    groups = {level.value: plan.ranks == level.rank for level in TokenLevel} | {"all": np.ones(plan.ranks.size, bool)}
+    found = {
+        name: {
             "tokens": int(chosen.sum()),
             "convergence_step_median": float(np.median(settled.convergence_step[chosen])),
+            "velocity_convergence_step_median": float(np.median(settled.velocity_convergence_step()[chosen])),
             "holding_cost_median": float(np.median(settled.holding_cost[chosen])),
         }
-    return found
+        for name, chosen in groups.items()
+    }
+    return {"whole_run": found.pop("all"), "by_level": found}
 
 
 def scored(found) -> dict:

@@ -306,3 +306,18 @@ def test_hero_is_one_opaque_sheet(tmp_path, grid):
     assert (pixels[:3] == 255).all()  # a clear edge: nothing is cut off
     assert (pixels[:, :3] == 255).all()
     assert (pixels[:, -3:] == 255).all()
+
+
+def test_a_figure_of_an_earlier_rendering_goes_and_files_of_others_stay(tmp_path):
+    made = make_results(tmp_path)
+    add_applied(made)
+    render_analysis(made.directory)
+    figures = made.directory / "figures"
+    (figures / "mine.svg").write_text("<svg><desc>a drawing of my own</desc></svg>")
+    (figures / "notes.txt").write_text("janoscope")
+    assert (figures / "applied.svg").is_file()
+    (made.directory / "apply.json").unlink()
+    render_analysis(made.directory)
+    left = {path.name for path in figures.iterdir()}
+    assert not {"applied.svg", "reference.svg", "error.svg"} & left
+    assert {"mine.svg", "notes.txt", "levels.svg"} <= left

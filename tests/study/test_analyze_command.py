@@ -77,12 +77,12 @@ def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, 
     done = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--policy", "mine.toml", "--partial", "-q")
     assert done.returncode == 0, done.stderr
     assert "note      the recording ends after 11 of 15 steps" in done.stdout
-    assert sorted(path.name for path in (folder / "all").iterdir()) == ["aggregate.json", "clip.partial", "run"]
+    assert sorted(path.name for path in (folder / "all").iterdir()) == ["aggregate.html", "aggregate.json", "clip.partial", "run"]
     facts = json.loads((folder / "all" / "aggregate.json").read_text())
     assert facts["schema"] == "janoscope-aggregate/1"
     assert [row["directory"] for row in facts["recordings"]] == ["run", "clip.partial"]
     assert "-o all/clip.partial/apply.mp4" in done.stdout
-    assert done.stdout.splitlines()[-1] == "Wrote all/aggregate.json"
+    assert done.stdout.splitlines()[-2:] == ["Wrote all/aggregate.json", "Wrote all/aggregate.html"]
     again = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--partial")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
 

@@ -1,0 +1,184 @@
+"""The page of several analyses together: how tokens settle and how well maps foretell, with intervals over recordings."""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..errors import InputError
+from ..plan import TokenLevel
+from .curves import log_axis, step_axis
+from .page import environment, remove_stale, sentence, text_asset, write_whole
+from .results import number
+from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
+from .svg import Drawing, to_svg
+from .tables import Cell, Table, count, figure, span
+
+SCHEMA = "janoscope-aggregate/1"
+FIGURES = "aggregate-figures"  # a directory of its own: an analysis may lie in the same place
+AGAIN = "run `janoscope analyze` on the recordings again"
+GROUPS = (*(level.value for level in TokenLevel), "all")
+GROUP_COLOUR = {level.value: LEVEL_COLOUR[level] for level in TokenLevel} | {"all": INK}
+SIZE_IN = (4.2, 2.5)
+# name in aggregate.npz, title, axis label, step of its first value
+CURVES = (
+    ("curve_x0_distance", "Distance of x0 to its last estimate", "rms distance (latent units)", 0),
+    ("curve_velocity_change", "Change of the flow velocity", "relative change per step", 1),
+    ("curve_raw_change", "Change of the raw output", "rms change per step", 1),
+)
+
+
+@dataclass(frozen=True)
+class MeanCurves:
+    """values: (group, step), means over recordings. interval: (bound, group, step), None for one recording."""
+
+    values: np.ndarray
+    interval: np.ndarray | None
+    quantity: str
+    first_step: int
+
+
+def render_aggregate(directory: Path | str) -> Path:
+    """Write `aggregate.html` and `aggregate-figures/*.svg` beside an aggregate.json; gives the page's path.
+
+    Raises InputError where a file is missing, damaged or of another kind.
+    """
+    directory = Path(directory)
+    facts, arrays = read_aggregate(directory)
+    with styled():
+        drawings = list(curve_drawings(facts, arrays))
+    folder = directory / FIGURES
+    if drawings:
+        folder.mkdir(exist_ok=True)
+    for drawing in drawings:
+        write_whole(folder / f"{drawing.name}.svg", drawing.svg)
+    remove_stale(folder, [drawing.name for drawing in drawings])
+    text = environment().get_template("aggregate.html.j2").render(
+        facts=facts,
+        warnings=[sentence(note) for note in facts["notes"]],
+        drawings=drawings,
+        tables={table.name: table for table in aggregate_tables(facts)},
+        caption=caption(facts),
+        style=text_asset("report.css"),
+        script=text_asset("report.js"),
+    )  # fmt: skip
+    return write_whole(directory / "aggregate.html", text)
+
+
+def read_aggregate(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """aggregate.json, and the arrays of aggregate.npz; none where the recordings' curves cannot be compared."""
+    path, stored = directory / "aggregate.json", directory / "aggregate.npz"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        arrays = {}
+        if stored.is_file():
+            with np.load(stored, allow_pickle=False) as opened:
+                arrays = dict(opened)
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} holds no aggregate.json; {AGAIN}.") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"the aggregate in {directory} cannot be read: {error}; {AGAIN}.") from error
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise InputError(f"{path} is no aggregate of this version, which reads {SCHEMA!r}; {AGAIN}.")
+    return facts, arrays
+
+
+def curve_drawings(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[Drawing]:
+    """A figure a curve that the aggregate holds."""
+    for name, title, quantity, first in CURVES:
+        if name not in arrays:
+            continue
+        data = MeanCurves(arrays[name], arrays.get(f"{name}_interval"), quantity, first)
+        drawn, ax = new_figure(*SIZE_IN)
+        draw_mean_curves(data, ax)
+        words = "with 95 % intervals over recordings" if data.interval is not None else "of one recording, without interval"
+        alt = f"{title} over the steps: median token of each level and of all, mean over recordings, {words}."
+        yield Drawing(name, title, alt, to_svg(drawn, title, caption(facts)))
+
+
+def draw_mean_curves(data: MeanCurves, ax: Axes) -> Axes:
+    """A line a group, its interval as a band, on a log scale; groups without tokens are left out."""
+    steps = data.first_step + np.arange(data.values.shape[1])
+    for at, group in enumerate(GROUPS):
+        if not np.isfinite(data.values[at]).any():
+            continue
+        colour, dashes = GROUP_COLOUR[group], "-" if group != "all" else (0, (1.2, 1.4))
+        if data.interval is not None and group != "all":
+            ax.fill_between(steps, *data.interval[:, at], color=colour, alpha=0.16, linewidth=0)
+        ax.plot(steps, data.values[at], color=colour, linestyle=dashes, label=group)
+    log_axis(data.values, ax)
+    ax.set_ylabel(data.quantity)
+    step_axis(ax, 0, int(steps[-1]) + 1)
+    add_grid(ax)
+    ax.legend(
+        frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.4, columnspacing=1.2
+    )
+    return ax
+
+
+def caption(facts: Mapping[str, Any]) -> str:
+    """Models, policies and the number of recordings."""
+    told = {name: dict.fromkeys(str(row.get(name)) for row in facts["recordings"]) for name in ("model", "policy", "steps")}
+    models, policies, steps = (", ".join(values) for values in told.values())
+    return f"{models}, {steps} steps, policy {policies}, {len(facts['recordings'])} recordings; janoscope"
+
+
+def aggregate_tables(facts: Mapping[str, Any]) -> list[Table]:
+    makers = (recording_table, separation_table, level_table, predicted_table)
+    foretold = (foretold_table(facts, "map_predicts", ("map", "warmup")), foretold_table(facts, "ras_predicts", ("step",)))
+    return [*(maker(facts) for maker in makers), *foretold]
+
+
+def recording_table(facts: Mapping[str, Any]) -> Table:
+    names = ("recording", "model", "prompt", "seed", "steps", "policy")
+    rows = [[Cell("–" if row.get(name) is None else str(row[name]), number(row.get(name))) for name in names]
+            for row in facts["recordings"]]  # fmt: skip
+    return Table("recordings", "Recordings", names, rows)
+
+
+def separation_table(facts: Mapping[str, Any]) -> Table:
+    words = {"raw": "raw model output", "converted": "flow velocity"}
+    rows = [[Cell(words[name]), *_estimate(facts["separation"][name], "auroc")] for name in words]
+    return Table("separation", "Active against static tokens", ("signal", "AUROC", "95% interval", "recordings"), rows)
+
+
+def level_table(facts: Mapping[str, Any]) -> Table:
+    """When the median token of each level settles, and what holding it costs."""
+    levels = facts["convergence"]["by_level"] | {"all": facts["convergence"]["whole_run"]}
+    rows = [
+        [Cell(name, at, GROUP_COLOUR[name]), count(levels[name]["tokens"]),
+         *_estimate(levels[name]["convergence_step_median"], "mean")[:2],
+         *_estimate(levels[name]["velocity_convergence_step_median"], "mean")[:2],
+         *_estimate(levels[name]["holding_cost_median"], "mean")[:2]]
+        for at, name in enumerate(GROUPS)
+    ]  # fmt: skip
+    heads = ("level", "tokens", "x0 settles at", "interval", "velocity settles at", "interval", "holding cost", "interval")
+    return Table("levels", "Median token of each level, mean over recordings; 95% intervals", heads, rows)
+
+
+def predicted_table(facts: Mapping[str, Any]) -> Table:
+    rows = [[Cell(name.replace("_", " ")), *_estimate(found, "mean")] for name, found in facts["predicted"].items()]
+    return Table("predicted", "What the plans promise", ("figure", "mean", "95% interval", "recordings"), rows)
+
+
+def foretold_table(facts: Mapping[str, Any], section: str, keys: Sequence[str]) -> Table:
+    """How well each early map foretells, as in an analysis, with intervals over recordings."""
+    rows = [
+        [*(figure(row[key], "g") if key != "map" else Cell(str(row[key])) for key in keys),
+         Cell(str(row["target"]).replace("_", " ")), figure(row["spearman"], ".2f"), span(row["interval"]),
+         figure(row["agreement"], ".0%"), span(row["agreement_interval"], ".0%"), count(row["recordings"])]
+        for row in facts[section]
+    ]  # fmt: skip
+    title = "Which map foretells" if section == "map_predicts" else "RAS importance, negated, at steps over the run"
+    heads = [*(key.replace("warmup", "warm-up") for key in keys), "outcome", "Spearman", "interval", "same class", "interval"]
+    return Table(section.replace("_", "-"), f"{title}; 95% intervals", [*heads, "recordings"], rows)
+
+
+def _estimate(found: Mapping[str, Any], name: str) -> tuple[Cell, Cell, Cell]:
+    """A mean, its interval, and how many recordings have it."""
+    return figure(found.get(name)), span(found.get("interval"), ".3g"), count(int(found.get("recordings", 0)))
