@@ -10,6 +10,7 @@ from .figures import analysis_figures
 from .glossary import DEFINITIONS, KINDS
 from .importance import importance_words
 from .page import environment, remove_stale, sentence, text_asset, write_whole
+from .player import clip_player
 from .results import AnalysisResults, number, read_results
 from .style import KIND_COLOUR, LEVEL_COLOUR, styled
 from .svg import Drawing
@@ -57,6 +58,7 @@ def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applie
             is_flow=results.is_flow,
             warnings=warnings(results),
             importance=importance_words(results),
+            player=clip_player(results),
             definitions=DEFINITIONS,
             provenance=provenance(results),
             style=text_asset("report.css"),

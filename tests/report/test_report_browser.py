@@ -40,7 +40,20 @@ PROBE = """<script>
   const column = () => [...table.tBodies[0].rows].map((row) => row.cells[5].textContent);
   const orders = [];
   if (button) { for (let click = 0; click < 2; click++) { button.click(); orders.push(column()); } }
-  parent.postMessage(JSON.stringify({ width: innerWidth, scroll: root.scrollWidth, images: images.length,
+  const player = document.querySelector(".player"), played = [];
+  const shown = (kind) => [...player.querySelectorAll(kind)].map((part, at) => part.hidden ? -1 : at).filter((at) => at >= 0);
+  const look = () => played.push([shown(".frame"), shown(".over"), player.querySelector("output").textContent]);
+  if (player) {
+    look();
+    player.querySelector(".play").click();
+    await new Promise((done) => setTimeout(done, 180));
+    player.querySelector(".play").click();
+    look();
+    await new Promise((done) => setTimeout(done, 400));
+    player.querySelector(".levels").click();
+    look();
+  }
+  parent.postMessage(JSON.stringify({ played, width: innerWidth, scroll: root.scrollWidth, images: images.length,
     missing: loaded.filter((ok) => !ok).length, visible, out, orders }), "*");
 })();
 </script>"""
@@ -80,6 +93,13 @@ def test_a_click_sorts_a_table_by_number(tmp_path):
     assert len(rising) == 4
     assert rising == sorted(rising)
     assert falling == rising[::-1] != rising
+
+
+def test_a_clip_plays_pauses_and_shows_its_levels(tmp_path):
+    made = make_results(tmp_path, grid=CLIP)
+    seen, console = look(render_analysis(made.directory), 1280, tmp_path)
+    assert seen["played"] == [[[0], [0], "frame 0"], [[1], [1], "frame 1"], [[1], [], "frame 1"]]
+    assert console == []
 
 
 def test_the_look_finds_what_is_broken(tmp_path):
