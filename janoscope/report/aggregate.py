@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from ..errors import InputError
 from ..plan import TokenLevel
-from .curves import log_axis, step_axis
+from .curves import fill_band, log_axis, step_axis
 from .page import environment, remove_stale, sentence, text_asset, write_whole
 from .results import number
 from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
@@ -109,7 +109,8 @@ def draw_mean_curves(data: MeanCurves, ax: Axes) -> Axes:
             continue
         colour, dashes = GROUP_COLOUR[group], "-" if group != "all" else (0, (1.2, 1.4))
         if data.interval is not None and group != "all":
-            ax.fill_between(steps, *data.interval[:, at], color=colour, alpha=0.16, linewidth=0)
+            low, high = data.interval[:, at]
+            fill_band(steps, low, high, colour, ax)
         ax.plot(steps, data.values[at], color=colour, linestyle=dashes, label=group)
     log_axis(data.values, ax)
     ax.set_ylabel(data.quantity)

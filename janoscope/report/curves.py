@@ -74,7 +74,7 @@ def draw_convergence(data: Convergence, ax: Axes) -> Axes:
     """A level's median token as a line and its middle 80 % as a band, on a log scale."""
     steps = data.first_step + np.arange(len(data.values))
     for level, (low, middle, high) in level_quantiles(data).items():
-        ax.fill_between(steps, low, high, color=LEVEL_COLOUR[level], alpha=0.16, linewidth=0)
+        fill_band(steps, low, high, LEVEL_COLOUR[level], ax)
         ax.plot(steps, middle, color=LEVEL_COLOUR[level], label=level.value)
     if data.bands is not None and "all" in data.bands:
         ax.plot(steps, data.bands["all"][1], color=INK, linewidth=1, linestyle=(0, (1.2, 1.4)), label="all")
@@ -117,6 +117,15 @@ def level_quantiles(data: Convergence) -> Mapping[TokenLevel, np.ndarray]:
 def _quantiles(row: np.ndarray) -> np.ndarray:
     finite = row[np.isfinite(row)]
     return np.quantile(finite, (BAND[0], 0.5, BAND[1])) if finite.size else np.full(3, np.nan)
+
+
+def fill_band(steps: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, ax: Axes) -> None:
+    """A band for a log scale, which has no place for 0: it ends where all of it is 0, and elsewhere reaches down to its least."""
+    positive = np.concatenate([low[low > 0], high[high > 0]])
+    if not positive.size:
+        return
+    shown = high > 0  # the last x0 estimate has no distance to itself
+    ax.fill_between(steps, np.maximum(low, positive.min()), high, where=list(shown), color=colour, alpha=0.16, linewidth=0)
 
 
 def log_axis(values: np.ndarray, ax: Axes) -> None:

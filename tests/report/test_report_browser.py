@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from report_results import CLIP, PICTURE, add_applied, make_results
 
-from janoscope.report import render_analysis
+from janoscope.report import render_aggregate, render_analysis
+from janoscope.study.aggregate import write_aggregate
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium) to look at the page")
@@ -93,6 +94,15 @@ def test_a_click_sorts_a_table_by_number(tmp_path):
     assert len(rising) == 4
     assert rising == sorted(rising)
     assert falling == rising[::-1] != rising
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_of_several_analyses_is_whole_at_every_width(tmp_path, width):
+    made = make_results(tmp_path, prompt="averylongwordwithoutanyspaces" * 12)
+    write_aggregate([made.directory, made.directory], tmp_path)
+    seen, console = look(render_aggregate(tmp_path), width, tmp_path)
+    assert (seen["width"], seen["scroll"] <= width, seen["out"], seen["visible"]) == (width, True, 0, 3)
+    assert console == []
 
 
 def test_a_clip_plays_pauses_and_shows_its_levels(tmp_path):

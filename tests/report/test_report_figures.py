@@ -9,7 +9,15 @@ from report_results import CLIP, make_results
 
 from janoscope.grid import TokenGrid
 from janoscope.plan import StepKind, TokenLevel, ladder
-from janoscope.report.curves import Convergence, ProbeCurves, Separation, draw_convergence, draw_probe_curves, level_quantiles
+from janoscope.report.curves import (
+    Convergence,
+    ProbeCurves,
+    Separation,
+    draw_convergence,
+    draw_probe_curves,
+    fill_band,
+    level_quantiles,
+)
 from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel, points_panel
 from janoscope.report.ladder import Ladder, draw_ladder
 from janoscope.report.maps import LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture, frame_left
@@ -74,6 +82,12 @@ def test_convergence_shows_median_and_quantiles_of_each_level(ax):
         np.testing.assert_array_equal(lines[level.value].get_xdata(), [1, 2, 3, 4])
         np.testing.assert_allclose(level_quantiles(data)[level][2], np.quantile(values[:, tokens], 0.9, axis=1))
     assert ax.get_xlim() == (-0.5, 5.5)
+
+
+def test_a_band_on_a_log_scale_ends_where_it_is_zero(ax):
+    fill_band(np.arange(4), np.array([1.0, 0.0, 0.5, 0.0]), np.array([4.0, 3.0, 2.0, 0.0]), "#000000", ax)
+    corners = np.unique(ax.collections[0].get_paths()[0].vertices, axis=0)
+    assert [tuple(corner) for corner in corners] == [(0, 1), (0, 4), (1, 0.5), (1, 3), (2, 0.5), (2, 2)]
 
 
 def test_convergence_leaves_out_values_that_are_not_finite():
@@ -234,6 +248,14 @@ def test_curves_take_the_stored_bands_where_there_are_any(ax, picture_results):
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     np.testing.assert_allclose(lines["active"], bands["active"][1] + 1)
     np.testing.assert_allclose(lines["all"], np.median(distance, axis=1) + 1, rtol=1e-6)
+
+
+def test_a_noise_model_shows_how_its_raw_output_changes_too(picture_results):
+    facts = dict(picture_results.facts) | {"conversion": {**picture_results.facts["conversion"], "prediction_type": "epsilon"}}
+    with styled():
+        drawn = analysis_figures(replace(picture_results, facts=facts, recording=None))
+        of_flow = analysis_figures(replace(picture_results, recording=None))
+    assert set(drawn) - set(of_flow) == {"raw_change"}
 
 
 def test_there_are_no_bands_where_the_analysis_stored_other_quantiles(clip_results):
