@@ -44,6 +44,7 @@ class Branches:
         self.flops = 0
         self.cache_bytes = 0
         self.timestep = 0.0
+        self._timesteps: list[float] = []  # read once: every read of the scheduler's table makes an accelerator wait
         self._states: dict[tuple[int, int], Any] = {}
         self.swapped: list[tuple[Any, Callable[[], Any]]] = []  # hooks whose state knows no branch, and how to make one
         self.networks = networks_of(model)
@@ -60,7 +61,8 @@ class Branches:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if self.index == 0:
-                    self.timestep = float(self._model.pipe.scheduler.timesteps[self._done])
+                    self._timesteps = self._timesteps or self._model.pipe.scheduler.timesteps.tolist()
+                    self.timestep = float(self._timesteps[self._done])
                 _set_cache_context(network, CacheContext(f"call{self.index}"))
                 self._swap()
                 try:
