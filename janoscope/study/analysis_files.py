@@ -2,6 +2,8 @@
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +72,12 @@ def analysis_directories(recordings: Sequence[Path], output: Path | None, force:
 
 
 def write_analysis(analysis: Analysis, directory: Path) -> None:
-    """analysis.npz, plan.json and last analysis.json, each complete or absent."""
+    """analysis.npz, plan.json and last analysis.json, each complete or absent.
+
+    An earlier analysis.json goes first: a death midway leaves a directory without one, never an old one beside a new plan.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "analysis.json").unlink(missing_ok=True)
     write_whole(directory / "plan.json", analysis.plan.to_text().encode(errors="surrogateescape"))
     write_arrays(directory / "analysis.npz", analysis.arrays)
     write_json(directory / "analysis.json", analysis.results)
@@ -115,7 +121,7 @@ def read_arrays(directory: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
 
 

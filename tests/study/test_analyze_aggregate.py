@@ -10,6 +10,7 @@ from recorded_runs import CLIP, record_run
 from janoscope.errors import InputError
 from janoscope.plan import Policy
 from janoscope.study.aggregate import aggregate, describe_aggregate, estimate_of, interval_of_mean, write_aggregate
+from janoscope.study.analysis_files import read_facts
 from janoscope.study.analyze import analysis_directories, analyze_to_directory
 
 TABLE = {
@@ -115,6 +116,39 @@ def test_refuses_what_is_no_analysis(tmp_path: Path) -> None:
     (tmp_path / "analysis.json").write_text('{"schema": "other/1"}')
     with pytest.raises(InputError, match="is no analysis of schema"):
         aggregate([tmp_path])
+
+
+def test_a_damaged_archive_is_one_line(directories: list[Path], tmp_path: Path) -> None:
+    whole = (directories[0] / "analysis.npz").read_bytes()
+    (tmp_path / "analysis.json").write_text((directories[0] / "analysis.json").read_text())
+    for content in (
+        b"",
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :],
+    ):
+        (tmp_path / "analysis.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"analysis.npz cannot be read.*run `janoscope analyze` again"):
+            aggregate([tmp_path])
+    (tmp_path / "analysis.npz").write_bytes(whole)
+    assert aggregate([tmp_path])[0]["recordings"][0]["recording"] == "run0.h5"
+
+
+def test_a_death_midway_leaves_no_old_analysis_beside_a_new_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record_run(tmp_path / "run.h5", steps=15)
+    directory = tmp_path / "run"
+    analyze_to_directory(run.path, directory, policy=POLICY)
+    assert read_facts(directory)["recording"] == "run.h5"
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("janoscope.study.analysis_files.write_arrays", full)
+    with pytest.raises(OSError, match="no space"):
+        analyze_to_directory(run.path, directory, policy=POLICY)
+    assert (directory / "plan.json").exists()
+    with pytest.raises(InputError, match=r"analysis.json cannot be read"):
+        read_facts(directory)
 
 
 def test_each_recording_has_a_directory_of_its_own(tmp_path: Path) -> None:
