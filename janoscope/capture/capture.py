@@ -53,6 +53,7 @@ class Capture:
         self._pipe, self._sheet, self._sink = pipe, sheet, sink
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self._generation: Generation | None = None
+        self._begun = False  # the sink has taken this generation
         self._seen: list[Seen] = []
         self._step, self._steps = 0, None  # type: tuple[int, int | None]
         self._held: _Pending | None = None
@@ -122,6 +123,7 @@ class Capture:
             names = {signal: str(dtype).removeprefix("torch.") for signal, dtype in self._dtypes.items()}
             self._generation = replace(self._generation, signals=names)
             self._sink.begin(self._generation)
+            self._begun = True
         copies = tuple((signal, branch, self._copies.send(self._cast(signal, tensor))) for signal, branch, tensor in maps)
         self._send(_Pending(copies, self._facts(step, seen, shares)))
         self._step += 1
@@ -158,9 +160,9 @@ class Capture:
         self._step, self._steps = 0, None
         self._taps.take()
         self._taps.at_step(0, None)
-        if self._generation is None:
+        begun, self._begun, self._generation = self._begun, False, None
+        if not begun:
             return
-        self._generation = None
         if held is not None:
             self._deliver(held)
         self._sink.end(error)

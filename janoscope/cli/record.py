@@ -79,9 +79,9 @@ def _record_one(
     output: Path, policy: str | None, force: bool, quiet: bool, verbose: bool, how: dict[str, Any], options: dict[str, Any]
 ) -> None:
     from ..study.call import make_call
-    from ..study.record import record_model, refuse_existing
+    from ..study.record import record_model, refuse_unwritable
 
-    refuse_existing(output, force)
+    refuse_unwritable(output, force, how["keep_output"])
     name = options["model"]
     model = load(options, verbose)
     call = make_call(model, take_call(options))

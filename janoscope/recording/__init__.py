@@ -3,6 +3,7 @@
 It is the only package that knows HDF5. It must not know torch, pipelines, or what becomes of the numbers.
 """
 
+from .destination import prepare_destination
 from .diff import FieldDiff, RecordingDiff, SignalDiff, diff
 from .export import export
 from .layout import TapAxes, generation_path, partial_path
@@ -22,4 +23,5 @@ __all__ = [
     "generation_path",
     "open_recording",
     "partial_path",
+    "prepare_destination",
 ]

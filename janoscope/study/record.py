@@ -14,13 +14,14 @@ from ..errors import InputError, RecordingError
 from ..execution import Executor, Identity
 from ..plan import Policy
 from ..probe import ProbeSheet
-from ..recording import Recorder
+from ..recording import Recorder, prepare_destination
 from .call import PipelineCall
 from .generate import Generated, generate, output_name, save_frames
 from .model import Model, named_policy, sheet_of
 from .recording_sink import Expected, RecordingSink
 
 UNKNOWN = "unknown"
+OUTPUT_ENDINGS = (".png", ".mp4")  # which of them is known when the frames are
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
 
@@ -81,13 +82,15 @@ def record(
         on_step: called with (steps done, steps in all). on_size: called with the expected size before anything is written.
 
     Raises:
-        InputError: no sheet matches, a tap names no module, the file exists and `force` is not set.
+        InputError: no sheet matches, a tap names no module, the recording cannot be written there (see `prepare_destination`).
 
     Example:
         >>> with janoscope.record(pipe, "run.h5", prompt="a cat", seed=3):  # doctest: +SKIP
         ...     pipe("a cat", generator=torch.Generator().manual_seed(3))
     """
-    sheet, target = sheet or sheet_of(pipe), Path(path)
+    target = Path(path)
+    prepare_destination(target, force)
+    sheet = sheet or sheet_of(pipe)
     asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
     rules = policy if policy is None or isinstance(policy, Policy) else named_policy(sheet, str(policy))
     provenance: dict[str, dict[str, Any]] = {
@@ -103,7 +106,6 @@ def record(
     }
     provenance["run"] |= _told(arguments or {})
     provenance["model"]["default_policy"] = dict(default_policy or {})
-    refuse_existing(target, force)
     sink = RecordingSink(
         target,
         provenance,
@@ -129,6 +131,13 @@ def _told(arguments: Mapping[str, Any]) -> dict[str, Any]:
     known = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
     plain = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
     return {known[key]: value for key, value in plain.items() if key in known} | {"arguments": plain}
+
+
+def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
+    """Raise before a model is loaded where the recording, or the picture beside it, may not be written."""
+    prepare_destination(path, force)
+    for ending in OUTPUT_ENDINGS if keep_output else ():
+        refuse_existing(path.with_suffix(ending), force)
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -185,6 +194,7 @@ def record_model(
 
     Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
     """
+    refuse_unwritable(path, force, keep_output)
     with record(
         model.pipe,
         path,
@@ -211,7 +221,7 @@ def record_model(
         kept = f"; the picture is {picture}" if picture else trouble
         raise RecordingError(
             f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
-            f"Make room and record again; what was recorded is {recorder.partial_path.name}."
+            f"Make room and record again{' with --force' if picture else ''}; what was recorded is {recorder.partial_path.name}."
         )
     if trouble:
         raise RecordingError(f"{recorder.path} is complete{trouble}. Make room and record again for the picture.")

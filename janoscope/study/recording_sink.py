@@ -64,6 +64,7 @@ class RecordingSink:
         self._on_step, self._on_size = on_step, on_size
         self.recorders: list[Recorder] = []
         self._planned = self._committed = 0
+        self._open: Recorder | None = None
 
     def begin(self, generation: Generation) -> None:
         self._planned, self._committed = generation.steps, 0
@@ -83,6 +84,7 @@ class RecordingSink:
             force=self._force,
         )
         self.recorders.append(recorder)
+        self._open = recorder
 
     def put(self, signal: str, values: np.ndarray, *, item: int, branch: str, dtype: str) -> None:
         self.recorders[-1].put(signal, values, item=item, branch=branch, dtype=dtype)
@@ -102,7 +104,10 @@ class RecordingSink:
             self._on_step(self._committed, self._planned)
 
     def end(self, error: BaseException | None) -> None:
-        recorder = self.recorders[-1]
+        """Close the recording; nothing to do where none began, which was refused."""
+        recorder, self._open = self._open, None
+        if recorder is None:
+            return
         if isinstance(error, KeyboardInterrupt):
             recorder.close("interrupted")
         elif error is not None:

@@ -1,5 +1,6 @@
 """`janoscope record` and the reading verbs on tiny pipelines: options, inner modules, accelerated runs, looking at files."""
 
+import fcntl
 import json
 import shutil
 from types import SimpleNamespace
@@ -12,7 +13,9 @@ from torch import nn
 from janoscope.errors import InputError
 from janoscope.probe import CHECKOUT
 from janoscope.recording import open_recording
+from janoscope.study import model as model_module
 from janoscope.study.model import load_model, sheet_of
+from janoscope.study.record import record
 
 SIZE = ("--height", 112, "--width", 176)
 FLUX = (*SIZE, "-q", "--call", "max_sequence_length=16", "-p", "a cat on the grass")
@@ -240,3 +243,60 @@ def test_an_existing_recording_is_kept(saved, janoscope, tmp_path):
     assert (said.code, run.read_text()) == (2, "mine")
     assert "--force" in said.err
     assert janoscope("record", saved("flux"), *FLUX, "--steps", 2, "-o", run, "--force").code == 0
+
+
+def load_nothing(*arguments, **options):
+    raise AssertionError("the model was loaded before the refusal")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("run", "must end in .h5"),
+        ("nowhere/run.h5", "nowhere does not exist, so run.h5 cannot be written there"),
+        ("locked.h5", "locked.partial.h5 is being written by another recorder"),
+        ("seen.h5", "seen.png exists already"),
+        ("clip.h5", "clip.mp4 exists already"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    saved, janoscope, tmp_path, monkeypatch, output, message
+):
+    for name in ("seen.png", "clip.mp4", "locked.partial.h5"):
+        (tmp_path / name).write_text("mine")
+    monkeypatch.setattr(model_module, "load_model", load_nothing)
+    with (tmp_path / "locked.partial.h5").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = janoscope("record", "no model at all", *FLUX, "--steps", 2, "-o", tmp_path / output)
+    assert said.code == 2
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
+def test_a_picture_is_replaced_when_told_to_and_left_alone_without_output(saved, janoscope, tmp_path):
+    picture = tmp_path / "run.png"
+    picture.write_text("mine")
+    run = ("record", saved("flux"), *FLUX, "--steps", 2, "-o", tmp_path / "run.h5")
+    assert janoscope(*run, "--no-output").code == 0
+    assert picture.read_text() == "mine"
+    assert janoscope(*run, "--force").code == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_refusal_when_a_later_generation_begins_is_told_as_it_is(saved, tmp_path):
+    pipe = load_model(str(saved("flux"))).pipe
+    call = {"height": 112, "width": 176, "num_inference_steps": 2, "max_sequence_length": 16}
+    (tmp_path / "run-2.h5").write_text("mine")
+
+    def record_two():
+        with record(pipe, tmp_path / "run.h5"):
+            pipe("a cat", **call)
+            pipe("a cat", **call)
+
+    with pytest.raises(InputError, match=r"run-2\.h5 exists"):
+        record_two()
+    with open_recording(tmp_path / "run.h5") as recording:
+        assert recording.complete, "control: the first is whole"
+    with pytest.raises(InputError, match=r"must end in \.h5"), record(pipe, tmp_path / "run"):
+        raise AssertionError("begun all the same")
