@@ -1,8 +1,12 @@
 """The `janoscope` command: its verbs, and the one place where errors become exit codes."""
 
+import errno
 import os
 import sys
+import warnings
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,6 +29,22 @@ _VERBS = {
     "demo": "demo",
 }
 INTERRUPTED = 130
+_PACKAGE = Path(__file__).parent.parent
+# what a path of the user, or the disk under it, can do to us; other OSErrors are our bugs
+_CHOOSE = "Choose another path."
+_MENDS = {
+    errno.ENOENT: "Check the path.",
+    errno.EACCES: "Check its permissions or choose another path.",
+    errno.EPERM: "Check its permissions or choose another path.",
+    errno.EROFS: _CHOOSE,
+    errno.ENOTDIR: "A part of the path is a file where a directory is needed; choose another path.",
+    errno.EISDIR: "A file is needed there; choose another path.",
+    errno.EEXIST: _CHOOSE,
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOSPC: "Free some space or choose another disk.",
+    errno.EDQUOT: "Free some space or choose another disk.",
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Verbs(click.Group):
@@ -50,7 +70,12 @@ def main() -> None:
     if not {"-v", "--verbose"} & set(sys.argv):
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    with warnings.catch_warnings():
+        warnings.showwarning = _tell_warning
+        _run()
+
+
+def _run() -> None:
     try:
         sys.exit(janoscope.main(standalone_mode=False) or 0)
     except JanoscopeError as error:
@@ -60,9 +85,29 @@ def main() -> None:
         _refuse(" ".join(error.format_message().split()) + hint)
     except click.ClickException as error:
         _refuse(error.format_message())
+    except OSError as error:
+        if not _is_of_the_user(error):
+            raise
+        subject = f"{error.filename2 or error.filename}: " if error.filename is not None else ""
+        _refuse(f"{subject}{error.strerror}. {_MENDS[error.errno or 0]}")
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
+
+
+def _is_of_the_user(error: OSError) -> bool:
+    """Whether a path that the user chose, or a full disk, is the reason; a missing file of this package is our bug."""
+    if error.errno not in _MENDS:
+        return False
+    if not isinstance(error.filename, str | os.PathLike):
+        return error.errno in _FULL
+    return _PACKAGE not in Path(error.filename).absolute().parents
+
+
+def _tell_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Warnings as one line each: our own, which are RuntimeWarnings, plain; those of libraries with their kind."""
+    kind = "" if category is RuntimeWarning else f"{category.__name__}: "
+    click.echo(kind + " ".join(str(message).split()), err=True)
 
 
 def _refuse(message: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..study.model import Model
 
 Command = Callable[..., Any]
+_LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
 
 
 def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -35,10 +36,10 @@ model_options = _stacked(
 )
 _call_options = _stacked(
     click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--steps", type=int, help="Sampler steps [default: the model's]."),
-    click.option("--height", type=int, help="Pixels."),
-    click.option("--width", type=int, help="Pixels."),
-    click.option("--frames", type=int, help="Frames of a clip."),
+    click.option("--steps", type=click.IntRange(min=1), help="Sampler steps [default: the model's]."),
+    click.option("--height", type=click.IntRange(min=1), help="Pixels."),
+    click.option("--width", type=click.IntRange(min=1), help="Pixels."),
+    click.option("--frames", type=click.IntRange(min=1), help="Frames of a clip."),
     click.option("--guidance", type=float, help="Guidance scale."),
     click.option("--negative-prompt", help="What to steer away from."),
     click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
@@ -96,12 +97,19 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 
 def hush() -> None:
+    """Silence what libraries say to developers.
+
+    Our own warnings are RuntimeWarnings, raised from inside hooks so that a library's module may be named as their origin:
+    that category is let through wherever it comes from. `main` undoes the filters.
+    """
     import warnings
 
     import diffusers.utils.logging
     import transformers.utils.logging
 
-    warnings.filterwarnings("ignore")
+    for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", category=UserWarning, module=_LIBRARIES)
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

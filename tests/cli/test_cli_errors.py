@@ -1,0 +1,83 @@
+"""Errors of the system under a user's path, and values that no generation can have: one line and exit code 2."""
+
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from janoscope.cli import app, main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["janoscope", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, [line for line in capsys.readouterr().err.splitlines() if line]
+
+    return run
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    def raising(error):
+        def fails(**_):
+            raise error
+
+        monkeypatch.setattr(app.janoscope, "main", fails)
+
+    return raising
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.EROFS])
+def test_an_error_of_the_system_names_path_reason_and_mend(raising, run, number):
+    raising(OSError(number, os.strerror(number), "/data/out.png"))
+    code, lines = run()
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(f"/data/out.png: {os.strerror(number)}. ")
+    assert lines[0].endswith(".")
+
+
+def test_a_full_disk_without_a_name_is_told_too(raising, run):
+    raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert run() == (2, ["No space left on device. Free some space or choose another disk."])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no number"),
+        OSError(errno.EBADF, "Bad file descriptor", "/data/out.png"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        OSError(errno.ENOENT, "No such file or directory", str(Path(app.__file__).parent / "sheet.toml")),
+    ],
+    ids=["no errno", "not of a path", "no path", "file of this package"],
+)
+def test_an_error_of_ours_keeps_its_traceback(raising, run, error):
+    raising(error)
+    with pytest.raises(type(error), match=re.escape(error.strerror or "no number")) as met:
+        run()
+    assert met.value is error
+
+
+def test_a_directory_below_a_file_is_refused_in_one_line(run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    code, lines = run("demo", "-o", tmp_path / "file" / "demo", "-q")
+    assert code == 2
+    assert len(lines) == 1
+    assert "Not a directory" in lines[0]
+
+
+@pytest.mark.parametrize("option", ["--steps", "--height", "--width", "--frames"])
+@pytest.mark.parametrize("value", ["-1", "0"])
+@pytest.mark.parametrize("verb", [("record",), ("apply", "--policy", "demo")], ids=["record", "apply"])
+def test_counts_below_one_are_refused(run, tmp_path, verb, option, value):
+    code, lines = run(*verb, "demo", "-p", "x", option, value, "-o", tmp_path / "new.png")
+    assert code == 2
+    assert len(lines) == 1
+    assert option in lines[0]
