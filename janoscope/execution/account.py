@@ -12,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 @dataclass(frozen=True)
 class StepAccount:
-    """One scheduler step. tokens: image tokens computed; flops: of all its network calls; forced: refreshed out of turn."""
+    """One scheduler step. tokens: image tokens computed; flops: of all its network calls; full_flops: of the same calls, had
+    every token been computed; forced: refreshed out of turn."""
 
     step: int
     kind: str
     tokens: int
     flops: int
+    full_flops: int
     calls: int
     forced: bool = False
 
@@ -27,7 +29,6 @@ class Account:
     """Filled while a generation runs. Fractions are against every token and every FLOP of the full run."""
 
     image_tokens: int = 0
-    full_flops: int = 0
     cache_bytes: int = 0
     nonfinite: int = 0
     token_levels: dict[str, int] = field(default_factory=dict)
@@ -35,8 +36,8 @@ class Account:
 
     @property
     def compute(self) -> float:
-        """FLOPs done / FLOPs of a full run with as many steps."""
-        full = self.full_flops * len(self.steps)
+        """FLOPs done / FLOPs of a full run that makes the same network calls: guidance that ends midway leaves fewer."""
+        full = sum(step.full_flops for step in self.steps)
         return sum(step.flops for step in self.steps) / full if full else 1.0
 
     @property
@@ -68,11 +69,10 @@ class Account:
     def __str__(self) -> str:
         by_kind = Counter(self.kinds)
         tokens = {step.kind: step.tokens for step in self.steps}
-        flops = {step.kind: step.flops for step in self.steps}
+        shares = {step.kind: step.flops / step.full_flops if step.full_flops else 1.0 for step in self.steps}
         lines = [f"{'step kind':<10} {'steps':>5} {'tokens':>8} {'FLOPs of a full step':>21}"]
         for kind, count in by_kind.items():
-            share = flops[kind] / self.full_flops if self.full_flops else 1.0
-            lines.append(f"{kind:<10} {count:>5} {tokens[kind]:>8} {share:>20.1%}")
+            lines.append(f"{kind:<10} {count:>5} {tokens[kind]:>8} {shares[kind]:>20.1%}")
         levels = ", ".join(f"{count} {level}" for level, count in self.token_levels.items())
         lines.append(f"tokens: {levels or 'no level yet'}; cache {self.cache_bytes / 2**20:.1f} MiB")
         lines.append(f"compute {self.compute:.3f} of the full run's FLOPs ({self.token_fraction:.3f} of its tokens)")

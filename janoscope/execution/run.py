@@ -43,7 +43,8 @@ class Run:
         self.steering: Steering | None = None
         self._caches: dict[tuple[str, int], BranchCache] = {}
         self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
-        self._step = self._calls = self._step_flops = 0
+        self._step = self._calls = self._step_flops = self._step_full_flops = 0
+        self._full_flops: dict[tuple[str, Any], int] = {}  # (network, shapes of its input) -> FLOPs of a call for every token
         self._forced, self._branches = False, 1
         self._nonfinite: torch.Tensor | None = None
         self.skipped: np.ndarray | None = None  # bool (token,): not computed at the last closed step; None: all were
@@ -55,14 +56,16 @@ class Run:
         refuse_config(self._sheet, module.config)
         self.grid = grid_of_call(self._sheet, module.config, arguments, given)
         refuse_sequence(self._sheet, self.grid, given)
-        self.steps = len(scheduler.timesteps) - first_step(scheduler)
+        # steps left out by a start from a clip whose scheduler knows of none (CogVideoX with DDIM)
+        self._left_out = first_step(scheduler, _timestep(arguments)) - first_step(scheduler)
+        self.steps = len(scheduler.timesteps) - first_step(scheduler) - self._left_out
         self._config, self._dtype = module.config, dtype_name(module)
         self._text_tokens, self._network_items = text_tokens(arguments), given.shape[0]
         self.account.image_tokens = self.grid.count
         self.fingerprint: Fingerprint = fingerprint_of(
             describe_transformer(module), describe_scheduler(scheduler), self.grid, self.steps, self._identity
         )
-        self._coordinates = forecast_coordinates(scheduler) if self._forecasts else [0.0] * self.steps
+        self._coordinates = forecast_coordinates(scheduler)[self._left_out :] if self._forecasts else [0.0] * self.steps
         self._output_tokens = OutputTokens(self._sheet.tokens.layout, self.grid) if self._forecasts_output else None
         self.steering = self._steer(self)
         self._count_levels()
@@ -81,13 +84,17 @@ class Run:
 
     def sigma(self) -> list[float]:
         """Of every step to come and after the last."""
-        return [*noise_levels(self._pipe.scheduler)[2], describe_scheduler(self._pipe.scheduler)["final"][1]]
+        return [*self._levels()[2], describe_scheduler(self._pipe.scheduler)["final"][1]]
+
+    def _levels(self) -> tuple[list[float], list[float], list[float]]:
+        timestep, alpha, sigma = noise_levels(self._pipe.scheduler)
+        return timestep[self._left_out :], alpha[self._left_out :], sigma[self._left_out :]
 
     def warmup(self, policy: Policy) -> Warmup:
         """What collects this run's warm-up."""
         scheduler, predicts = self._pipe.scheduler, self._sheet.output.prediction
         kind = prediction_type(scheduler) if predicts == "scheduler" else predicts
-        return Warmup(policy, self.fingerprint, kind, noise_levels(scheduler), describe_scheduler(scheduler)["final"])
+        return Warmup(policy, self.fingerprint, kind, self._levels(), describe_scheduler(scheduler)["final"])
 
     def facts(self) -> ModelFacts | None:
         """Sizes for predictions, as far as the run has shown them."""
@@ -113,13 +120,18 @@ class Run:
         cache = self._cache(hooks.name)
         self._calls += 1
         mode = self._mode(cache, arguments)
+        same_calls = hooks.name, cache.input_shapes
         if mode is Mode.REUSE:
+            self._step_full_flops += self._full_flops[same_calls]
             return cache.reused_output()
         rows = self._rows if mode is Mode.PARTIAL else None
         with state.during(mode, cache, rows), self._meter.measure((hooks.name, mode, rows and rows.count, cache.input_shapes)):
             output = compute()
             hooks.check_served()
         self._step_flops += self._meter.last
+        if rows is None:
+            self._full_flops[same_calls] = self._meter.last
+        self._step_full_flops += self._full_flops[same_calls]
         return cache.keep_output(output, None if rows is None else rows.image(arguments[self._sheet.tap.input].device))
 
     def _begin_step(self) -> None:
@@ -203,10 +215,9 @@ class Run:
         if not full:
             self.skipped = np.ones(self.grid.count, dtype=bool)
             self.skipped[self._selection.indices] = False
-        self.account.steps.append(StepAccount(self._step, str(kind), count, self._step_flops, self._calls, self._forced))
-        if kind.is_full and not self.account.full_flops:
-            self.account.full_flops = self._step_flops
-        self._step, self._calls, self._step_flops, self._forced = self._step + 1, 0, 0, False
+        flops = self._step_flops, self._step_full_flops
+        self.account.steps.append(StepAccount(self._step, str(kind), count, *flops, self._calls, self._forced))
+        self._step, self._calls, self._step_flops, self._step_full_flops, self._forced = self._step + 1, 0, 0, 0, False
         self.account.cache_bytes = max(self.account.cache_bytes, sum(cache.bytes for cache in self._caches.values()))
 
     def end(self) -> None:
@@ -215,3 +226,12 @@ class Run:
             self.account.nonfinite, self._nonfinite = int(self._nonfinite), None
         self._caches.clear()
         self._rows_of.clear()
+
+
+def _timestep(arguments: Mapping[str, Any]) -> float | None:
+    """The first call's timestep, None where the network is told another number: fractions lie in 0..1."""
+    given = arguments.get("timestep")
+    if given is None:
+        return None
+    timestep = float(given.max() if isinstance(given, torch.Tensor) else given)
+    return timestep if timestep > 1 else None

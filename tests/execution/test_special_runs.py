@@ -12,6 +12,8 @@ from tiny_transformers import COLS, ROWS
 from janoscope.capture import Capture
 from janoscope.errors import ExecutionError, InputError
 from janoscope.execution import Executor
+from janoscope.execution import run as run_module
+from janoscope.execution.warmup import Warmup
 from janoscope.plan import highest
 
 
@@ -47,14 +49,11 @@ def test_two_guidance_passes_a_step_are_accounted_for_and_cached_apart(flux):
     assert two.account.compute == pytest.approx(one.account.compute)
 
 
-def test_guidance_that_ends_midway_goes_on_with_one_branch():
-    """Stable Diffusion 3 drops the unconditional half of the batch: what is stored no longer fits, so all is refreshed."""
-    tiny = Tiny("sd3")
+def _with_guidance_until_step_2(tiny, used):
+    """A generation of Stable Diffusion 3 that drops the unconditional half of the batch after three steps."""
     tiny.pipe._guidance_scale = 5.0
-    seen = []
 
     def end_guidance(pipe, step, timestep, kwargs):
-        seen.append(step)
         if step == 2:
             pipe._guidance_scale = 0.0
             for name in ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"):
@@ -64,9 +63,29 @@ def test_guidance_that_ends_midway_goes_on_with_one_branch():
 
     names = ["prompt_embeds", "pooled_prompt_embeds"]
     more = {"callback_on_step_end": end_guidance, "callback_on_step_end_tensor_inputs": names}
-    output, executor = tiny.run(policy(), **more)
+    return tiny.run(used, **more)
+
+
+def test_guidance_that_ends_midway_goes_on_with_one_branch():
+    """What is stored no longer fits, so all is refreshed."""
+    output, executor = _with_guidance_until_step_2(Tiny("sd3"), policy())
     assert [step.step for step in executor.account.steps if step.forced] == [3]
     assert output.isfinite().all()
+
+
+def test_compute_is_against_the_calls_that_a_full_run_makes_too():
+    """Nothing is skipped, so nothing is saved, though five of eight steps cost half as much as the first."""
+    _, executor = _with_guidance_until_step_2(Tiny("sd3"), policy(intervals={"static": 1, "moderate": 1, "active": 1}))
+    account = executor.account
+    assert account.compute == 1.0
+    assert [step.flops for step in account.steps] == [step.full_flops for step in account.steps]
+    by_the_first_step = sum(step.flops for step in account.steps) / (len(account.steps) * account.steps[0].flops)
+    assert by_the_first_step < 0.9, "control: measured by the first step, the end of guidance counts as saved"
+    _, some = _with_guidance_until_step_2(Tiny("sd3"), policy(intervals={"static": 3, "moderate": 3, "active": 3}))
+    reused = [step for step in some.account.steps if step.flops == 0]
+    assert reused
+    assert {step.full_flops for step in reused} == {some.account.steps[-1].full_flops}
+    assert some.account.compute < 1
 
 
 def test_two_pipelines_at_once_know_nothing_of_each_other(flux):
@@ -100,6 +119,33 @@ def test_a_run_from_a_picture_counts_its_own_steps(flux):
         skipped = generate(pipe, call, num_inference_steps=10)
     assert executor.account.kinds[-1] == "cooldown"
     assert (skipped - plain).abs().max() > 1e-4
+
+
+def _from_a_clip():
+    tiny = Tiny("cogvideox")
+    pipe = diffusers.CogVideoXVideoToVideoPipeline(**tiny.pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    call = {key: value for key, value in tiny.call.items() if key not in ("num_inference_steps", "num_frames")}
+    size = tiny.call["num_frames"], 3, tiny.call["height"], tiny.call["width"]
+    call |= {"video": torch.rand(1, *size, generator=torch.Generator().manual_seed(0)), "strength": 0.8}
+    with Executor(pipe, tiny.sheet, policy=policy()) as executor:
+        generate(pipe, call, num_inference_steps=10)
+    return executor
+
+
+def test_a_run_from_a_clip_counts_its_own_steps_though_its_scheduler_does_not(monkeypatch):
+    """DDIM has no begin_index: only the first timestep says that two steps are left out."""
+    given = []
+    monkeypatch.setattr(run_module, "Warmup", lambda *arguments: given.append(arguments[3]) or Warmup(*arguments))
+    executor = _from_a_clip()
+    assert (len(executor.account.steps), executor.plan.fingerprint.steps) == (8, 8)
+    assert executor.account.kinds[-1] == "cooldown"
+    right = given[0]
+    monkeypatch.setattr(run_module, "_timestep", lambda arguments: None)
+    wrong = _from_a_clip()
+    assert wrong.plan.fingerprint.steps == 10, "control: without the timestep the run ends before its cool-down"
+    assert wrong.account.kinds[-1] != "cooldown"
+    assert [levels[2:] for levels in given[1]] == list(right), "the warm-up's noise levels are those of the steps made"
 
 
 def test_the_executor_and_a_recorder_work_one_over_the_other(flux):
