@@ -18,6 +18,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _RESTARTS = 3  # of a worker process that died
 _CONNECT_S = 10
+_RETURN_S = 300  # for a lost worker to come back, when there is no other
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def fan_out(
     for task in mine:
         try:
             yield Outcome(task, worker(task))
-        except (JanoscopeError, RuntimeError) as error:  # torch says out of memory with a RuntimeError
+        except Exception as error:  # whatever a library raises over one task, the others go on
             yield Outcome(task, error=in_words(error))
 
 
@@ -110,32 +111,54 @@ class _RayWorker:
             if self._work is None:
                 self._work = self._make()
             return self._work(task), None
-        except (JanoscopeError, RuntimeError) as error:
+        except Exception as error:
             return None, in_words(error)
+
+    def ping(self) -> None:
+        """Answered by a worker that lives."""
 
 
 def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str) -> Iterator[Outcome[Any, Any]]:
     ray = _connect(address)
     actors = _actors(ray, make_worker, len(tasks))
-    waiting = list(tasks)
+    waiting, idle = list(tasks), list(actors)
     running: dict[Any, tuple[Any, Any]] = {}
-    idle = list(actors)
+    returning: dict[Any, Any] = {}  # pings of workers that were lost: Ray starts them again, or not
     try:
         while waiting or running:
             while waiting and idle:
                 actor, task = idle.pop(), waiting.pop(0)
                 running[actor.run.remote(task)] = (actor, task)
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, task = running.pop(done)
+            if not running and not returning:
+                break
+            done, _ = ray.wait([*running, *returning], num_returns=1, timeout=None if running else _RETURN_S)
+            if not done:
+                break
+            if done[0] in returning:
+                idle += _returned(ray, done[0], returning.pop(done[0]))
+                continue
+            actor, task = running.pop(done[0])
             try:
-                result, error = ray.get(done)
-                yield Outcome(task, result, error)
+                result, error = ray.get(done[0])
+                idle.append(actor)
             except ray.exceptions.RayError as lost:
-                yield Outcome(task, error=f"its worker was lost: {_last_line(lost)}")
-            idle.insert(0, actor)  # a lost one is started again by Ray, and meanwhile the others go first
+                result, error = None, f"its worker was lost: {_last_line(lost)}"
+                returning[actor.ping.options(max_task_retries=-1).remote()] = actor
+            yield Outcome(task, result, error)
+        for task in waiting:
+            yield Outcome(task, error="no worker is left")
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _returned(ray: Any, ping: Any, actor: Any) -> list[Any]:
+    """The worker again, if it answered."""
+    try:
+        ray.get(ping)
+    except ray.exceptions.RayError:
+        return []
+    return [actor]
 
 
 def _last_line(error: BaseException) -> str:
