@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InputError
 from .options import (
     force_option,
     hush,
@@ -155,6 +156,8 @@ def _record_many(
     from ..study.prompts import read_prompts
     from ..study.sets import SetRecipe, plan_set, record_set
 
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; --prompts needs a directory for its recordings, choose another name with -o.")
     rank = Rank.from_environment()
     options["prompt"] = ""
     recipe = SetRecipe(take_model(options), take_call(options), policy=policy, **how)

@@ -52,18 +52,31 @@ def _values(path: Path, column: str | None) -> list[Any]:
     ending = path.suffix.lower()
     if ending == ".parquet":
         return _parquet(path, column)
-    text = path.read_text(encoding="utf-8-sig")
     if ending in (".csv", ".tsv"):
-        return _of_tables(
-            csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if ending == ".tsv" else ","), column, path
-        )
+        return _of_tables(_rows(path, "\t" if ending == ".tsv" else ","), column, path)
+    text = path.read_text(encoding="utf-8-sig")
     if ending == ".jsonl":
-        return _of_json([json.loads(line) for line in text.splitlines() if line.strip()], column, path)
+        return _of_json([json.loads(line) for line in text.split("\n") if line.strip()], column, path)
     if ending == ".json":
         return _of_json(json.loads(text), column, path)
     if column is not None:
         raise InputError(f"--prompt-column has no effect on {path}, which is read as a prompt a line. Leave it out.")
-    return text.splitlines()
+    return text.split("\n")  # splitlines would also part at U+2028 and the like, which may stand within a prompt
+
+
+def _rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
+    """The rows under a header; a row with more fields would lose what follows an unquoted delimiter."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader, rows = csv.DictReader(file, delimiter=delimiter), []
+        for row in reader:
+            if None in row:
+                fields = len(reader.fieldnames or ())
+                raise InputError(
+                    f"{path} line {reader.line_num} has more fields than the header's {fields}; put fields that hold "
+                    f"{delimiter!r} in double quotes."
+                )
+            rows.append(row)
+    return rows
 
 
 def _of_json(data: Any, column: str | None, path: Path) -> list[Any]:

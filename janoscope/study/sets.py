@@ -38,10 +38,18 @@ class SetRecipe:
 
     @property
     def key(self) -> str:
-        """Changes with everything that changes what is recorded; device and dtype among it."""
-        facts: dict[str, Any] = {"load": self.load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
-        facts |= {"policy": self.policy, "store_dtype": self.store_dtype}
+        """Changes with everything that changes what is recorded: device, dtype, and what policy and probe files say."""
+        load = self.load | {"probe": _contents(self.load.get("probe"))}
+        facts: dict[str, Any] = {"load": load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
+        facts |= {"policy": _contents(self.policy), "store_dtype": self.store_dtype}
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _contents(name: str | Path | None) -> str | None:
+    """What stands for a policy or probe sheet: its file's hash, wherever the file lies; a preset's name for itself."""
+    if name is None or not Path(name).is_file():
+        return None if name is None else str(name)
+    return sha256_of(Path(name))
 
 
 @dataclass(frozen=True)
@@ -125,31 +133,42 @@ def plan_set(
 
     rank: shares the prompts, not what is left of them, which the other ranks may see at another moment.
 
-    Raises InputError where the directory holds recordings made with other options or prompts, unless `force`.
+    Raises InputError where the directory holds recordings made with other options or prompts, or a file of unknown origin under
+    a name that this set needs, unless `force`.
     """
     known = Manifest(directory).read()
+    if not force:
+        _refuse_others(known, prompts, recipe, directory)
     tasks, skipped, stale = [], [], []
     for prompt in (rank or Rank()).share(prompts):
         path = directory / f"{prompt.stem}.h5"
         entry = known.get(path.name)
-        if entry is not None and entry.status == COMPLETE and path.exists() and not force:
-            _refuse_other(entry, prompt, recipe, directory)
-            if path.stat().st_size == entry.bytes:
-                skipped.append(entry)
-                continue
+        if entry is None and path.exists() and not force:
+            raise InputError(f"{path} exists and {MANIFEST} does not know it; move it away, or pass --force to replace it.")
+        if entry is not None and _is_there(entry, directory) and path.stat().st_size == entry.bytes and not force:
+            skipped.append(entry)
+            continue
         if partial_path(path).exists():
             stale.append(partial_path(path))
         tasks.append(SetTask(prompt, str(path.resolve()), recipe))
     return SetPlan(tuple(tasks), tuple(skipped), tuple(stale))
 
 
-def _refuse_other(entry: Entry, prompt: Prompt, recipe: SetRecipe, directory: Path) -> None:
-    if entry.prompt != prompt.text:
-        raise InputError(f"{directory / entry.file} was recorded for another prompt; take another directory, or pass --force.")
-    if entry.recipe != recipe.key:
-        raise InputError(
-            f"{directory / entry.file} was recorded with another model or other options; take another directory, or pass --force."
-        )
+def _is_there(entry: Entry, directory: Path) -> bool:
+    return entry.status == COMPLETE and (directory / entry.file).exists()
+
+
+def _refuse_others(known: dict[str, Entry], prompts: Sequence[Prompt], recipe: SetRecipe, directory: Path) -> None:
+    """Every complete recording must be one that this run would make; a longer list of prompts may follow a shorter one."""
+    wanted, key = {f"{prompt.stem}.h5": prompt.text for prompt in prompts}, recipe.key
+    for entry in known.values():
+        if not _is_there(entry, directory):
+            continue
+        path, advice = directory / entry.file, "take another directory, or pass --force"
+        if wanted.get(entry.file) != entry.prompt:
+            raise InputError(f"{path} was recorded for another prompt than this list has there; {advice}.")
+        if entry.recipe != key:
+            raise InputError(f"{path} was recorded with another model or other options; {advice}.")
 
 
 def record_set(

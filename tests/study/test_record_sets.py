@@ -49,6 +49,15 @@ def test_a_quoted_prompt_may_run_over_lines(tmp_path):
     assert texts(tmp_path / "p.csv") == ["a cat on the grass", 'say "hi"']
 
 
+def test_a_prompt_may_hold_any_character_but_the_end_of_its_line(tmp_path):
+    odd = "a cat\u2028on the\u0085grass"
+    (tmp_path / "p.txt").write_text(f"{odd}\r\n{TEXTS[2]}\r\n", newline="")
+    (tmp_path / "p.csv").write_text(f"prompt,id\r\n{odd},1\r\n{TEXTS[2]},2\r\n", newline="")
+    (tmp_path / "p.jsonl").write_text(f'{{"prompt": "{odd}"}}\n{{"prompt": "{TEXTS[2]}"}}\n')
+    for name in ("p.txt", "p.csv", "p.jsonl"):
+        assert texts(tmp_path / name) == ["a cat on the grass", TEXTS[2]]
+
+
 def test_json_lines_and_lists_of_texts(tmp_path):
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"caption": text, "n": 1}) + "\n" for text in TEXTS))
     (tmp_path / "p.json").write_text(json.dumps(TEXTS))
@@ -77,6 +86,8 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     [
         ("p.csv", "id,words\n1,a cat\n", None, "has columns id, words; say which holds the prompts with --prompt-column"),
         ("p.csv", "id,prompt\n1,a cat\n", "promt", "has no column 'promt'; it has id, prompt"),
+        ("p.csv", "prompt\na cat\na dog, red\n", None, r"line 3 has more fields than the header's 1; .*double quotes"),
+        ("p.csv", 'id,prompt\n1,"a\ncat"\n2,a dog, red\n', None, "line 4 has more fields than the header's 2"),
         ("p.txt", "a cat\n", "prompt", "--prompt-column has no effect"),
         ("p.txt", "\n \n", None, "holds no prompt"),
         ("p.json", '{"prompt": "a cat"}', None, "holds a dict; a list of texts or of tables is needed"),
@@ -151,23 +162,69 @@ def test_other_options_or_prompts_do_not_pass_for_done(saved, janoscope, tmp_pat
     assert "was recorded with another model or other options; take another directory, or pass --force." in said.err
     (tmp_path / "q.txt").write_text("a cat on the grass\na dog; red\n")
     said = janoscope("record", saved("flux"), *SHORT, "--prompts", tmp_path / "q.txt", "-o", tmp_path / "set")
-    assert "was recorded for another prompt" in said.err
+    assert "0001-a-dog-red.h5 was recorded for another prompt" in said.err
+    (tmp_path / "q.txt").write_text("a bird\n")
+    said = janoscope("record", saved("flux"), *SHORT, "--prompts", tmp_path / "q.txt", "-o", tmp_path / "set")
+    assert (said.code, len(manifest(tmp_path))) == (2, 3)
+    assert "0000-a-cat-on-the-grass.h5 was recorded for another prompt" in said.err, "no file of the same name"
     assert record_prompts(janoscope, saved, tmp_path, "--seed", 9, "--force").code == 0
     assert [line["seed"] for line in manifest(tmp_path)] == [0, 0, 0, 9, 9, 9]
 
 
-def test_a_prompt_that_fails_costs_itself_only(saved, janoscope, tmp_path, monkeypatch):
+def plan_of(directory, texts, recipe, **options):
+    return plan_set(directory, [Prompt(index, text) for index, text in enumerate(texts)], recipe, **options)
+
+
+def test_a_longer_list_goes_on_and_a_file_of_unknown_origin_is_not_replaced(tmp_path):
+    recipe = SetRecipe({"name": "demo"}, CallOptions(""))
+    (tmp_path / "0000-a.h5").write_bytes(b"123")
+    with pytest.raises(InputError, match=r"0000-a\.h5 exists and manifest\.jsonl does not know it; .*--force"):
+        plan_of(tmp_path, "ab", recipe)
+    assert len(plan_of(tmp_path, "ab", recipe, force=True).tasks) == 2
+    Manifest(tmp_path).append(Entry("0000-a.h5", 0, "a", 0, "complete", recipe.key, bytes=3))
+    assert [task.prompt.text for task in plan_of(tmp_path, "ab", recipe).tasks] == ["b"]
+    assert [task.prompt.text for task in plan_of(tmp_path, "abc", recipe).tasks] == ["b", "c"]
+    with pytest.raises(InputError, match="for another prompt"):
+        plan_of(tmp_path, "ba", recipe)
+    with pytest.raises(InputError, match="for another prompt"):
+        plan_of(tmp_path, "ba", recipe, rank=Rank(1, 2))
+    (tmp_path / "0000-a.h5").unlink()
+    assert len(plan_of(tmp_path, "ba", recipe).tasks) == 2, "what was taken away binds nobody"
+
+
+@pytest.mark.parametrize("kind", ["policy", "probe"])
+def test_the_recipe_knows_what_its_files_say_and_not_where_they_lie(tmp_path, kind):
+    def key(path) -> str:
+        given = {"policy": str(path)} if kind == "policy" else {}
+        return SetRecipe({"name": "demo", "probe": path if kind == "probe" else None}, CallOptions(""), **given).key
+
+    one, same, other = (tmp_path / f"{name}.toml" for name in ("one", "same", "other"))
+    for path, text in ((one, "a = 1"), (same, "a = 1"), (other, "a = 2")):
+        path.write_text(text)
+    assert key(one) == key(same) != key(other)
+    assert key("jano/flux") != key("jano/other"), "presets have no file"
+
+
+def test_a_file_is_no_directory_of_a_set(saved, janoscope, tmp_path):
+    (tmp_path / "set").write_text("mine")
+    said = record_prompts(janoscope, saved, tmp_path)
+    assert (said.code, len(said.err.splitlines())) == (2, 1)
+    assert "is a file; --prompts needs a directory" in said.err
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyError, OSError])
+def test_a_prompt_that_fails_costs_itself_only(saved, janoscope, tmp_path, monkeypatch, failure):
     honest = sets.record_model
 
     def failing(model, call, path, **options):
         if "dog" in call.prompt:
-            raise RuntimeError("CUDA out of memory")
+            raise failure("out of luck")
         return honest(model, call, path, **options)
 
     monkeypatch.setattr(sets, "record_model", failing)
     said = record_prompts(janoscope, saved, tmp_path)
     assert said.code == 1
-    assert said.err.splitlines() == ["0001-a-dog-red.h5: RuntimeError: CUDA out of memory"]
+    assert said.err.splitlines() == [f"0001-a-dog-red.h5: {failure.__name__}: {failure('out of luck')}"]
     assert [line["status"] for line in manifest(tmp_path)] == ["complete", "failed", "complete"]
     monkeypatch.setattr(sets, "record_model", honest)
     assert record_prompts(janoscope, saved, tmp_path).code == 0
