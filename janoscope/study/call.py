@@ -19,11 +19,21 @@ _ARGUMENTS = {
     "frames": ("num_frames", "video_length"),
     "negative_prompt": ("negative_prompt",),
 }
+# pipeline argument -> the option that owns it; the guidance scale's depends on the model
+_OWNERS = {name: option for option, names in _ARGUMENTS.items() for name in names} | {
+    "prompt": "prompt",
+    "class_labels": "prompt",
+    "generator": "seed",
+}
+_OUTPUT_TYPES = ("pil", "np", "latent")
 
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What a user may say about a generation; None leaves the model's default."""
+    """What a user may say about a generation; None leaves the model's default.
+
+    Raises InputError where `extra` holds what has an option of its own, or what changes the kind of thing that comes back.
+    """
 
     prompt: str
     seed: int = 0
@@ -34,6 +44,15 @@ class CallOptions:
     guidance: float | None = None
     negative_prompt: str | None = None
     extra: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (self.extra or {}).items():
+            if key in _OWNERS:
+                _refuse_owned(key, _OWNERS[key])
+            if key == "return_dict":
+                raise InputError("--call return_dict: the pipeline has to return what it returns by default. Leave it out.")
+            if key == "output_type" and value not in _OUTPUT_TYPES:
+                raise InputError(f"--call output_type={value}: legal are {', '.join(_OUTPUT_TYPES)}.")
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,8 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
             raise InputError(f"--guidance has no effect on {name}: it takes no guidance scale. Leave it out.")
         arguments[argument] = options.guidance
     for key, value in (options.extra or {}).items():
+        if key == argument:
+            _refuse_owned(key, "guidance")
         arguments[_accepted(model, parameters, (key,), f"call {key}")] = value
     arguments |= _prompt_argument(model, parameters, options.prompt)
     guidance = arguments.get(argument) if argument else None
@@ -85,6 +106,12 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
         _refuse_unheard_negative(model, parameters, arguments)
     arguments["generator"] = torch.Generator("cpu").manual_seed(options.seed)
     return PipelineCall(arguments, options.prompt, options.seed, guidance, negative, unknown_words(model, options.prompt))
+
+
+def _refuse_owned(key: str, option: str) -> None:
+    """Said twice in two ways, one would silently win; and plans and recordings would note the other."""
+    flag = option.replace("_", "-")
+    raise InputError(f"--call {key}: this argument has an option of its own; use --{flag}.")
 
 
 def _prompt_argument(model: Model, parameters: Mapping[str, Any], prompt: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from ..errors import InputError
 from .call import PipelineCall
 from .model import Model
 
+_PIPELINES = "diffusers.pipelines"
+_INPUT_CHECKS = (_PIPELINES, "diffusers.schedulers")
+_NOT_THE_CALLER = ("janoscope", "torch.nn", "diffusers.models")
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -52,7 +56,7 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
         with watch:
             output = model.pipe(**arguments)
     except (ValueError, TypeError) as error:
-        if not _comes_from_diffusers(error):
+        if not _is_about_the_call(error):
             raise
         said = " ".join(str(error).split())[:300]
         raise InputError(f"{type(model.pipe).__name__} refuses this call: {said} Change that option.") from error
@@ -63,13 +67,21 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
     return Generated(to_frames(result), None, wall_s)
 
 
-def _comes_from_diffusers(error: BaseException) -> bool:
-    """Whether a pipeline or scheduler raised it, about what it was called with, and not our code or torch."""
+def _is_about_the_call(error: BaseException) -> bool:
+    """Whether a pipeline raised it about what it was called with.
+
+    That is: a pipeline or scheduler itself, or what it had prepare its input (image processor, tokenizer). Errors from inside
+    a network or from our hooks are none of the caller's, and keep their traceback.
+    """
+    modules = []
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__", "")))
         trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith(("diffusers.pipelines", "diffusers.schedulers"))
+    if modules and modules[-1].startswith(_INPUT_CHECKS):
+        return True
+    pipeline = max((at for at, module in enumerate(modules) if module.startswith(_PIPELINES)), default=None)
+    return pipeline is not None and not any(module.startswith(_NOT_THE_CALLER) for module in modules[pipeline:])
 
 
 def to_frames(result: Any) -> np.ndarray:
@@ -100,6 +112,15 @@ def output_name(path: Path, frames: np.ndarray) -> Path:
     return path.with_suffix(".mp4" if len(frames) > 1 and _mp4_writer() is not None else ".png")
 
 
+def refuse_format(path: Path) -> None:
+    """Raise InputError for a name that `save_frames` could not write."""
+    ending = path.suffix.lower()
+    if ending not in (".png", ".mp4"):
+        raise InputError(f"{path} ends in {ending or 'nothing'}; give a name that ends in .png or .mp4.")
+    if ending == ".mp4" and _mp4_writer() is None:
+        raise InputError(f"{path} needs the video extra (pip install 'janoscope[video]'); or give a name that ends in .png.")
+
+
 def _mp4_writer() -> Any:
     try:
         import imageio_ffmpeg
@@ -109,8 +130,7 @@ def _mp4_writer() -> Any:
 
 
 def _save_mp4(frames: np.ndarray, path: Path) -> None:
-    if _mp4_writer() is None:
-        raise InputError(f"{path} needs the video extra (pip install 'janoscope[video]'); or give a name that ends in .png.")
+    refuse_format(path)
     import imageio.v3 as imageio
 
     imageio.imwrite(path, frames, fps=8, plugin="FFMPEG")

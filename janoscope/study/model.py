@@ -64,8 +64,15 @@ def model_defaults(directory: Path | None) -> tuple[dict[str, Any], dict[str, An
     file = directory / DEFAULTS_FILE if directory else None
     if file is None or not file.is_file():
         return {}, {}
-    table = tomllib.loads(file.read_text(encoding="utf-8"))
-    return table.get("call", {}), table.get("policy", {})
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as TOML: {error}. Mend it, or take it away to do without defaults.") from error
+    call, policy = table.get("call", {}), table.get("policy", {})
+    for name, section in (("call", call), ("policy", policy)):
+        if not isinstance(section, dict):
+            raise InputError(f"{file}: {name} is {section!r}, a table [{name}] is needed.")
+    return call, policy
 
 
 def load_model(
@@ -87,10 +94,11 @@ def load_model(
         probe: a probe sheet instead of the bundled ones.
 
     Raises:
-        InputError: no such model, dtype or scheduler; no sheet for its transformer.
+        InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no sheet for its transformer.
     """
     directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
+    call, policy = model_defaults(directory)
     if directory is not None:
         _refuse_hub_options(name, directory, revision, variant)
     options = {"revision": revision, "variant": variant}
@@ -99,7 +107,6 @@ def load_model(
         pipe.scheduler = _other_scheduler(pipe, scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    call, policy = model_defaults(directory)
     public_name = name if name in BUNDLED or directory is None else directory.resolve().name
     return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy)
 
@@ -114,9 +121,22 @@ def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:
     return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
 
 
+def usable_device(name: str | None) -> str:
+    """`name`, after a number went there and came back; without one the first CUDA device where there is one, else the CPU."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        advice = "Choose cpu, or leave --device out."
+        raise InputError(f"--device {name} cannot be used: {reason}. {advice}") from error
+    return name
+
+
 def _torch_dtype(dtype: str | None, device: str) -> Any:
     if dtype is None:
-        return torch.float32 if device == "cpu" else "auto"
+        return torch.float32 if torch.device(device).type == "cpu" else "auto"
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is unknown; legal: {', '.join(DTYPES)}.")
     return DTYPES[dtype]
