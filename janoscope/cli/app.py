@@ -6,7 +6,7 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import click
 
@@ -104,7 +104,14 @@ def _is_of_the_user(error: OSError) -> bool:
     return _PACKAGE not in Path(error.filename).absolute().parents
 
 
-def _tell_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _tell_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Warnings as one line each: our own, which are RuntimeWarnings, plain; those of libraries with their kind."""
     kind = "" if category is RuntimeWarning else f"{category.__name__}: "
     click.echo(kind + " ".join(str(message).split()), err=True)

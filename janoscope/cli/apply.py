@@ -1,12 +1,14 @@
 """`janoscope apply`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import InputError
 from .options import (
     call_options,
     force_option,
@@ -47,16 +49,18 @@ def apply(
     **options: Any,
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
-    from ..study.apply import apply_model, read_plan, save_applied
+    from ..study.apply import apply_model, read_plan, refuse_output, save_applied
     from ..study.call import make_call
-    from ..study.record import refuse_existing
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
-    refuse_existing(output, force)
+    asked = take_call(options)
+    if (asked.extra or {}).get("output_type") == "latent":
+        raise InputError("--call output_type: apply writes a picture, which latents are not yet. Leave it out.")
+    refuse_output(output, reference=reference, force=force, keep=plan_file)
     plan = read_plan(plan_file) if plan_file else None
     model = load(options, verbose)
-    call = make_call(model, take_call(options))
+    call = make_call(model, asked)
     for notice in call.warnings:
         click.echo(notice, err=True)
     with progress("apply", quiet) as on_step:
@@ -71,11 +75,12 @@ def apply(
         )
     files = save_applied(applied, output)
     if as_json:
-        click.echo(json.dumps(applied.to_json(), indent=1))
+        click.echo(json.dumps(applied.to_json(), indent=1, allow_nan=False))
     else:
         click.echo(str(applied.account))
         if applied.psnr is not None and applied.ssim is not None:
-            quality = f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
+            same = math.isinf(applied.psnr)
+            quality = "identical" if same else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
             click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time")
         for file in files:
             click.echo(f"Wrote {file}")

@@ -1,9 +1,10 @@
 """Apply: run a pipeline by a policy or a plan, and say what that cost and what it saved."""
 
-import json
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
 from ..plan import Plan, Policy
 from ..probe import ProbeSheet
+from . import analysis_files
 from .call import PipelineCall
-from .generate import Generated, generate, save_frames
+from .generate import Generated, generate, refuse_format, save_frames
 from .model import Model, named_policy, sheet_of
+
+_WARMING_STEPS = 2
+# files of other verbs, which an account of the same name would destroy
+_RESERVED = ("plan.json", "analysis.json", "aggregate.json")
 
 
 @contextmanager
@@ -57,7 +63,10 @@ def apply(
 
 @dataclass(frozen=True)
 class Applied:
-    """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made."""
+    """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made.
+
+    psnr is inf for identical pictures. speedup is on the low side: the accelerated run counts its FLOPs while it works.
+    """
 
     generated: Generated
     account: Account
@@ -71,8 +80,9 @@ class Applied:
         return self.reference.wall_s / self.generated.wall_s if self.reference else None
 
     def to_json(self) -> dict[str, Any]:
-        """What apply.json holds."""
-        figures = {"psnr": self.psnr, "ssim": self.ssim, "speedup": self.speedup}
+        """What apply.json holds; psnr is null where the pictures are identical."""
+        identical = None if self.psnr is None else math.isinf(self.psnr)
+        figures = {"psnr": None if identical else self.psnr, "identical": identical, "ssim": self.ssim, "speedup": self.speedup}
         costs = {
             "compute": self.account.compute,
             "token_fraction": self.account.token_fraction,
@@ -91,8 +101,13 @@ def apply_model(
     reference: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Applied:
-    """One accelerated generation of a loaded model, and with `reference` the full one too, made first."""
-    full = generate(model, call, on_step) if reference else None
+    """One accelerated generation of a loaded model, and with `reference` the full one after it.
+
+    The accelerated one goes first, so that a plan made for another run is refused before the time of a full run is spent. With
+    a reference a short generation warms the device up before either, so that neither time holds its first use.
+    """
+    if reference:
+        generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
     with apply(model.pipe, policy=policy, plan=plan, sheet=model.sheet, any_prompt=any_prompt, **told) as executor:
         generated = generate(model, call, on_step)
@@ -102,10 +117,19 @@ def apply_model(
         raise InputError(
             f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up."
         )
+    full = generate(model, call, on_step) if reference else None
     if full is None or full.frames is None or generated.frames is None:
         return Applied(generated, executor.account, made, full)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}
     return Applied(generated, executor.account, made, full, **quality)
+
+
+def _warming(call: PipelineCall) -> PipelineCall:
+    """The same call in a few steps; the pipeline's own number where it takes a list of steps instead."""
+    arguments = dict(call.arguments)
+    if not {"sigmas", "timesteps"} & set(arguments):
+        arguments["num_inference_steps"] = min(_WARMING_STEPS, call.steps or _WARMING_STEPS)
+    return replace(call, arguments=arguments)
 
 
 def read_plan(path: Path) -> Plan:
@@ -115,20 +139,58 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"plan {path} cannot be read: {error}. `janoscope analyze` writes one.") from error
 
 
+def applied_files(output: Path, reference: bool) -> tuple[Path, Path | None, Path]:
+    """(accelerated output, the full run's beside it as `<name>-full` or None, the figures as `<name>.json`)."""
+    return output, output.with_stem(output.stem + "-full") if reference else None, output.with_suffix(".json")
+
+
+def refuse_output(output: Path, *, reference: bool, force: bool, keep: Path | None = None) -> None:
+    """Refuse names that cannot be written or would destroy something, before any work is done.
+
+    Args:
+        keep: a file that is read, so never written.
+
+    Raises:
+        InputError: another ending than .png or .mp4, no directory to write to, or a file in the way; `force` replaces files,
+            but never a plan or an analysis.
+    """
+    refuse_format(output)
+    _refuse_directory(output.parent)
+    for file in applied_files(output, reference):
+        if file is None or not (file.exists() or file.name in _RESERVED):
+            continue
+        if file.name in _RESERVED or (keep is not None and keep.exists() and file.exists() and file.samefile(keep)):
+            raise InputError(f"-o {output} would write {file}, the name of another file of janoscope's; choose another name.")
+        if file.is_dir():
+            raise InputError(f"{file} is a directory; choose another name with -o.")
+        if not force:
+            raise InputError(f"{file} exists already; choose another name with -o, or pass --force to replace it.")
+
+
+def _refuse_directory(directory: Path) -> None:
+    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file, so nothing can be written below it; choose another place with -o.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing} may not be written to; choose another place with -o.")
+
+
 def save_applied(applied: Applied, output: Path) -> list[Path]:
-    """The accelerated output at `output`, the full run's beside it as `<name>-full`, and the figures as apply.json."""
+    """Write the `applied_files`, and give their paths."""
     if applied.generated.frames is None:
         raise InputError("the pipeline returned latents; leave output_type out to get a picture.")
+    reference = applied.reference.frames if applied.reference else None
+    _, full, account = applied_files(output, reference is not None)
     output.parent.mkdir(parents=True, exist_ok=True)
     files = [save_frames(applied.generated.frames, output)]
     names = {"output": output.name}
-    if applied.reference is not None and applied.reference.frames is not None:
-        files.append(save_frames(applied.reference.frames, output.with_stem(output.stem + "-full")))
-        names["reference"] = files[-1].name
-    account = output.with_suffix(".json")
-    write_json(applied.to_json() | names, account)
+    if full is not None and reference is not None:
+        files.append(save_frames(reference, full))
+        names["reference"] = full.name
+    analysis_files.write_json(account, applied.to_json() | names)
     return [*files, account]
 
 
 def write_json(data: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Whole or not at all; numbers that do not exist are null."""
+    analysis_files.write_json(path, data)

@@ -81,3 +81,35 @@ def test_counts_below_one_are_refused(run, tmp_path, verb, option, value):
     assert code == 2
     assert len(lines) == 1
     assert option in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-o", "{tmp}/out"), "ends in"),
+        (("-o", "{tmp}/plan.png", "-f"), "plan.json"),
+        (("-o", "{tmp}/file/out.png"), "is a file"),
+        (("-o", "{tmp}/old.png"), "old.json exists already"),
+        (("-o", "{tmp}/out.png", "--call", 'output_type="latent"'), "output_type"),
+        (("-o", "{tmp}/out.png", "--call", "generator=3"), "--seed"),
+        (("-o", "{tmp}/out.png", "--call", "num_inference_steps=3"), "--steps"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_apply_refuses_before_it_loads_the_model(run, monkeypatch, tmp_path, words, told):
+    monkeypatch.setattr("janoscope.study.model.load_model", lambda **_: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "old.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+    code, lines = run("apply", "demo", "-p", "x", "--policy", "demo", *[word.format(tmp=tmp_path) for word in words])
+    assert code == 2
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_device_that_is_not_there_is_one_line(run, tmp_path):
+    code, lines = run("record", "demo", "-p", "x", "--device", "bogus", "-o", tmp_path / "run.h5")
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("--device bogus cannot be used")
