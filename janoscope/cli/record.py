@@ -83,11 +83,13 @@ def _record_one(
     from ..study.record import record_model, refuse_unwritable
 
     refuse_unwritable(output, force, how["keep_output"])
-    name = options["model"]
+    name, loading = options["model"], take_model(dict(options))
     model = load(options, verbose)
-    call = make_call(model, take_call(options))
+    asked = take_call(options)
+    call = make_call(model, asked)
     for warning in call.warnings:
         click.echo(warning, err=True)
+    how |= {"load": loading, "extra": asked.extra}
     how |= {"policy": model.policy(policy) if policy else None, "force": force}
     how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))
     try:

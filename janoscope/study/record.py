@@ -19,6 +19,7 @@ from .call import PipelineCall
 from .generate import Generated, generate, output_name, save_frames
 from .model import Model, named_policy, sheet_of
 from .recording_sink import Expected, RecordingSink
+from .told import told_arguments, told_options, told_probe
 
 UNKNOWN = "unknown"
 OUTPUT_ENDINGS = (".png", ".mp4")  # which of them is known when the frames are
@@ -59,6 +60,8 @@ def record(
     model: str = UNKNOWN,
     revision: str = UNKNOWN,
     arguments: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    model_argument: str | None = None,
     sheet: ProbeSheet | None = None,
     default_policy: Mapping[str, Any] | None = None,
     taps: Sequence[Tap | str] = (),
@@ -72,7 +75,8 @@ def record(
 
     Args:
         path: the recording; a second generation goes to `<name>-2.h5`.
-        arguments: other arguments of the pipeline's call, kept in the provenance.
+        arguments: other arguments of the pipeline's call, kept in the provenance where JSON can hold them.
+        options, model_argument: what the command line was given, with which the run can be made again.
         prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
         sheet: a probe sheet other than the one that matches the transformer.
         default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
@@ -102,10 +106,11 @@ def record(
             "default_policy": dict(default_policy or {}),
         },
         "packages": installed_versions(),
-        "capture": {"probe": sheet.family, **({} if rules is None else {"policy": rules.to_json()})},
+        "capture": {**told_probe(pipe, sheet), **({} if rules is None else {"policy": rules.to_json()})},
     }
-    provenance["run"] |= _told(arguments or {})
-    provenance["model"]["default_policy"] = dict(default_policy or {})
+    provenance["run"] |= told_arguments(arguments or {}) | {"options": dict(options or {})}
+    if model_argument is not None:
+        provenance["model"]["argument"] = model_argument
     sink = RecordingSink(
         target,
         provenance,
@@ -124,13 +129,6 @@ def record(
             executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity))
             capture.skipped = lambda: executor.skipped  # after the executor, which has closed its step when the capture looks
         yield RecordedGenerations(sink, capture, executor)
-
-
-def _told(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes by their own names, and whatever else the call was given that is plain data."""
-    known = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
-    plain = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
-    return {known[key]: value for key, value in plain.items() if key in known} | {"arguments": plain}
 
 
 def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
@@ -182,6 +180,8 @@ def record_model(
     call: PipelineCall,
     path: Path,
     *,
+    load: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     taps: Sequence[Tap | str] = (),
     policy: Policy | None = None,
     store_dtype: str | None = None,
@@ -191,6 +191,8 @@ def record_model(
     on_size: Callable[[Expected], None] | None = None,
 ) -> Recorded:
     """Generate once with a loaded model and record it; the decoded output goes beside the recording unless `keep_output` is off.
+
+    load: the arguments that `load_model` was given; extra: the call's beside its options. Both are kept in the provenance.
 
     Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
     """
@@ -204,7 +206,9 @@ def record_model(
         guidance=call.guidance,
         model=model.name,
         revision=model.revision,
-        arguments={key: value for key, value in call.arguments.items() if key not in ("prompt", "negative_prompt")},
+        arguments=call.arguments,
+        options=told_options(load or {}, extra or {}),
+        model_argument=(load or {}).get("name"),
         sheet=model.sheet,
         default_policy=model.policy_table,
         taps=taps,

@@ -230,6 +230,8 @@ def _recording_worker(recipe: SetRecipe) -> Callable[[SetTask], dict[str, Any]]:
             model,
             make_call(model, replace(recipe.call, prompt=task.prompt.text)),
             Path(task.path),
+            load=task.recipe.load,
+            extra=task.recipe.call.extra,
             taps=recipe.taps,
             policy=policy,
             store_dtype=recipe.store_dtype,

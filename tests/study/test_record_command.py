@@ -3,6 +3,8 @@
 import fcntl
 import json
 import shutil
+import tomllib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from torch import nn
 
 from janoscope.errors import InputError
-from janoscope.probe import CHECKOUT
+from janoscope.probe import CHECKOUT, load_sheet, parse_sheet, sheet_paths
 from janoscope.recording import open_recording
 from janoscope.study import model as model_module
 from janoscope.study.model import load_model, sheet_of
 from janoscope.study.record import record
+from janoscope.study.told import sheet_text
 
 SIZE = ("--height", 112, "--width", 176)
 FLUX = (*SIZE, "-q", "--call", "max_sequence_length=16", "-p", "a cat on the grass")
@@ -130,7 +133,39 @@ def test_a_sheet_of_ones_own_is_used(saved, janoscope, tmp_path):
     said = janoscope("record", saved("flux"), *FLUX, "--steps", 2, "--probe", sheet, "-o", tmp_path / "run.h5")
     assert said.code == 0, said.err
     with open_recording(tmp_path / "run.h5") as recording:
-        assert recording.provenance["capture"]["probe"] == "mine"
+        told = recording.provenance
+        assert told["capture"]["probe"] == "mine"
+        assert parse_sheet(tomllib.loads(told["capture"]["probe_text"]), "the recording") == load_sheet(sheet)
+        assert told["run"]["options"] == {"probe": str(sheet), "call": {"max_sequence_length": 16}}
+
+
+@pytest.mark.parametrize("path", sheet_paths(), ids=lambda path: path.stem)
+def test_a_sheet_is_kept_whole(path):
+    sheet = load_sheet(path)
+    assert parse_sheet(tomllib.loads(sheet_text(sheet)), "text") == sheet
+    assert sheet_text(replace(sheet, title='odd " \\ \n 猫')) != sheet_text(sheet)
+    odd = replace(sheet, title='odd " \\ \n 猫')
+    assert parse_sheet(tomllib.loads(sheet_text(odd)), "text") == odd
+
+
+def test_what_the_command_was_given_is_kept(saved, janoscope, tmp_path):
+    options = ("--scheduler", "FlowMatchEulerDiscreteScheduler", "--dtype", "float32", "--call", 'output_type="np"')
+    said = janoscope("record", saved("flux"), *FLUX, "--steps", 2, *options, "-o", tmp_path / "run.h5")
+    assert said.code == 0, said.err
+    (tmp_path / "p.txt").write_text("1\n")
+    said = janoscope("record", saved("dit"), "-q", "--prompts", tmp_path / "p.txt", "--steps", 2, "-o", tmp_path / "set")
+    assert said.code == 0, said.err
+    with open_recording(tmp_path / "run.h5") as recording:
+        told = recording.provenance
+        call = {"max_sequence_length": 16, "output_type": "np"}
+        assert told["run"]["options"] == {"scheduler": options[1], "dtype": "float32", "call": call}
+        assert told["model"]["argument"] == str(saved("flux"))
+        assert "probe_text" not in told["capture"], "the bundled sheet goes by its name"
+        assert "generator" not in told["run"]["arguments"]
+    with open_recording(next((tmp_path / "set").glob("*.h5"))) as recording:
+        told = recording.provenance
+        assert (told["run"]["options"], told["model"]["argument"]) == ({}, str(saved("dit")))
+        assert told["run"]["arguments"]["class_labels"] == [1]
 
 
 def test_taps_hold_what_the_module_gave_thinned_as_asked(saved, janoscope, tmp_path):
