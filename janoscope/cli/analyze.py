@@ -98,8 +98,12 @@ def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, pr
 
 def apply_line(analysis: "Analysis", directory: Path) -> str:
     """The `apply` command that runs the plan just made; empty where the recording does not say what was generated."""
+    import numpy as np
+
+    from ..study.generate import output_name
+
     if not analysis.apply_arguments:
         return ""
-    ending = "mp4" if analysis.plan.fingerprint.grid.tokens[0] > 1 else "png"
-    files = ["--plan", str(directory / "plan.json"), "-o", str(directory / f"apply.{ending}")]
+    output = output_name(directory / "apply", np.empty(analysis.plan.fingerprint.grid.tokens[0]))
+    files = ["--plan", str(directory / "plan.json"), "-o", str(output)]
     return shlex.join(["janoscope", "apply", *analysis.apply_arguments, *files, "--reference"])

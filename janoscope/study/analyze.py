@@ -32,6 +32,7 @@ from .recording_identity import (
     describe_run,
     facts_of_recording,
     fingerprint_of_recording,
+    missing_sheet_note,
     policy_of_recording,
     sheet_of_recording,
 )
@@ -174,7 +175,7 @@ def _analyze(
     results = {
         "schema": SCHEMA,
         "recording": recording.path.name,
-        "notes": [*_notes(recording, measures, options), *_level_notes(plan)],
+        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_sheet_notes(recording, sheet)],
         "run": describe_run(recording),
         "item": options.item,
         "items": recording.items,
@@ -253,6 +254,11 @@ def _level_notes(plan: Plan) -> list[str]:
     return [
         f"no token is {' or '.join(absent)} under this policy, so the separation of active from static tokens is not defined."
     ]
+
+
+def _sheet_notes(recording: Recording, sheet: ProbeSheet | None) -> list[str]:
+    note = missing_sheet_note(recording, sheet)
+    return [] if note is None else [note]
 
 
 def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions) -> list[str]:

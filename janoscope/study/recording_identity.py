@@ -1,13 +1,15 @@
 """What a recording was made with: its probe sheet, its policy, its fingerprint, and the words for analysis.json."""
 
+import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, RecordingError
 from ..execution import Identity, fingerprint_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
-from ..probe import ProbeSheet, load_sheet, sheet_paths
+from ..probe import ProbeSheet, load_sheet, parse_sheet, sheet_paths
 from ..recording import Recording
 from .model import BUNDLED, bundled_directory, model_defaults, named_policy
 
@@ -15,12 +17,30 @@ UNKNOWN = "unknown"
 
 
 def sheet_of_recording(recording: Recording, probe: Path | None = None) -> ProbeSheet | None:
-    """The probe sheet the recording was made with; None for one fed from a user's own loop."""
+    """The probe sheet the recording was made with: a sheet of the user's own is kept in the recording as text.
+
+    None for a recording fed from a user's own loop, and for one that names a sheet that is neither kept nor bundled.
+    Raises RecordingError where the kept text is no sheet.
+    """
     if probe is not None:
         return load_sheet(probe)
-    family = recording.provenance["capture"]["probe"]
+    capture = recording.provenance["capture"]
+    family, text = capture["probe"], capture["probe_text"]
+    if text != UNKNOWN:
+        return _kept_sheet(text, recording.path.name)
     named = {path.stem: path for path in sheet_paths()}
     return load_sheet(named[family]) if isinstance(family, str) and family in named else None
+
+
+def missing_sheet_note(recording: Recording, sheet: ProbeSheet | None) -> str | None:
+    """What a reader has to know where the sheet that the recording names was not found."""
+    family = recording.provenance["capture"]["probe"]
+    if sheet is not None or family == UNKNOWN:
+        return None
+    return (
+        f"the recording names the probe sheet {family!r}, which is not bundled and not kept in the file: presets and predicted "
+        "compute are missing; pass it with --probe."
+    )
 
 
 def policy_of_recording(recording: Recording, sheet: ProbeSheet | None, name: str | Path | None) -> Policy:
@@ -70,6 +90,7 @@ def describe_run(recording: Recording) -> dict[str, Any]:
     run, model = recording.provenance["run"], recording.provenance["model"]
     return {
         "model": model["id"],
+        "argument": model["argument"],
         "revision": model["revision"],
         **{name: run[name] for name in ("prompt", "negative_prompt", "seed")},
         "guidance": run["guidance_scale"],
@@ -80,6 +101,7 @@ def describe_run(recording: Recording) -> dict[str, Any]:
         "stored_dtype": recording.spec("model_output").stored,
         "scheduler": recording.provenance["scheduler"]["class"],
         "recorded": recording.created,
+        "options": run["options"] if isinstance(run["options"], dict) else {},
     }
 
 
@@ -91,7 +113,8 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
     if UNKNOWN in (run["model"], run["prompt"]) or not isinstance(run["prompt"], str):
         return []
     defaults = model_defaults(bundled_directory(run["model"]))[0]
-    arguments = [str(run["model"]), "-p", run["prompt"]]
+    typed = run.get("argument", UNKNOWN)
+    arguments = [str(run["model"] if typed == UNKNOWN else typed), "-p", run["prompt"]]
     options = {
         "--seed": (run["seed"], None),
         "--steps": (run["planned_steps"] or run["steps"], defaults.get("num_inference_steps")),
@@ -104,7 +127,26 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
     for option, (value, default) in options.items():
         if value not in (None, UNKNOWN, default):
             arguments += [option, str(value)]
+    return arguments + _more_arguments(run.get("options", {}))
+
+
+def _more_arguments(options: Mapping[str, Any]) -> list[str]:
+    """What else the user had given. output_type is left out: `apply` measures pictures, which latents are not."""
+    arguments = []
+    for name in ("scheduler", "probe", "revision", "variant", "dtype"):
+        if options.get(name) is not None:
+            arguments += [f"--{name}", str(options[name])]
+    for key, value in (options.get("call") or {}).items():
+        if key != "output_type":
+            arguments += ["--call", f"{key}={json.dumps(value)}"]
     return arguments
+
+
+def _kept_sheet(text: Any, name: str) -> ProbeSheet:
+    try:
+        return parse_sheet(tomllib.loads(text), f"the probe sheet kept in {name}")
+    except (TypeError, tomllib.TOMLDecodeError) as error:
+        raise RecordingError(f"the probe sheet kept in {name} is not TOML: {error}. Pass the sheet with --probe.") from error
 
 
 def _own_policy(recording: Recording) -> Mapping[str, Any]:

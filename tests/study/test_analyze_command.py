@@ -1,17 +1,23 @@
 """`janoscope analyze` and `janoscope plan show` as a user meets them: files, lines, exit codes."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from recorded_runs import CLIP, record_run
 
 from janoscope.cli import main
+from janoscope.errors import RecordingError
 from janoscope.plan import Policy, preset
 from janoscope.probe import load_sheet, sheet_paths
+from janoscope.study.analyze import analyze
+from janoscope.study.recording_identity import apply_arguments
+from janoscope.study.recording_sink import RecordingSink
 
 TOLD = {"run": {"prompt": "it's a cat", "seed": 3, "guidance_scale": 2.5}, "model": {"id": "some/model"}}
 POLICY = """
@@ -81,10 +87,67 @@ def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, 
     facts = json.loads((folder / "all" / "aggregate.json").read_text())
     assert facts["schema"] == "janoscope-aggregate/1"
     assert [row["directory"] for row in facts["recordings"]] == ["run", "clip.partial"]
-    assert "-o all/clip.partial/apply.mp4" in done.stdout
+    ending = "mp4" if find_spec("imageio_ffmpeg") else "png"
+    assert f"-o all/clip.partial/apply.{ending}" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["Wrote all/aggregate.json", "Wrote all/aggregate.html"]
     again = janoscope("analyze", "run.h5", "clip.partial.h5", "-o", "all", "--partial")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_the_printed_line_repeats_a_run_with_options_of_its_own(
+    folder: Path, janoscope: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: the line without them is another run, which the plan refuses."""
+    own = {"scheduler": "UniPCMultistepScheduler", "call": {"max_sequence_length": 12, "output_type": "pil"}, "dtype": "float32"}
+    told = {"run": {"options": own}, "model": {"argument": "demo"}}
+    honest = RecordingSink._sections
+    monkeypatch.setattr(
+        RecordingSink, "_sections", lambda *given: {k: {**v, **told.get(k, {})} for k, v in honest(*given).items()}
+    )
+    words = ["record", "demo", "-p", "a large red apple on grass", "--steps", "8", "--scheduler", own["scheduler"], "-q"]
+    made = janoscope(*words, "--call", "max_sequence_length=12", "-o", "own.h5")
+    assert made.returncode == 0, made.stderr
+    done = janoscope("analyze", "own.h5", "--policy", "mine.toml", "-q")
+    words = shlex.split(next(line for line in done.stdout.splitlines() if line.startswith("Next: ")))[2:]
+    at = words.index("--scheduler")
+    assert words[at : at + 6] == ["--scheduler", own["scheduler"], "--dtype", "float32", "--call", "max_sequence_length=12"]
+    applied = janoscope(*words, "-q")
+    assert applied.returncode == 0, applied.stderr
+    assert (folder / "own" / "apply.png").exists()
+    without = janoscope(*words[:at], *words[at + 2 :], "-q", "-f")
+    assert (without.returncode, without.stderr.count("\n")) == (2, 1)
+    assert "scheduler" in without.stderr
+
+
+def test_the_printed_line_names_the_model_as_it_was_typed() -> None:
+    run = {"model": "tiny", "argument": "models/tiny", "prompt": "p", "seed": 1, "planned_steps": 3, "steps": 3, "height": 8}
+    run |= dict.fromkeys(("width", "frames", "guidance", "negative_prompt"), "unknown")
+    options = {"revision": "r1", "variant": "fp16", "probe": "my sheet.toml", "call": {"a": "b"}}
+    more = ["--seed", "1", "--steps", "3", "--height", "8"]
+    assert apply_arguments(run) == ["models/tiny", "-p", "p", *more]
+    told = ["--probe", "my sheet.toml", "--revision", "r1", "--variant", "fp16", "--call", 'a="b"']
+    assert apply_arguments(run | {"options": options}) == ["models/tiny", "-p", "p", *more, *told]
+    assert apply_arguments(run | {"argument": "unknown"})[0] == "tiny"
+
+
+def test_a_sheet_of_ones_own_is_read_from_the_recording(tmp_path: Path) -> None:
+    """Control: without its text the recording has no presets, and says so."""
+    text = next(path for path in sheet_paths() if path.stem == "flux").read_text()
+    kept, lost, damaged = (
+        record_run(
+            tmp_path / f"{name}.h5",
+            steps=15,
+            provenance={"capture": {"probe": "mine", **more}},
+        ).path
+        for name, more in (("kept", {"probe_text": text}), ("lost", {}), ("damaged", {"probe_text": "= ="}))
+    )
+    found, without = analyze(kept), analyze(lost)
+    assert found.results["complexity"]["policy"] == "jano/flux-1/1"
+    assert not any("probe" in note for note in found.notes)
+    assert without.results["complexity"]["policy"] == "generic"
+    assert any("names the probe sheet 'mine'" in note for note in without.notes)
+    with pytest.raises(RecordingError, match="is not TOML"):
+        analyze(damaged)
 
 
 def test_json_is_all_that_stands_on_stdout(folder: Path, janoscope: Callable[..., Done]) -> None:
