@@ -49,6 +49,7 @@ def apply(
     **options: Any,
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
+    from ..plan import ladder, step_kinds
     from ..study.apply import apply_model, read_plan, refuse_output, save_applied
     from ..study.call import make_call
 
@@ -63,11 +64,16 @@ def apply(
     call = make_call(model, asked)
     for notice in call.warnings:
         click.echo(notice, err=True)
-    with progress("apply", quiet) as on_step:
+    rules = model.policy(policy) if policy else None
+
+    def letters(steps: int) -> str:
+        return ladder(step_kinds(rules, steps) if rules else plan.step_kind if plan else ())
+
+    with progress("apply", quiet, ladder=letters) as on_step:
         applied = apply_model(
             model,
             call,
-            policy=model.policy(policy) if policy else None,
+            policy=rules,
             plan=plan,
             any_prompt=any_prompt,
             reference=reference,

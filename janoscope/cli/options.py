@@ -1,6 +1,7 @@
 """Options that mean the same everywhere, and what the commands make of them."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from ..study.model import Model
 
 Command = Callable[..., Any]
+_LETTERS_BESIDE = 24  # what a terminal of 80 columns has room for beside the bar
+_COLOURS = {"W": "red", "R": "magenta", "m": "yellow", "a": "green", ".": "blue", "C": "red"}
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
 
 
@@ -116,20 +119,33 @@ def hush() -> None:
 
 
 @contextmanager
-def progress(label: str, quiet: bool, unit: str = "step") -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with an ETA on stderr, fed by (steps done, steps in all); None when quiet."""
+def progress(
+    label: str, quiet: bool, unit: str = "step", ladder: Callable[[int], str] | None = None
+) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with an ETA on stderr, fed by (steps done, steps in all); None when quiet.
+
+    ladder: gives the letters of so many steps' kinds; on a terminal those done stand beside the bar, in the first run only: a
+    run after it is the full one.
+    """
     if quiet:
         yield None
         return
     from tqdm import tqdm
 
     bar: Any = None  # made at the first step: a refusal before it is one line, not a line under an empty bar
+    first_run = True
 
     def on_step(done: int, steps: int) -> None:
-        nonlocal bar
+        nonlocal bar, first_run
         if bar is None:
             bar = tqdm(desc=label, total=steps, unit=unit, leave=False)
+        if done < bar.n:
+            first_run = False
+            bar.set_postfix_str("", refresh=False)
+            bar.reset()
         bar.total = steps
+        if ladder is not None and first_run and sys.stderr.isatty():
+            bar.set_postfix_str(coloured(ladder(steps)[max(0, done - _LETTERS_BESIDE) : done]), refresh=False)
         bar.update(done - bar.n)
 
     try:
@@ -137,6 +153,11 @@ def progress(label: str, quiet: bool, unit: str = "step") -> Iterator[Callable[[
     finally:
         if bar is not None:
             bar.close()
+
+
+def coloured(letters: str) -> str:
+    """Letters of step kinds in their colours for a terminal: the less a step computes, the cooler."""
+    return "".join(click.style(letter, fg=_COLOURS.get(letter)) for letter in letters)
 
 
 def human_bytes(count: float) -> str:

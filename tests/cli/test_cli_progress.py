@@ -1,0 +1,61 @@
+"""The bar, and the kinds of the steps beside it."""
+
+import sys
+
+import click
+import pytest
+
+from janoscope.cli.options import coloured, progress
+from janoscope.plan.schedule import LETTERS
+
+LADDER = "WWRma.C"
+
+
+@pytest.fixture
+def drawn(monkeypatch, capsys):
+    """stderr of two runs of 7 steps each, the first then the full one."""
+
+    def draw(terminal, ladder):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+        monkeypatch.setenv("TQDM_MININTERVAL", "0")
+        seen = []
+        with progress("apply", quiet=False, ladder=ladder) as on_step:
+            for _ in range(2):
+                for done in range(1, len(LADDER) + 1):
+                    on_step(done, len(LADDER))
+                seen.append(capsys.readouterr().err)
+        return seen
+
+    return draw
+
+
+def test_on_a_terminal_the_letters_done_stand_in_colour_beside_the_first_run(drawn):
+    first, full = drawn(True, lambda steps: LADDER[:steps])
+    assert coloured(LADDER) in first
+    assert coloured(LADDER[:3]) in first
+    assert "\x1b[3" not in full.split("\r")[-1]
+
+
+def test_elsewhere_there_is_no_colour(drawn):
+    first, full = drawn(False, lambda steps: LADDER)
+    assert "7/7" in first
+    assert "\x1b[3" not in first + full
+
+
+def test_without_a_ladder_there_is_only_the_bar(drawn):
+    first, full = drawn(True, None)
+    assert "7/7" in first
+    assert "7/7" in full
+    assert "\x1b[3" not in first + full
+
+
+def test_every_kind_has_a_colour_and_keeps_its_letter():
+    for letter in LETTERS.values():
+        assert coloured(letter) != click.style(letter)
+        assert click.unstyle(coloured(letter)) == letter
+
+
+def test_quiet_is_quiet(capsys):
+    with progress("apply", quiet=True) as on_step:
+        assert on_step is None
+    assert capsys.readouterr().err == ""
