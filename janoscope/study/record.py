@@ -1,6 +1,7 @@
 """Record: a pipeline's generations into files. Joins `capture`, which sees the pipeline, and `recording`, which keeps them."""
 
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .recording_sink import Expected, RecordingSink
 from .told import told_arguments, told_options, told_probe
 
 UNKNOWN = "unknown"
+STOPPED = r"recording of .* stopped"  # how a Recorder warns of a full disk
 OUTPUT_ENDINGS = (".png", ".mp4")  # which of them is known when the frames are
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
@@ -197,28 +199,32 @@ def record_model(
     Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
     """
     refuse_unwritable(path, force, keep_output)
-    with record(
-        model.pipe,
-        path,
-        prompt=call.prompt,
-        seed=call.seed,
-        negative_prompt=call.negative_prompt,
-        guidance=call.guidance,
-        model=model.name,
-        revision=model.revision,
-        arguments=call.arguments,
-        options=told_options(load or {}, extra or {}),
-        model_argument=(load or {}).get("name"),
-        sheet=model.sheet,
-        default_policy=model.policy_table,
-        taps=taps,
-        policy=policy,
-        store_dtype=store_dtype,
-        force=force,
-        on_step=on_step,
-        on_size=on_size,
-    ) as recorded:
+    with (
+        _stop_told_once(),
+        record(
+            model.pipe,
+            path,
+            prompt=call.prompt,
+            seed=call.seed,
+            negative_prompt=call.negative_prompt,
+            guidance=call.guidance,
+            model=model.name,
+            revision=model.revision,
+            arguments=call.arguments,
+            options=told_options(load or {}, extra or {}),
+            model_argument=(load or {}).get("name"),
+            sheet=model.sheet,
+            default_policy=model.policy_table,
+            taps=taps,
+            policy=policy,
+            store_dtype=store_dtype,
+            force=force,
+            on_step=on_step,
+            on_size=on_size,
+        ) as recorded,
+    ):
         generated = generate(model, call)
+        _keep_actual_size(recorded, generated)
     picture, trouble = _save_picture(generated, path) if keep_output else (None, "")
     recorder = recorded.recorders[-1]
     if recorder.failure:
@@ -242,6 +248,22 @@ def record_model(
         compute=recorded.executor.account.compute if recorded.executor else None,
         notices=tuple(r.notice for r in recorded.recorders if r.notice),
     )
+
+
+@contextmanager
+def _stop_told_once() -> Iterator[None]:
+    """Without the warning of a full disk: the error says the same once the picture is saved."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=STOPPED, category=RuntimeWarning)
+        yield
+
+
+def _keep_actual_size(recorded: RecordedGenerations, generated: Generated) -> None:
+    """What came out, beside what was asked for: a model's defaults and roundings are not among the arguments."""
+    if generated.frames is None or recorded.recorders[-1].failure:
+        return
+    frames, height, width = generated.frames.shape[:3]
+    recorded.recorders[-1].update_provenance("run", {"actual": {"height": height, "width": width, "frames": frames}})
 
 
 def _save_picture(generated: Generated, path: Path) -> tuple[Path | None, str]:

@@ -37,7 +37,8 @@ def test_options_reach_the_pipeline_and_the_file(saved, janoscope, tmp_path):
         told = recording.provenance["run"]
         expected = {"prompt": "a cat on the grass", "seed": 5, "negative_prompt": "red", "guidance_scale": 1.5, "steps": 4}
         assert {key: told[key] for key in expected} == expected
-        assert (told["height"], told["width"], told["frames"]) == (112, 176, "unknown")
+        assert (told["height"], told["width"], told["frames"]) == (112, 176, "unknown"), "what was asked for"
+        assert told["actual"] == {"height": 112, "width": 176, "frames": 1}
         assert told["arguments"]["true_cfg_scale"] == 2.5
         assert recording.branches == ("guided", "cond", "uncond")
         assert recording.verify() == []
@@ -55,6 +56,7 @@ def test_another_scheduler_of_the_same_kind_takes_its_place(saved, janoscope, tm
         assert not list(tmp_path.glob("*.mp4")), "--no-output"
         with open_recording(tmp_path / f"{scheduler}.h5") as recording:
             assert recording.provenance["scheduler"]["class"] == scheduler
+            assert recording.provenance["run"]["actual"] == {"height": 80, "width": 112, "frames": 9}
             assert recording.prediction_type == "flow"
             np.testing.assert_allclose(recording.alpha + recording.sigma, 1)
     said = janoscope("diff", *sorted(tmp_path.glob("*.h5")))
