@@ -1,6 +1,8 @@
 """`janoscope compare`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ from .options import force_option, json_option, load, model_options, progress, q
 @click.command()
 @model_options
 @click.option("-p", "--prompt", "prompts", multiple=True, help="What to generate; may be given several times.")
-@click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A text file with a prompt a line.")
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(path_type=Path),
+    help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet.",
+)
+@click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
 @click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds for each prompt, counting up."
@@ -45,6 +53,7 @@ from .options import force_option, json_option, load, model_options, progress, q
 def compare(
     prompts: tuple[str, ...],
     prompts_file: Path | None,
+    prompt_column: str | None,
     seed: int,
     seeds: int,
     methods: tuple[str, ...],
@@ -70,19 +79,20 @@ def compare(
     chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
     for text in chosen:
         make_method(text)  # a misspelt method is told before a model is loaded
+    given = _prompts(prompts, prompts_file, prompt_column)
     measure = load_lpips() if lpips else None
     model = load(options, verbose)
-    given = _prompts(prompts, prompts_file)
     calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
     for warning in dict.fromkeys(warning for call in calls for warning in call.warnings):
         click.echo(warning, err=True)
-    with progress("compare", quiet) as on_step:
+    with progress("compare", quiet) as on_step, _report_at_a_stop(output):
         comparison = run_comparison(
             model,
             calls,
             chosen,
             lpips=measure,
             on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
+            on_call=lambda found: save_comparison(found, output),
         )
     files = [*save_comparison(comparison, output), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
@@ -91,8 +101,29 @@ def compare(
             click.echo(f"Wrote {file}")
 
 
-def _prompts(given: tuple[str, ...], file: Path | None) -> list[str]:
-    prompts = [*given, *_lines(file, "--prompts")]
+@contextmanager
+def _report_at_a_stop(output: Path) -> Iterator[None]:
+    """What was measured until Ctrl-C or a fault lies in the directory already; it gets its page, and a line that says so."""
+    from ..report.comparison import render_comparison
+
+    earlier = output / "comparison.json"
+    before = earlier.stat().st_mtime_ns if earlier.exists() else None
+    try:
+        yield
+    except BaseException:
+        if earlier.exists() and earlier.stat().st_mtime_ns != before:
+            render_comparison(output)
+            click.echo(f"Stopped before the last call; what was measured so far lies in {output}, marked incomplete.", err=True)
+        raise
+
+
+def _prompts(given: tuple[str, ...], file: Path | None, column: str | None) -> list[str]:
+    from ..errors import InputError
+    from ..study.prompts import read_prompts
+
+    if column is not None and file is None:
+        raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
+    prompts = [*given, *(prompt.text for prompt in (read_prompts(file, column) if file else ()))]
     if not prompts:
         raise click.UsageError("give at least one -p PROMPT, or --prompts FILE.")
     return list(dict.fromkeys(prompts))

@@ -25,6 +25,7 @@ FAILED = "failed"
 METHODS = {**OUR_METHODS, **BASELINES}
 DEFAULT_METHODS = ("jano", "random", "uniform:k=2", "uniform:k=2,output=forecast", "fewer-steps:compute=0.6", "ras:end=N")
 OnRun = Callable[[int, int, str], None]
+OnCall = Callable[[Comparison], object]
 
 
 def calls_of(model: Model, options: CallOptions, prompts: Sequence[str], seeds: Sequence[int]) -> list[PipelineCall]:
@@ -47,12 +48,14 @@ def compare(
     *,
     lpips: Lpips | None = None,
     on_run: OnRun | None = None,
+    on_call: OnCall | None = None,
 ) -> Comparison:
     """Run every method on every call and measure it against the full run of that call.
 
     The full run is always the first row. Every method is warmed up once on the first call, uncounted in any time; then, call by
     call, the full run and each method take turns, so that a machine that slows down slows all of them. One metric code measures
-    all. A method that fails becomes a row whose note says why.
+    all. A method that fails becomes a row whose note says why. on_call: given all that is known after each call, to be
+    kept; `complete` only after the last.
 
     Raises:
         InputError: no call, a method that is not one, or a pipeline that returns latents.
@@ -61,14 +64,20 @@ def compare(
     if not calls:
         raise InputError("nothing to compare on; give at least one prompt and one seed.")
     made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
-    return _Contest(model, calls, made, lpips, on_run).run()
+    return _Contest(model, calls, made, lpips, on_run, on_call).run()
 
 
 class _Contest:
     """The state of one comparison."""
 
     def __init__(
-        self, model: Model, calls: Sequence[PipelineCall], methods: Sequence[Method], lpips: Lpips | None, on_run: OnRun | None
+        self,
+        model: Model,
+        calls: Sequence[PipelineCall],
+        methods: Sequence[Method],
+        lpips: Lpips | None,
+        on_run: OnRun | None,
+        on_call: OnCall | None,
     ):
         self._model, self._calls, self._lpips = model, calls, lpips
         self._full, *self._methods = methods
@@ -77,6 +86,7 @@ class _Contest:
         self._missing: dict[str, str] = {}
         self._pictures: dict[str, np.ndarray] = {}
         self._on_run, self._done = on_run or (lambda done, total, label: None), 0
+        self._on_call = on_call or (lambda comparison: None)
 
     def run(self) -> Comparison:
         first = self._calls[0]
@@ -90,15 +100,20 @@ class _Contest:
             self._take(self._full, call, reference, cost, None, cost)
             for method in self._methods:
                 self._guarded(method, self._measure, call, reference, cost)
+            self._on_call(self._found(done=call is self._calls[-1]))
+        return self._found(done=True)
+
+    def _found(self, done: bool) -> Comparison:
         network = getattr(self._model.pipe, self._model.sheet.tap.components[0])
         return Comparison(
             self._model.name,
             device_name(device_of(self._model)),
             dtype_name(network),
-            first.steps,
+            self._calls[0].steps,
             tuple(self._rows.values()),
             self._missing,
             self._pictures,
+            complete=done,
         )
 
     def _guarded(self, method: Method, work: Callable[..., None], *arguments: Any) -> None:

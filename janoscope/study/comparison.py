@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .apply import write_json
+from .analysis_files import write_json, write_whole
 from .generate import output_name, save_frames
 from .pairing import Key, equal_compute, estimate, front_name, paired
 
@@ -91,7 +91,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first."""
+    """What `compare` found. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first.
+
+    complete: every method was run on every call.
+    """
 
     model: str
     device: str
@@ -100,6 +103,7 @@ class Comparison:
     rows: tuple[Row, ...]
     missing: Mapping[str, str]
     pictures: Mapping[str, np.ndarray] = field(repr=False)
+    complete: bool = True
 
     def row(self, label: str) -> Row:
         return next(row for row in self.rows if row.label == label)
@@ -133,6 +137,7 @@ class Comparison:
             "dtype": self.dtype,
             "steps": self.steps,
             "reference": FULL,
+            "complete": self.complete,
             "missing": dict(self.missing),
             "rows": [row.to_json() for row in self.rows],
             "paired": self.paired(),
@@ -142,7 +147,8 @@ class Comparison:
     def __str__(self) -> str:
         width = max(len(row.label) for row in self.rows)
         head = f"{'method':<{width}} {'compute':>8} {'speedup':>8} {'effic.':>7} {'PSNR':>7} {'SSIM':>7} {'cache MiB':>10}  note"
-        return "\n".join([head, *(_line(row, width) for row in self.rows)])
+        cut_short = [] if self.complete else ["incomplete: the comparison stopped before its last call"]
+        return "\n".join([head, *(_line(row, width) for row in self.rows), *cut_short])
 
 
 def _line(row: Row, width: int) -> str:
@@ -166,8 +172,8 @@ def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:
         names[label] = save_frames(frames, pictures / f"{index:02d}-{safe}.png").relative_to(directory).as_posix()
     files = side_by_side(comparison, directory)
     result, table = directory / "comparison.json", directory / "comparison.txt"
-    write_json(comparison.to_json() | {"pictures": names}, result)
-    table.write_text(str(comparison) + "\n", encoding="utf-8")
+    write_whole(table, (str(comparison) + "\n").encode())
+    write_json(result, comparison.to_json() | {"pictures": names})
     return [result, table, pictures, *files]
 
 

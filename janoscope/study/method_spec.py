@@ -57,6 +57,39 @@ def flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-def numbers(text: str) -> list[float]:
-    """`4/2/1` -> [4.0, 2.0, 1.0]."""
-    return [float(part) for part in text.split("/")]
+def numbers(count: int) -> Callable[[str], list[float]]:
+    """A reader of exactly so many: `4/2/1` -> [4.0, 2.0, 1.0]."""
+
+    def read(text: str) -> list[float]:
+        return [float(part) for part in _parts(text, count)]
+
+    return read
+
+
+def integers(count: int) -> Callable[[str], list[int]]:
+    """A reader of exactly so many whole numbers: `4/2/1` -> [4, 2, 1]."""
+
+    def read(text: str) -> list[int]:
+        return [int(part) for part in _parts(text, count)]
+
+    return read
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError("a whole number from 1 is needed")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError("a number above 0 and at most 1 is needed")
+    return value
+
+
+def _parts(text: str, count: int) -> list[str]:
+    parts = text.split("/")
+    if len(parts) != count:
+        raise ValueError(f"{count} numbers with slashes between them are needed")
+    return parts

@@ -17,7 +17,7 @@ from ..plan import Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSe
 from ..plan.levels import words_of
 from .call import PipelineCall
 from .generate import Generated, generate
-from .method_spec import Options, Spec, flag, numbers
+from .method_spec import Options, Spec, flag, fraction, integers, numbers, positive
 from .model import Model
 from .trajectory import holding_cost_of
 
@@ -132,18 +132,24 @@ POLICY_OPTIONS = "preset or file, map, thresholds=S/M, quantiles=S/M, intervals=
 
 def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
     """What makes the policy of a spec for a model: a preset or file (else the model's default) with changes."""
+    if {"preset", "file"} <= set(spec.options):
+        raise InputError(f"--method {spec.text}: preset or file, one of the two.")
     name = options.take("preset", str, None) or options.take("file", str, None)
     changes: dict[str, Any] = {}
-    for key, kind in (("map", str), ("warmup", int), ("cooldown", int), ("output", str)):
+    for key, kind in (("map", str), ("warmup", int), ("cooldown", int)):
         if (value := options.take(key, kind, None)) is not None:
             changes[key] = value
-    if (keys := options.take("keys", str, None)) is not None:
-        changes["cache"] = {"strategy": "kv", "forecast": keys == "forecast"}
+    if "output" in spec.options:
+        changes["output"] = options.one_of("output", ("hold", "forecast"), "hold")
+    if "keys" in spec.options:
+        changes["cache"] = {"strategy": "kv", "forecast": options.one_of("keys", ("hold", "forecast"), "hold") == "forecast"}
     for key in ("thresholds", "quantiles"):
-        if (values := options.take(key, numbers, None)) is not None:
-            changes[key] = dict(zip(("static", "moderate"), values, strict=False))
-    if (values := options.take("intervals", numbers, None)) is not None:
-        changes["intervals"] = dict(zip(("static", "moderate", "active"), map(int, values), strict=False))
+        if (values := options.take(key, numbers(2), None)) is not None:
+            changes[key] = dict(zip(("static", "moderate"), values, strict=True))
+    if {"thresholds", "quantiles"} <= set(changes):
+        raise InputError(f"--method {spec.text}: thresholds or quantiles, one of the two.")
+    if (values := options.take("intervals", integers(3), None)) is not None:
+        changes["intervals"] = dict(zip(("static", "moderate", "active"), values, strict=True))
 
     def make(model: Model) -> Policy:
         table = model.policy(name).to_json()
@@ -164,7 +170,7 @@ def _full(spec: Spec) -> Method:
 
 def _fewer_steps(spec: Spec) -> Method:
     options = Options(spec)
-    steps, compute = options.take("steps", int, None), options.take("compute", float, None)
+    steps, compute = options.take("steps", positive, None), options.take("compute", fraction, None)
     options.end("steps or compute")
     if (steps is None) == (compute is None):
         raise InputError(f"--method {spec.text}: steps=N or compute=C is needed, one of the two.")
@@ -188,7 +194,7 @@ def _jano(spec: Spec) -> Method:
 def _uniform(spec: Spec) -> Method:
     """Every k-th step between warm-up and cool-down, all tokens of it; the others hold or forecast the output."""
     options = Options(spec)
-    every, output = options.take("k", int, 2), options.one_of("output", ("hold", "forecast"), "hold")
+    every, output = options.take("k", positive, 2), options.one_of("output", ("hold", "forecast"), "hold")
     warmup, cooldown = options.take("warmup", int, None), options.take("cooldown", int, None)
     options.end("k, output, warmup, cooldown")
 

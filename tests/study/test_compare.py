@@ -196,11 +196,30 @@ def test_a_cache_that_fails_on_a_family_is_a_row_that_says_why_and_the_others_go
         ("fewer-steps", "steps=N or compute=C"),
         ("ras:ratio=2", "ratio = 2.0"),
         ("full:k=1", "no option k"),
+        ("jano:keys=forcast", "legal: hold, forecast"),
+        ("jano:output=guess", "legal: hold, forecast"),
+        ("jano:intervals=8.9/5/1", "intervals = '8.9/5/1' cannot be read"),
+        ("jano:intervals=8/5/1/7", "3 numbers with slashes"),
+        ("jano:preset=a,file=b", "one of the two"),
+        ("jano:thresholds=0.1/0.2/0.3", "2 numbers with slashes"),
+        ("jano:quantiles=0.5", "2 numbers with slashes"),
+        ("jano:thresholds=0.1/0.2,quantiles=0.1/0.2", "one of the two"),
+        ("fewer-steps:steps=0", "whole number from 1"),
+        ("fewer-steps:compute=0", "above 0 and at most 1"),
+        ("uniform:k=0", "whole number from 1"),
     ],
 )
 def test_a_method_that_cannot_be_meant_is_refused(text, told):
     with pytest.raises(InputError, match=told):
         make_method(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["jano:keys=hold", "jano:intervals=8/5/1", "random:thresholds=0.1/0.2", "fewer-steps:steps=1", "fewer-steps:compute=1"],
+)
+def test_the_right_spellings_are_taken(text):
+    assert make_method(text).spec.text == text
 
 
 def test_a_policy_option_without_meaning_fails_with_the_fault(model):
@@ -241,3 +260,49 @@ def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_pat
     without = CliRunner().invoke(command, ["compare", "tiny", "-o", str(tmp_path / "d")])
     assert without.exit_code == 2
     assert "PROMPT" in without.output
+
+
+def _as_command(model, monkeypatch, *words):
+    monkeypatch.setattr("janoscope.cli.compare.load", lambda options, verbose: options.clear() or replace(model))
+    monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
+    return CliRunner().invoke(command, ["compare", "tiny", "-q", *map(str, words)])
+
+
+def test_prompts_come_from_tables_too(model, tmp_path, monkeypatch):
+    (tmp_path / "p.csv").write_text('id,words,caption\n1,"a cat, red",no\n2,a dog,no\n')
+    made = _as_command(
+        model, monkeypatch, "--prompts", tmp_path / "p.csv", "--prompt-column", "words", "--method", "fewer-steps:steps=2",
+        "-o", tmp_path / "c",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    data = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert [run["prompt"] for run in data["rows"][0]["runs"]] == ["a cat, red", "a dog"]
+    assert data["complete"] is True
+    refused = _as_command(model, monkeypatch, "-p", "a cat", "--prompt-column", "words", "-o", tmp_path / "d")
+    assert "no effect" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("stop_at", "kept"), [(5, 1), (3, 0)])
+def test_what_was_measured_before_ctrl_c_is_kept_and_said_to_be_incomplete(model, tmp_path, monkeypatch, stop_at, kept):
+    """Each of the two is warmed up, then they take turns. Control: before the first call is through nothing is kept."""
+    honest, made = compare_module._Contest._generate, []
+
+    def generate(self, method, call, count):
+        made.append(method.spec.text)
+        if len(made) == stop_at + 1:
+            raise KeyboardInterrupt
+        return honest(self, method, call, count)
+
+    monkeypatch.setattr(compare_module._Contest, "_generate", generate)
+    words = ["-p", "a cat", "-p", "a dog", "--method", "fewer-steps:steps=2", "-o", tmp_path / "c"]
+    stopped = _as_command(model, monkeypatch, *words)
+    assert stopped.exit_code != 0
+    file = tmp_path / "c" / "comparison.json"
+    assert file.exists() == bool(kept)
+    assert ("marked incomplete" in stopped.output) == bool(kept)
+    if kept:
+        data = json.loads(file.read_text())
+        assert data["complete"] is False
+        assert {run["prompt"] for row in data["rows"] for run in row["runs"]} == {"a cat"}
+        assert "incomplete" in (tmp_path / "c" / "comparison.txt").read_text()
+        assert (tmp_path / "c" / "report.html").exists()
