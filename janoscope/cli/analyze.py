@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,10 @@ def analyze(
 ) -> None:
     """Turn recordings into velocity, convergence, complexity maps, a plan and report.html.
 
-    Several recordings get an analysis each, and aggregate.json over all of them: in -o DIR, else beside the first.
+    Several recordings get an analysis each, and aggregate.json over all of them: in -o DIR, else beside the first. One that
+    cannot be analysed is told and left out; the exit code is then 1, and 2 where none could be.
     """
+    from ..errors import JanoscopeError
     from ..report import render_aggregate, render_analysis
     from ..study.aggregate import describe_aggregate, write_aggregate
     from ..study.analyze import AnalysisOptions, analysis_directories, analyze_to_directory
@@ -73,16 +76,27 @@ def analyze(
         refuse_existing(together / "aggregate.json", force)
     directories = analysis_directories(runs, output, force)
     told = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
+    finished: list[Path] = []
     for run, directory in zip(runs, directories, strict=True):
-        with progress(f"analyze {run.name}", quiet) as on_step:
-            analysis = analyze_to_directory(run, directory, options=AnalysisOptions(**options), on_step=on_step, **told)
-        report = render_analysis(directory, recording=run)
+        try:
+            with progress(f"analyze {run.name}", quiet) as on_step:
+                analysis = analyze_to_directory(run, directory, options=AnalysisOptions(**options), on_step=on_step, **told)
+            report = render_analysis(directory, recording=run)
+        except JanoscopeError as error:
+            if len(runs) == 1:
+                raise
+            click.echo(f"{run} left out: {' '.join(str(error).split())}", err=True)
+            continue
+        finished.append(directory)
         _tell(analysis, directory, report, as_json, print_json=as_json and len(runs) == 1)
-    if len(runs) > 1:
-        written = write_aggregate(directories, together)
+    if len(runs) > 1 and finished:
+        written = write_aggregate(finished, together)
         facts = json.loads(written.read_text(encoding="utf-8"))
         click.echo(json.dumps(facts, indent=1) if as_json else describe_aggregate(facts))
         click.echo(f"Wrote {written}\nWrote {render_aggregate(together)}", err=as_json)
+    if len(finished) < len(runs):
+        click.echo(f"{len(runs) - len(finished)} of {len(runs)} recordings were left out.", err=True)
+        sys.exit(1 if finished else 2)
 
 
 def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:

@@ -94,6 +94,26 @@ def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, 
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
 
 
+def test_a_recording_that_fails_among_several_costs_the_others_nothing(folder: Path, janoscope: Callable[..., Done]) -> None:
+    """Control: where each fails nothing is written and the exit code is that of a refusal."""
+    record_run(folder / "other.h5", steps=15, seed=9, provenance=TOLD)
+    (folder / "broken.h5").write_bytes(b"no recording")
+    told = ["-o", "all", "--policy", "mine.toml", "-q"]
+    done = janoscope("analyze", "run.h5", "broken.h5", "other.h5", *told)
+    assert done.returncode == 1
+    assert [line.split(" ")[0] for line in done.stderr.splitlines()] == ["broken.h5", "1"]
+    facts = json.loads((folder / "all" / "aggregate.json").read_text())
+    assert [row["directory"] for row in facts["recordings"]] == ["run", "other"]
+    kept = (folder / "all" / "run" / "analysis.json").stat().st_mtime_ns
+    again = janoscope("analyze", "run.h5", "broken.h5", "other.h5", *told)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "--force" in again.stderr
+    assert (folder / "all" / "run" / "analysis.json").stat().st_mtime_ns == kept
+    none = janoscope("analyze", "broken.h5", "nowhere.h5", "-o", "none", "-q")
+    assert (none.returncode, none.stdout, none.stderr.count("\n")) == (2, "", 3)
+    assert not (folder / "none").exists()
+
+
 def test_the_printed_line_repeats_a_run_with_options_of_its_own(
     folder: Path, janoscope: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
