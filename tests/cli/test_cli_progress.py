@@ -1,9 +1,11 @@
 """The bar, and the kinds of the steps beside it."""
 
 import sys
+from functools import partial
 
 import click
 import pytest
+from tqdm import tqdm
 
 from janoscope.cli.options import coloured, progress
 from janoscope.plan.schedule import LETTERS
@@ -17,7 +19,7 @@ def drawn(monkeypatch, capsys):
 
     def draw(terminal, ladder):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-        monkeypatch.setenv("TQDM_MININTERVAL", "0")
+        monkeypatch.setattr("tqdm.tqdm", partial(tqdm, mininterval=0, miniters=1, ncols=120))  # draws every step
         seen = []
         with progress("apply", quiet=False, ladder=ladder) as on_step:
             for _ in range(2):
