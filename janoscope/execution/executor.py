@@ -190,5 +190,7 @@ def _check_plan(plan: Plan, run: Run, any_prompt: bool) -> None:
     if differences:
         told = "; ".join(f"{d.field}: plan {d.mine!r}, this run {d.theirs!r}" for d in differences)
         forgivable = {d.field for d in differences} <= {"prompt", "seed"}
-        hint = "pass --any-prompt to use it all the same" if forgivable else "make a plan from a recording of this run"
+        hint = "make a plan from a recording of this run"
+        if forgivable:
+            hint = "pass --any-prompt to use it all the same (in Python: say prompt and seed to `apply`, or any_prompt=True)"
         raise InputError(f"the plan was made for another run ({told}); {hint}.")
