@@ -78,6 +78,9 @@ def test_every_file_in_the_way_is_refused_without_force(tmp_path, name):
 def test_the_full_picture_is_in_the_way_only_where_one_is_made(tmp_path):
     (tmp_path / "out-full.png").write_text("precious")
     refuse_output(tmp_path / "out.png", reference=False, force=False)
+    with pytest.raises(InputError, match=r"out-full\.png exists already"):
+        refuse_output(tmp_path / "out.png", reference=True, force=False)
+    assert (tmp_path / "out-full.png").read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["plan", "analysis"])
