@@ -70,6 +70,25 @@ class Entry:
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
+def read_entries(path: Path) -> dict[str, Entry]:
+    """The last entry of every file that a manifest names. A line torn by a crash counts as not written.
+
+    Raises InputError for a line of another kind.
+    """
+    entries = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        try:
+            entry = Entry(**fields)
+        except TypeError as error:
+            raise InputError(f"{path} line {number} is no entry: {error}. Take another directory.") from error
+        entries[entry.file] = entry
+    return entries
+
+
 class Manifest:
     """`manifest.jsonl` in the directory of a set; lines are only ever added, by any number of processes."""
 
@@ -77,24 +96,8 @@ class Manifest:
         self.path = directory / MANIFEST
 
     def read(self) -> dict[str, Entry]:
-        """The last entry of every file. A line torn by a crash counts as not written: its prompt is recorded again.
-
-        Raises InputError for a line of another kind.
-        """
-        if not self.path.exists():
-            return {}
-        entries = {}
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").split("\n"), start=1):
-            try:
-                fields = json.loads(line)
-            except ValueError:
-                continue
-            try:
-                entry = Entry(**fields)
-            except TypeError as error:
-                raise InputError(f"{self.path} line {number} is no entry: {error}. Take another directory.") from error
-            entries[entry.file] = entry
-        return entries
+        """The last entry of every file; none where there is no manifest yet. Raises as `read_entries` does."""
+        return read_entries(self.path) if self.path.exists() else {}
 
     def append(self, entry: Entry) -> None:
         """One write under a lock, so that lines of several processes do not mix; a torn last line is ended first."""
