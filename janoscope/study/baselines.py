@@ -2,9 +2,10 @@
 
 import io
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ..errors import ExecutionError, InputError
@@ -177,6 +178,17 @@ def _dbcache(spec: Spec) -> Method:
     return DualBlock(spec, threshold, first, last, warmup, taylor)
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """cache-dit tells what it does on stdout, where results belong, much of it as a warning."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 class DualBlock:
     """DBCache on the whole pipeline; cache-dit attaches and detaches itself."""
 
@@ -188,10 +200,15 @@ class DualBlock:
         self._passes: int | None = None
 
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
+        with _unheard():
+            return self._generate(model, call, count)
+
+    def _generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
         try:
             import cache_dit
         except ImportError as error:
-            raise InputError(f"DBCache needs the optional package cache-dit ({error}); pip install cache-dit.") from error
+            advice = "pip install 'janoscope[dbcache]'"
+            raise InputError(f"DBCache needs the optional package cache-dit ({error}); {advice}.") from error
         steps = _steps_of(self.spec, call)
         warmup = model.policy(None).warmup if self._warmup is None else self._warmup
         if self._passes is None:

@@ -1,6 +1,7 @@
 """Methods on a tiny pipeline: what each computes, that one code measures all, and that none leaves a trace."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,7 @@ CACHES = (
     "pab:k=2,low=0,high=1000",
     "magcache:threshold=1",
     "dbcache",
+    "dbcache:taylorseer=true",
 )
 
 
@@ -79,10 +81,9 @@ def computes(comparison, label):
 
 def test_every_method_has_a_row_and_every_run_its_figures(comparison):
     assert [row.label for row in comparison.rows] == ["full", *METHODS, *CACHES]
-    for row in comparison.rows[:-1]:
+    for row in comparison.rows:
         assert [run.key for run in row.runs] == [("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1)], row.note
         assert all(run.wall_s > 0 and run.compute is not None for run in row.runs)
-    assert "cache-dit" in comparison.row("dbcache").note, "an extra that is not installed is a row that says so"
     assert comparison.row("full").values("psnr") == {}
     assert computes(comparison, "full") == {1.0}
     assert set(comparison.missing) == {"ms_ssim", "lpips"}
@@ -115,6 +116,23 @@ def test_bytes_held_are_counted_for_theirs_and_ours(comparison):
     assert min(held[label] for label in CACHES[:4]) > 0
 
 
+def test_an_extra_that_is_not_installed_is_a_row_that_says_so(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cache_dit", None)
+    made = compare(model, calls(model), ("dbcache",))
+    assert "pip install 'janoscope[dbcache]'" in made.row("dbcache").note
+    assert made.row("dbcache").runs == []
+
+
+def test_cache_dit_does_not_talk_on_stdout(model, capfd):
+    """Control: it does, unless it is kept from it."""
+    method = make_method("dbcache")
+    [call] = calls(model)
+    method.generate(model, call, count=False)
+    assert capfd.readouterr().out == ""
+    method._generate(model, call, count=False)
+    assert "Cache-DiT" in capfd.readouterr().out
+
+
 def test_attention_is_broadcast_within_a_branch(model, monkeypatch):
     """Control: with one state for both branches, as in diffusers, one branch gets the other's attention."""
     method = make_method("pab:k=2,low=0,high=1000")
@@ -135,7 +153,7 @@ def test_the_report_is_rendered_from_the_files_alone(comparison, tmp_path):
     assert fronts["uniform"].quality[1] == pytest.approx(comparison.to_json()["rows"][6]["mean"]["psnr"])
     page = (tmp_path / "report.html").read_text()
     assert "uniform:k=2,output=forecast" in page
-    assert "optional package cache-dit" in page
+    assert "dbcache:taylorseer=true" in page
     (tmp_path / "comparison.json").write_text("{}")
     with pytest.raises(InputError, match="no comparison of this version"):
         render_comparison(tmp_path)
