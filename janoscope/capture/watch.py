@@ -65,11 +65,21 @@ class InstancePatch:
     """Replace a method on one instance. Removal restores it, or, when someone else wrapped it since, turns it transparent."""
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]):
-        self._owner, self._name = owner, name
-        self._had_own = name in vars(owner)
-        self._original = getattr(owner, name)
-        self._patched = _Replacement(owner, name, self._original, wrap(self._original))
-        setattr(owner, name, self._patched)
+        self._owner, self._name, self._wrap = owner, name, wrap
+        self._replace()
+
+    def _replace(self) -> None:
+        self._had_own = self._name in vars(self._owner)
+        self._original = getattr(self._owner, self._name)
+        self._patched = _Replacement(self._owner, self._name, self._original, self._wrap(self._original))
+        setattr(self._owner, self._name, self._patched)
+
+    def renew(self) -> None:
+        """Replace the method again where someone put back what stood before: accelerate does, between generations."""
+        reached = inspect.unwrap(getattr(self._owner, self._name), stop=lambda wrapper: wrapper is self._patched)
+        if reached is not self._patched:
+            self._patched.active = False
+            self._replace()
 
     def remove(self) -> None:
         self._patched.active = False

@@ -68,6 +68,7 @@ class Executor:
         self._identity, self._any_prompt, self._meter = identity or Identity(), any_prompt, meter or FlopMeter()
         self._call = CallState()
         self._undo: list[Callable[[], None]] = []
+        self._networks: list[tuple[NetworkHooks, InstancePatch]] = []
         self._run = self._new_run()
         try:
             self._attach()
@@ -122,12 +123,14 @@ class Executor:
             refuse_compiled(name, module)
             hooks = NetworkHooks(name, module, self._sheet.execution, self._call)
             self._undo.append(hooks.remove)
-            self._patch(module, "forward", self._wrap_network(hooks, module))
+            self._networks.append((hooks, self._patch(module, "forward", self._wrap_network(hooks, module))))
         self._patch(self._pipe.scheduler, "set_timesteps", self._wrap_set_timesteps)
         self._patch(self._pipe.scheduler, "step", self._wrap_step)
 
-    def _patch(self, owner: Any, name: str, wrap: Wrapper) -> None:
-        self._undo.append(InstancePatch(owner, name, wrap).remove)
+    def _patch(self, owner: Any, name: str, wrap: Wrapper) -> InstancePatch:
+        patch = InstancePatch(owner, name, wrap)
+        self._undo.append(patch.remove)
+        return patch
 
     def _wrap_network(self, hooks: NetworkHooks, module: torch.nn.Module) -> Wrapper:
         signature = inspect.signature(type(module).forward)
@@ -144,6 +147,9 @@ class Executor:
     def _wrap_set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
+            for hooks, patch in self._networks:
+                hooks.check_in_place()
+                patch.renew()
             self._run.end()
             self._run = self._new_run()
             return result

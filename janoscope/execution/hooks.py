@@ -63,9 +63,10 @@ class NetworkHooks:
         self.name, self._facts, self._state = name, facts, state
         self._patches: list[InstancePatch] = []
         self._attentions: dict[str, torch.nn.Module] = {}
+        self._module, self._output = module, _submodule(module, facts.output, name)
         try:
             self._hook_blocks(module)
-            self._patch(_submodule(module, facts.output, name), self._wrap_output)
+            self._patch(self._output, self._wrap_output)
         except BaseException:
             self.remove()
             raise
@@ -73,6 +74,15 @@ class NetworkHooks:
     def remove(self) -> None:
         while self._patches:
             self._patches.pop().remove()
+
+    def check_in_place(self) -> None:
+        """The modules that were hooked must still be the network's: an adapter puts layers of its own in the place of others."""
+        for path, hooked in {self._facts.output: self._output, **self._attentions}.items():
+            if _submodule(self._module, path, self.name) is not hooked:
+                raise ExecutionError(
+                    f"{self.name}.{path} was replaced since the executor was attached, by an adapter or a quantiser perhaps; "
+                    "attach the executor after it."
+                )
 
     def check_served(self) -> None:
         """Every hooked attention must have been served exactly once in the call that just ended."""

@@ -183,7 +183,12 @@ class Run:
 
     def step_ends(self, sample: torch.Tensor, model_output: torch.Tensor) -> None:
         """The scheduler was handed this step's guided prediction."""
-        assert self.steering is not None, "the scheduler stepped before the network was called"
+        if self._calls == 0:
+            raise ExecutionError(
+                "the scheduler stepped and no network call passed the executor: something took its hooks off. Attach the "
+                "executor last, after whatever else changes the network."
+            )
+        assert self.steering is not None, "the first call makes it"
         if self._step == 0:
             refuse_channels(self._sheet, self.grid, sample)
         bad = (~torch.isfinite(model_output)).sum()
