@@ -13,17 +13,26 @@ from .options import json_option
 @click.option("--size", default="flux-like", show_default=True, help="tiny, flux-like, flux-1 or wan-1.3b (GPU).")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Times that every call is timed.")
 @click.option("--device", help="Torch device [default: the first GPU, else cpu].")
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "cpu"]),
+    default="wall",
+    show_default=True,
+    help="cpu: processor time, for a busy machine; with OMP_NUM_THREADS=1.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write execute-SIZE.json and .txt into this directory.")
 @click.option("--strict", is_flag=True, help="Exit code 1 when a figure misses its limit.")
 @json_option
-def bench_execute(size: str, repeats: int, device: str | None, output: Path | None, strict: bool, as_json: bool) -> None:
+def bench_execute(
+    size: str, repeats: int, device: str | None, clock: str, output: Path | None, strict: bool, as_json: bool
+) -> None:
     """Time of partial steps against their FLOPs, and of a refresh against a plain call, on random weights in one run.
 
     Times mean something on an idle machine only; the load averages are written down.
     """
     from ..study.bench_execute import bench_execute as run
 
-    result = run(size, repeats=repeats, device=device)
+    result = run(size, repeats=repeats, device=device, clock=clock)
     data = json.dumps(result.to_json(), indent=1)
     click.echo(data if as_json else str(result))
     if output is not None:

@@ -1,4 +1,4 @@
-"""A comparison's figures and page: quality against compute with a front for each method, and the pictures with their errors."""
+"""A comparison's figures: quality against compute with a front for each method, and the pictures with their errors."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ..errors import InputError
 from .applied import error_map
+from .comparison_page import comparison_page
+from .page import write_whole
 from .pictures import fitted, read_picture
 from .results import interval, number
 from .style import ERROR_CMAP, INK, MUTED, add_grid, new_figure, styled
@@ -30,13 +30,17 @@ PANEL_IN, CELL_PX = 1.45, 256
 
 @dataclass(frozen=True)
 class Front:
-    """The rows of one method in order of compute. Arrays (row,); low, high: the interval's ends, NaN where unknown."""
+    """The rows of one method in order of compute. Arrays (row,); low, high: the interval's ends, NaN where unknown.
+
+    on_front, bool: no other row of the method has as much quality for as little compute.
+    """
 
     name: str
     compute: np.ndarray
     quality: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    on_front: np.ndarray
 
 
 def render_comparison(directory: Path | str) -> list[Path]:
@@ -52,13 +56,13 @@ def render_comparison(directory: Path | str) -> list[Path]:
     with styled():
         drawing = pareto_drawing(facts)
         if drawing is not None:
-            written.append(_write(directory / "figures" / "pareto.svg", drawing.svg))
+            written.append(write_whole(directory / "figures" / "pareto.svg", drawing.svg))
         grid = directory / "figures" / "grid.png"
         if len(pictures) > 1:
             grid_figure(pictures, facts).savefig(grid, dpi=200)
             written.append(grid)
-    page = _page(facts, drawing, "figures/grid.png" if grid in written else None)
-    return [*written, _write(directory / "report.html", page)]
+    page = comparison_page(facts, caption(facts), drawing, pictures)
+    return [*written, write_whole(directory / "report.html", page)]
 
 
 def read_comparison(directory: Path) -> dict[str, Any]:
@@ -76,24 +80,32 @@ def read_comparison(directory: Path) -> dict[str, Any]:
 
 def fronts_of(facts: Mapping[str, Any]) -> list[Front]:
     """Mean PSNR against mean compute, the rows of a method that differ in numbers alone joined to a front."""
-    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    rows: dict[str, list[tuple[float, float, float, float, bool]]] = {}
     for row in facts["rows"]:
         compute, quality = number(row["mean"]["compute"]), number(row["mean"]["psnr"])
         if compute is not None and quality is not None:
             low, high = interval(row["interval"]["psnr"]) or (np.nan, np.nan)
-            rows.setdefault(row["front"], []).append((compute, quality, low, high))
-    return [Front(name, *np.array(sorted(points)).T) for name, points in rows.items()]
+            rows.setdefault(row["front"], []).append((compute, quality, low, high, row.get("on_front", True)))
+    return [_front(name, sorted(points)) for name, points in rows.items()]
+
+
+def _front(name: str, points: Sequence[Sequence[float]]) -> Front:
+    *figures, on_front = np.array(points, dtype=float).T
+    return Front(name, *figures, on_front.astype(bool))
 
 
 def draw_pareto(fronts: Sequence[Front], ax: Axes) -> Axes:
-    """PSNR against compute; up and to the left is better. Bars are the intervals of the means."""
+    """PSNR against compute; up and to the left is better. A line joins a method's front; bars are intervals of the means."""
     for index, front in enumerate(fronts):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        # no pair of the two comes twice in 64 methods
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
         known = np.isfinite(front.low)
         if known.any():
             ends = np.stack([front.quality - front.low, front.high - front.quality])[:, known]
             ax.errorbar(front.compute[known], front.quality[known], ends, fmt="none", ecolor=colour, alpha=0.4, linewidth=1)
-        ax.plot(front.compute, front.quality, color=colour, marker=marker, markersize=4.5, label=front.name)
+        best = front.on_front
+        ax.plot(front.compute[best], front.quality[best], color=colour, marker=marker, markersize=4.5, label=_broken(front.name))
+        ax.plot(front.compute[~best], front.quality[~best], color=colour, marker=marker, markersize=3, linestyle="", alpha=0.5)
     ax.set_xlabel("compute (fraction of the full run's FLOPs)")
     ax.set_ylabel("PSNR against the full run (dB)")
     add_grid(ax, "both")
@@ -101,12 +113,22 @@ def draw_pareto(fronts: Sequence[Front], ax: Axes) -> Axes:
     return ax
 
 
+def _broken(name: str, longest: int = 34) -> str:
+    """A name in lines for the legend, broken before a comma's next option."""
+    lines = [""]
+    for part in name.replace(",", ",\0").split("\0"):
+        if lines[-1] and len(lines[-1] + part) > longest:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def pareto_drawing(facts: Mapping[str, Any]) -> Drawing | None:
     """The plot as a drawing; None where no row has both compute and PSNR."""
     fronts = fronts_of(facts)
     if not fronts:
         return None
-    figure, ax = new_figure(6.8, 3.4)
+    figure, ax = new_figure(7.4, max(3.6, 0.22 * len(fronts) + 0.6))
     draw_pareto(fronts, ax)
     title = "Quality against compute"
     told = {f.name: ", ".join(f"{q:.1f} dB at {c:.2f}" for c, q in zip(f.compute, f.quality, strict=True)) for f in fronts}
@@ -165,28 +187,3 @@ def _words(label: str, mean: Mapping[str, Any]) -> str:
 def _picture(directory: Path, name: str) -> np.ndarray | None:
     path = directory / "pictures" / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
     return read_picture(path) if path.is_file() else None
-
-
-def _page(facts: Mapping[str, Any], drawing: Drawing | None, grid: str | None) -> str:
-    environment = Environment(
-        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
-    return environment.get_template("comparison.html.j2").render(
-        facts=facts,
-        caption=caption(facts),
-        pareto=None if drawing is None else Markup(drawing.inline),
-        grid=grid,
-        style=Markup(style),
-    )
-
-
-def _cell(value: Any, form: str) -> str:
-    known = number(value)
-    return "–" if known is None else form.format(known)
-
-
-def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path

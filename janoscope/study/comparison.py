@@ -10,7 +10,8 @@ import numpy as np
 
 from .analysis_files import write_json, write_whole
 from .generate import output_name, save_frames
-from .pairing import Key, equal_compute, estimate, front_name, paired
+from .mosaic import mosaic
+from .pairing import Key, equal_compute, estimate, front_name, paired, undominated
 
 SCHEMA = "janoscope-comparison/1"
 FULL = "full"
@@ -75,6 +76,11 @@ class Row:
         compute, psnr = self.values("compute"), self.values("psnr")
         return {key: (compute[key], psnr[key]) for key in compute if key in psnr}
 
+    def mean_point(self) -> tuple[float, float] | None:
+        """Mean (compute, psnr) of the runs that have both; None where none has."""
+        points = np.array(list(self.points().values()))
+        return (float(points[:, 0].mean()), float(points[:, 1].mean())) if points.size else None
+
     def to_json(self) -> dict[str, Any]:
         estimates = {m: estimate(values) for m in MEASURES if (values := self.values(m))}
         return {
@@ -115,14 +121,19 @@ class Comparison:
         found = [(a, b, paired(a.values("psnr"), b.values("psnr"))) for a, b in pairs]
         return [{"first": a.label, "second": b.label, "measure": "psnr", **e.to_json()} for a, b, e in found if e is not None]
 
+    def fronts(self) -> dict[str, list[Row]]:
+        """The rows of every method that no other row of it beats in mean PSNR at the same mean compute or less."""
+        methods: dict[str, list[Row]] = {}
+        for row in self.rows:
+            methods.setdefault(row.front, []).append(row)
+        kept = {name: undominated([row.mean_point() for row in rows]) for name, rows in methods.items()}
+        fronts = {name: [row for row, on in zip(rows, kept[name], strict=True) if on] for name, rows in methods.items()}
+        return {name: rows for name, rows in fronts.items() if rows}
+
     def at_equal_compute(self) -> list[dict[str, Any]]:
         """PSNR of every row less that of every other method at the row's compute, on that method's own front."""
-        fronts: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if row.points():
-                fronts.setdefault(row.front, []).append(row)
         found = []
-        for row, (name, members) in product(self.rows, fronts.items()):
+        for row, (name, members) in product(self.rows, self.fronts().items()):
             if name != row.front and len(members) > 1:
                 difference = equal_compute(row.points(), [member.points() for member in members])
                 if difference is not None:
@@ -130,6 +141,7 @@ class Comparison:
         return found
 
     def to_json(self) -> dict[str, Any]:
+        on_front = {row.label for rows in self.fronts().values() for row in rows}
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -139,7 +151,7 @@ class Comparison:
             "reference": FULL,
             "complete": self.complete,
             "missing": dict(self.missing),
-            "rows": [row.to_json() for row in self.rows],
+            "rows": [row.to_json() | {"on_front": row.label in on_front} for row in self.rows],
             "paired": self.paired(),
             "equal_compute": self.at_equal_compute(),
         }
@@ -178,9 +190,9 @@ def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:
 
 
 def side_by_side(comparison: Comparison, directory: Path) -> list[Path]:
-    """All clips next to each other in one, in the order of the rows, as mp4 or animated PNG; nothing for pictures."""
-    clips = list(comparison.pictures.values())
-    if not clips or len(clips[0]) == 1:
+    """All clips in one, each under its name, in the order of the rows, as mp4 or animated PNG; nothing for pictures."""
+    clips = comparison.pictures
+    if not clips or len(next(iter(clips.values()))) == 1:
         return []
-    whole = np.concatenate(clips, axis=2)
+    whole = mosaic(clips)
     return [save_frames(whole, output_name(directory / "side-by-side", whole))]

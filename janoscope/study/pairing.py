@@ -58,6 +58,18 @@ def front_name(method: str, options: Mapping[str, str]) -> str:
     return method + (":" + ",".join(words) if words else "")
 
 
+def undominated(points: Sequence[tuple[float, float] | None]) -> list[bool]:
+    """Which (compute, quality) points no other beats in quality at the same compute or less; None never is.
+
+    >>> undominated([(0.4, 30.0), (0.5, 29.0), (0.6, 40.0), None])
+    [True, False, True, False]
+    """
+    known = [point for point in points if point is not None]
+    return [
+        point is not None and not any(c <= point[0] and q >= point[1] and (c, q) != point for c, q in known) for point in points
+    ]
+
+
 def at_compute(points: Sequence[tuple[float, float]], compute: float) -> float | None:
     """Quality of a front at this compute, on the lines between its (compute, quality) points; None outside them.
 
@@ -73,7 +85,7 @@ def at_compute(points: Sequence[tuple[float, float]], compute: float) -> float |
 def equal_compute(row: Mapping[Key, tuple[float, float]], front: Sequence[Mapping[Key, tuple[float, float]]]) -> Estimate | None:
     """Quality of a row minus that of another method's front at the same compute, run by run; None where they never meet.
 
-    Both map a run to (compute, quality); `front` has one mapping for each of the method's rows.
+    Both map a run to (compute, quality); `front` has one mapping for each of the rows on the front.
     """
     differences = {}
     for key, (compute, quality) in row.items():

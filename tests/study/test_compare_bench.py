@@ -1,6 +1,7 @@
 """The executor's bench on the smallest size: that its figures are of what they say, not how fast this machine is."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from janoscope.cli.bench_execute import bench_execute as command
 from janoscope.errors import InputError
+from janoscope.study import bench_execute as bench_module
 from janoscope.study.bench_execute import SIZES, ExecuteBench, ShareTiming, bench_execute
 
 
@@ -47,5 +49,22 @@ def test_the_command_writes_its_figures(tmp_path):
     data = json.loads((tmp_path / "execute-tiny.json").read_text())
     assert data["schema"] == "janoscope-bench-execute/1"
     assert [share["share"] for share in data["shares"]] == [0.25, 0.5, 0.75]
+    assert data["clock"] == "wall"
     with pytest.raises(InputError, match="legal: tiny, flux-like"):
         bench_execute("huge")
+
+
+def test_processor_time_leaves_out_what_others_took(monkeypatch):
+    """Control: the wall clock counts a call that sleeps as long as it takes."""
+    honest = bench_module._Bench._call
+
+    def slow(self, mode, rows=None):
+        time.sleep(0.2)
+        return honest(self, mode, rows)
+
+    monkeypatch.setattr(bench_module._Bench, "_call", slow)
+    cpu, wall = (bench_execute("tiny", shares=(0.5,), repeats=1, clock=clock, device="cpu") for clock in ("cpu", "wall"))
+    assert cpu.plain_s < 0.2 < wall.plain_s
+    assert (cpu.clock, cpu.to_json()["clock"]) == ("cpu", "cpu")
+    with pytest.raises(InputError, match="legal: wall, cpu"):
+        bench_execute("tiny", clock="sun")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from janoscope.study.comparison import Comparison, Row, Run
-from janoscope.study.pairing import at_compute, equal_compute, estimate, front_name, paired
+from janoscope.study.mosaic import LEAST_WIDTH, mosaic
+from janoscope.study.pairing import at_compute, equal_compute, estimate, front_name, paired, undominated
 
 
 def runs_of(values):
@@ -51,6 +52,11 @@ def test_equal_compute_is_taken_run_by_run_at_the_rows_own_compute():
     assert equal_compute({("c", 0): (0.2, 20.0)}, front) is None
 
 
+def test_a_front_holds_what_no_setting_of_the_same_method_beats():
+    assert undominated([(0.4, 30.0), (0.5, 29.0), (0.6, 40.0), (0.6, 39.0), None]) == [True, False, True, False, False]
+    assert undominated([(0.5, 30.0), (0.5, 30.0)]) == [True, True], "equals do not beat each other"
+
+
 def test_rows_of_one_front_differ_in_numbers_alone():
     assert front_name("uniform", {"k": "2"}) == front_name("uniform", {"k": "3"}) == "uniform"
     assert front_name("jano", {"intervals": "4/2/1"}) == "jano"
@@ -66,16 +72,32 @@ def test_a_comparison_writes_strict_json_with_fronts_and_pairs():
     rows = (
         Row("uniform:k=2", "uniform", {"k": "2"}, [run("a", 0.6, 40.0), run("b", 0.6, 42.0)]),
         Row("uniform:k=3", "uniform", {"k": "3"}, [run("a", 0.4, 30.0), run("b", 0.4, 32.0)]),
+        Row("uniform:k=9", "uniform", {"k": "9"}, [run("a", 0.5, 20.0), run("b", 0.5, 20.0)]),
         Row("jano", "jano", {}, [run("a", 0.5, 38.0), run("b", 0.5, 38.0)]),
         Row("dbcache", "dbcache", {}, [], "failed: why"),
     )
     comparison = Comparison("demo", "cpu", "float32", 8, rows, {}, {"full": np.zeros((1, 2, 2, 3), np.uint8)})
     data = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert data["rows"][2]["mean"]["psnr"] == 38.0
-    assert data["rows"][2]["mean"]["efficiency"] == 0.75
-    assert data["rows"][3]["mean"]["psnr"] is None
+    assert data["rows"][3]["mean"]["psnr"] == 38.0
+    assert data["rows"][3]["mean"]["efficiency"] == 0.75
+    assert data["rows"][4]["mean"]["psnr"] is None
+    assert [row["on_front"] for row in data["rows"]] == [True, True, False, True, False]
     [against] = [e for e in data["equal_compute"] if e["row"] == "jano"]
-    assert (against["against"], against["value"], against["runs"]) == ("uniform", 2.0, 2)
+    assert (against["against"], against["value"], against["runs"]) == ("uniform", 2.0, 2), "k=9 is not on the front"
     pair = next(p for p in data["paired"] if (p["first"], p["second"]) == ("uniform:k=2", "jano"))
     assert pair["value"] == 3.0
     assert "failed: why" in str(comparison)
+
+
+def test_clips_stand_in_rows_of_four_under_their_names():
+    clips = {f"method:{at}": np.full((3, 10, 30, 3), 40 * at, np.uint8) for at in range(5)}
+    whole = mosaic(clips)
+    assert whole.shape[0] == 3
+    assert whole.shape[1] % 2 == whole.shape[2] % 2 == 0
+    rows, cols = whole.shape[1] // 2, whole.shape[2] // 4
+    assert cols >= LEAST_WIDTH
+    corner = whole[:, rows - 8, cols // 2 :: cols]  # near the bottom of each clip of the first row
+    assert np.array_equal(corner, np.broadcast_to(40 * np.arange(4, dtype=np.uint8)[:, None], (3, 4, 3)))
+    names = whole[0, :30, : 4 * cols].astype(int)
+    assert (names.min(axis=(0, 2)).reshape(4, cols).min(axis=1) < 100).all(), "a name over each"
+    assert (whole[0, rows : rows + 30, 2 * cols :] == 255).all(), "control: no name where there is no clip"

@@ -14,26 +14,40 @@ for (const table of document.querySelectorAll("table")) {
     body.append(...(falling ? rows.reverse() : rows));
   }));
 }
+// the play button and the slider of a group of frames; show(at) puts the frame at a place on display
+function controlled(group, count, rate, show) {
+  const play = group.querySelector(".play"), place = group.querySelector("[type=range]");
+  let timer = 0;
+  const stop = () => { clearInterval(timer); timer = 0; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); };
+  const next = () => { place.value = (Number(place.value) + 1) % count; show(Number(place.value)); };
+  play.addEventListener("click", () => {
+    if (timer) { stop(); return; }
+    timer = setInterval(next, 1000 / rate);
+    play.textContent = "Pause"; play.setAttribute("aria-pressed", "true");
+  });
+  place.addEventListener("input", () => { stop(); show(Number(place.value)); });
+  group.querySelector(".controls").hidden = false;
+  return () => show(Number(place.value));
+}
 for (const player of document.querySelectorAll(".player")) {
   const find = (selector) => player.querySelector(selector);
   const frames = [...player.querySelectorAll(".frame")], overlays = [...player.querySelectorAll(".over")];
-  const play = find(".play"), place = find("[type=range]"), levels = find(".levels"), told = find("output");
-  let timer = 0;
-  const show = () => {
-    const at = Number(place.value), tokens = Number(frames[at].dataset.tokens);
+  const levels = find(".levels"), told = find("output");
+  const again = controlled(player, frames.length, Number(player.dataset.rate), (at) => {
+    const tokens = Number(frames[at].dataset.tokens);
     frames.forEach((frame, index) => { frame.hidden = index !== at; });
     overlays.forEach((overlay, index) => { overlay.hidden = !levels.checked || index !== tokens; });
     told.textContent = frames[at].alt.replace(/^Frame (\d+).*$/, "frame $1");
-  };
-  const stop = () => { clearInterval(timer); timer = 0; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); };
-  const next = () => { place.value = (Number(place.value) + 1) % frames.length; show(); };
-  play.addEventListener("click", () => {
-    if (timer) { stop(); return; }
-    timer = setInterval(next, 1000 / Number(player.dataset.rate));
-    play.textContent = "Pause"; play.setAttribute("aria-pressed", "true");
   });
-  place.addEventListener("input", () => { stop(); show(); });
-  levels.addEventListener("change", show);
-  find(".controls").hidden = false;
+  levels.addEventListener("change", again);
+}
+for (const group of document.querySelectorAll(".together")) {
+  const count = Number(group.dataset.frames), stages = [...group.querySelectorAll(".stage")].map((stage) => [...stage.children]);
+  if (count < 2) { continue; }
+  controlled(group, count, Number(group.dataset.rate), (at) => {
+    // a stage may hold fewer frames than another, where they would have made the page too large
+    for (const frames of stages) { frames.forEach((frame, index) => { frame.hidden = index !== Math.floor(at * frames.length / count); }); }
+    group.querySelector("output").textContent = `frame ${at + 1} of ${count}`;
+  });
 }
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

@@ -1,0 +1,169 @@
+"""The page of a comparison, in one file: plot, tables, pictures with their errors, clips that play together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from .applied import error_map
+from .page import environment, text_asset
+from .pictures import fitted
+from .player import FRAMES_A_SECOND, MOST_FRAMES, encode
+from .results import number
+from .style import ERROR_CMAP
+from .svg import Drawing
+from .tables import Cell, Table, count, figure, span
+
+FULL = "full"
+LONGEST = 320  # pixels of an embedded picture
+STRIP = 5  # frames
+SHADES = 16  # of the scale under the pictures
+WORDS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's pictures in the page. frames, errors: data addresses. strip, strip_errors: of a clip's frames side by side."""
+
+    label: str
+    words: str
+    frames: Sequence[str]
+    errors: Sequence[str]
+    strip: str
+    strip_errors: str
+    width: int
+    height: int
+
+
+def comparison_page(facts: Mapping[str, Any], caption: str, pareto: Drawing | None, pictures: Mapping[str, np.ndarray]) -> str:
+    """HTML of comparison.json. pictures: label -> uint8 (frame, row, col, 3) of the first prompt and seed, `full` first."""
+    cards, most = cards_of(facts, pictures)
+    return environment().get_template("comparison.html.j2").render(
+        facts=facts,
+        caption=caption,
+        warnings=list(_warnings(facts)),
+        pareto=pareto,
+        tables={table.name: table for table in (method_table(facts), paired_table(facts), equal_compute_table(facts))},
+        empty=[f"{WORDS.get(measure, measure)} is empty: {reason}." for measure, reason in facts["missing"].items()],
+        cards=cards,
+        most=most,
+        shades=[matplotlib.colors.to_hex(matplotlib.colormaps[ERROR_CMAP](at)) for at in np.linspace(0, 1, SHADES) ** 0.5],
+        frames=max((len(card.frames) for card in cards), default=0),
+        rate=FRAMES_A_SECOND,
+        style=text_asset("report.css"),
+        script=text_asset("report.js"),
+    )  # fmt: skip
+
+
+def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
+    if not facts.get("complete", True):
+        yield "Incomplete: the comparison stopped before its last call."
+    for row in facts["rows"]:
+        if row["note"].startswith("failed"):
+            yield f"{row['label']} {row['note']}"
+
+
+# --- tables ---
+
+
+def method_table(facts: Mapping[str, Any]) -> Table:
+    """What every method took and gave, means over the runs."""
+    forms = (("compute", ".3f"), ("speedup", ".2f"), ("efficiency", ".2f"), ("psnr", ".2f"), ("ssim", ".4f"), ("ms_ssim", ".4f"),
+             ("lpips", ".4f"), ("wall_s", ".2f"), ("cpu_s", ".2f"))  # fmt: skip
+    rows = []
+    for row in facts["rows"]:
+        cells = [figure(row["mean"].get(name), form) for name, form in forms]
+        cells.insert(4, span(row["interval"].get("psnr"), ".1f"))
+        sizes = [_most_mib(row, name) for name in ("cache_bytes", "peak_bytes")]
+        rows.append([Cell(row["label"]), *cells, *sizes, count(len(row["runs"])), Cell(_note(row))])
+    heads = ("method", "compute", "speedup", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS", "wall (s)",
+             "CPU (s)", "cache (MiB)", "peak (MiB)", "runs", "note")  # fmt: skip
+    return Table("methods", "Means over the runs, 95 % intervals over prompts", heads, rows)
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    identical = sum(bool(run.get("identical")) for run in row["runs"])
+    same = f"{identical} of {len(row['runs'])} pictures identical" if identical else ""
+    failed = "failed, see above" if row["note"].startswith("failed") else row["note"]
+    return "; ".join(text for text in (failed, same) if text)
+
+
+def _most_mib(row: Mapping[str, Any], name: str) -> Cell:
+    held = [run[name] for run in row["runs"] if run.get(name) is not None]
+    return figure(max(held) / 2**20 if held else None, ".1f")
+
+
+def paired_table(facts: Mapping[str, Any]) -> Table:
+    """The first method after the full run against every other, run by run."""
+    first = _first(facts)
+    rows = []
+    for entry in facts["paired"]:
+        if first not in (entry["first"], entry["second"]):
+            continue
+        sign = 1 if entry["first"] == first else -1
+        other = entry["second"] if sign == 1 else entry["first"]
+        rows.append([Cell(other), *_difference(entry, sign)])
+    return Table("paired", f"{first} less the other, PSNR run by run", ("other method", *DIFFERENCE), rows)
+
+
+DIFFERENCE = ("difference (dB)", "95% interval", "runs")
+
+
+def _first(facts: Mapping[str, Any]) -> str:
+    return next((row["label"] for row in facts["rows"] if row["label"] != FULL and row["runs"]), "")
+
+
+def _difference(entry: Mapping[str, Any], sign: int = 1) -> list[Cell]:
+    value, ends = number(entry["value"]), sorted(sign * end for end in (entry["low"], entry["high"]) if end is not None)
+    return [figure(None if value is None else sign * value, "+.2f"), span(ends or None, "+.2f"), count(int(entry["runs"]))]
+
+
+def equal_compute_table(facts: Mapping[str, Any]) -> Table:
+    rows = [[Cell(entry["row"]), Cell(entry["against"]), *_difference(entry)] for entry in facts["equal_compute"]]
+    return Table("equal-compute", "A row less another method's front at the same compute", ("row", "against", *DIFFERENCE), rows)
+
+
+# --- pictures ---
+
+
+def cards_of(facts: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> tuple[list[Card], float]:
+    """A card a method, and the largest difference to the full run (0..255), where the scale of the errors ends."""
+    if len(pictures) < 2:
+        return [], 0.0
+    clips = {label: _thinned(clip) for label, clip in pictures.items()}
+    reference = next(iter(clips.values()))
+    errors = {label: error_map(reference, clip) for label, clip in clips.items()}
+    most = max(1.0, *(float(error.max()) for error in errors.values()))
+    means = {row["label"]: row["mean"] for row in facts["rows"]}
+    cards = [_card(label, clip, _shaded(errors[label], most), means.get(label, {})) for label, clip in clips.items()]
+    return cards, most
+
+
+def _card(label: str, clip: np.ndarray, errors: np.ndarray, mean: Mapping[str, Any]) -> Card:
+    compute, quality = number(mean.get("compute")), number(mean.get("psnr"))
+    told = [f"compute {compute:.3f}" if compute is not None else "", f"{quality:.1f} dB" if quality is not None else ""]
+    frames, _ = encode(list(clip))
+    shown, _ = encode(list(errors))
+    strip, strip_errors = ("", "") if len(clip) == 1 else (encode([_strip(part)])[0][0] for part in (clip, errors))
+    words = ", ".join(text for text in told if text)
+    return Card(label, words, frames, shown, strip, strip_errors, clip.shape[2], clip.shape[1])
+
+
+def _thinned(clip: np.ndarray) -> np.ndarray:
+    """At most so many frames, first and last kept, at the size they are embedded in."""
+    chosen = np.unique(np.linspace(0, len(clip) - 1, min(len(clip), MOST_FRAMES)).round().astype(int))
+    return np.stack([fitted(clip[at], LONGEST) for at in chosen])
+
+
+def _shaded(error: np.ndarray, most: float) -> np.ndarray:
+    """Errors (frame, row, col) in colour; square root, so that small ones are seen beside large ones on one scale."""
+    colours = matplotlib.colormaps[ERROR_CMAP](np.sqrt(error / most))[..., :3]
+    return np.asarray((255 * colours).round().astype(np.uint8))
+
+
+def _strip(clip: np.ndarray) -> np.ndarray:
+    """Frames of a clip side by side, evenly from the first to the last."""
+    chosen = np.unique(np.linspace(0, len(clip) - 1, min(STRIP, len(clip))).round().astype(int))
+    return np.concatenate([clip[at] for at in chosen], axis=1)
