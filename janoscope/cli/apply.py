@@ -50,7 +50,7 @@ def apply(
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
     from ..plan import ladder, step_kinds
-    from ..study.apply import apply_model, read_plan, refuse_output, save_applied
+    from ..study.apply import apply_model, measured_words, read_plan, refuse_output, save_applied
     from ..study.call import make_call
 
     if (policy is None) == (plan_file is None):
@@ -65,6 +65,8 @@ def apply(
     for notice in call.warnings:
         click.echo(notice, err=True)
     rules = model.policy(policy) if policy else None
+    if rules is not None and (measured := measured_words(rules, model.name)):
+        click.echo(measured, err=True)
 
     def letters(steps: int) -> str:
         return ladder(step_kinds(rules, steps) if rules else plan.step_kind if plan else ())

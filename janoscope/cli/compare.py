@@ -46,6 +46,7 @@ from .options import force_option, json_option, load, model_options, progress, q
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("comparison"), show_default=True, help="A directory."
 )
+@click.option("--resume", is_flag=True, help="Go on with the comparison in --output: keep its runs, make what it lacks.")
 @force_option
 @json_option
 @quiet_option
@@ -60,6 +61,7 @@ def compare(
     methods_file: Path | None,
     lpips: bool,
     output: Path,
+    resume: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -68,19 +70,21 @@ def compare(
 ) -> None:
     """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
     from ..errors import InputError
-    from ..metrics import load_lpips
     from ..report.comparison import render_comparison
     from ..study.compare import DEFAULT_METHODS, calls_of, make_method
     from ..study.compare import compare as run_comparison
-    from ..study.comparison import save_comparison
+    from ..study.comparison import load_comparison, save_comparison
 
-    if output.exists() and not force:
-        raise InputError(f"{output} exists; choose another --output, or pass --force to replace what is in it.")
+    if output.exists() and not (force or resume):
+        raise InputError(f"{output} exists; choose another --output, or pass --resume to go on with it or --force to replace it.")
+    if resume and force:
+        raise InputError("--resume keeps what --force replaces; give one of the two.")
+    known = load_comparison(output) if resume else None
     chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
     for text in chosen:
         make_method(text)  # a misspelt method is told before a model is loaded
     given = _prompts(prompts, prompts_file, prompt_column)
-    measure = load_lpips() if lpips else None
+    measure = _lpips() if lpips else None
     model = load(options, verbose)
     calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
     for warning in dict.fromkeys(warning for call in calls for warning in call.warnings):
@@ -93,12 +97,27 @@ def compare(
             lpips=measure,
             on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
             on_call=lambda found: save_comparison(found, output),
+            known=known,
         )
     files = [*save_comparison(comparison, output), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
     if not as_json:
         for file in files:
             click.echo(f"Wrote {file}")
+
+
+def _lpips() -> Any:
+    """The measure, or why its cells stay empty where its weights cannot be had; a package that is missing is refused."""
+    from ..errors import InputError
+    from ..metrics import load_lpips
+
+    try:
+        return load_lpips()
+    except InputError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        click.echo(f"{error} Its cells stay empty.", err=True)
+        return str(error)
 
 
 @contextmanager

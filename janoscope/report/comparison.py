@@ -25,6 +25,7 @@ AGAIN = "run `janoscope compare` again"
 # told apart by lightness and by marker too, so that they stay apart in grey
 COLOURS = ("#243b63", "#eda128", "#b8436f", "#3d8b7d", "#7a5ea8", "#8b5a2b", "#5c6675", "#a3b54a")
 MARKERS = "osD^vPX*"
+GUIDANCE = ("guidance_scale", "true_cfg_scale")
 PANEL_IN, CELL_PX = 1.45, 256
 
 
@@ -137,11 +138,14 @@ def pareto_drawing(facts: Mapping[str, Any]) -> Drawing | None:
 
 
 def caption(facts: Mapping[str, Any]) -> str:
-    """Model, steps, prompts, seeds and device of a comparison."""
+    """Model, steps, size, guidance, prompts, seeds and device of a comparison."""
     runs: list[Mapping[str, Any]] = next((row["runs"] for row in facts["rows"] if row["runs"]), [])
     prompts, seeds = {run["prompt"] for run in runs}, {run["seed"] for run in runs}
     steps = facts["steps"] or "default"
-    return f"{facts['model']}, {steps} steps, {len(prompts)} prompts x {len(seeds)} seeds, {facts['dtype']} on {facts['device']}"
+    call = facts.get("call", {})
+    size = f", {call['width']} x {call['height']} pixels" if "width" in call and "height" in call else ""
+    guidance = "".join(f", {key} {value:g}" for key, value in call.items() if key in GUIDANCE and value is not None)
+    return f"{facts['model']}, {steps} steps{size}{guidance}, {len(prompts)} prompts x {len(seeds)} seeds, {facts['dtype']} on {facts['device']}"
 
 
 def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Figure:

@@ -124,6 +124,23 @@ def apply_model(
     return Applied(generated, executor.account, made, full, **quality)
 
 
+def measured_words(policy: Policy, model: str) -> str | None:
+    """What a measured policy's figures rest on, and that they say nothing of another model; None for a hand-written one."""
+    on = policy.measured_on
+    if not on:
+        return None
+    psnr = on.get("psnr")
+    quality, compute = psnr.get("mean") if isinstance(psnr, Mapping) else psnr, on.get("compute")
+    known = all(isinstance(number, int | float) for number in (quality, compute))
+    figures = f": {quality:.1f} dB at compute {compute:.2f} over {on.get('prompts', 'some')} prompts" if known else ""
+    other = "" if on.get("model") == model else f" On {model} it was not measured."
+    return f"policy {policy.name} was measured on {on.get('model', 'an unnamed model')}{_size_words(on)}{figures}.{other}"
+
+
+def _size_words(on: Mapping[str, Any]) -> str:
+    return f" ({on['model_size']})" if "model_size" in on else ""
+
+
 def _warming(call: PipelineCall) -> PipelineCall:
     """The same call in a few steps; the pipeline's own number where it takes a list of steps instead."""
     arguments = dict(call.arguments)

@@ -46,25 +46,27 @@ def compare(
     calls: Sequence[PipelineCall],
     methods: Sequence[str] = DEFAULT_METHODS,
     *,
-    lpips: Lpips | None = None,
+    lpips: Lpips | str | None = None,
     on_run: OnRun | None = None,
     on_call: OnCall | None = None,
+    known: Comparison | None = None,
 ) -> Comparison:
     """Run every method on every call and measure it against the full run of that call.
 
     The full run is always the first row. Every method is warmed up once on the first call, uncounted in any time; then, call by
     call, the full run and each method take turns, so that a machine that slows down slows all of them. One metric code measures
-    all. A method that fails becomes a row whose note says why. on_call: given all that is known after each call, to be
-    kept; `complete` only after the last.
+    all. A method that fails becomes a row whose note says why. lpips: the measure, or why there is none. on_call: given all that
+    is known after each call, to be kept; `complete` only after the last. known: an earlier comparison to go on with; its runs are
+    kept and only what it lacks is made, each against a full run of its own time.
 
     Raises:
-        InputError: no call, a method that is not one, or a pipeline that returns latents.
+        InputError: no call, a method that is not one, a pipeline that returns latents, or an earlier comparison of another thing.
         ExecutionError: a method left the pipeline changed, so that the full run no longer repeats itself.
     """
     if not calls:
         raise InputError("nothing to compare on; give at least one prompt and one seed.")
     made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
-    return _Contest(model, calls, made, lpips, on_run, on_call).run()
+    return _Contest(model, calls, made, lpips, on_run, on_call, known).run()
 
 
 class _Contest:
@@ -75,45 +77,63 @@ class _Contest:
         model: Model,
         calls: Sequence[PipelineCall],
         methods: Sequence[Method],
-        lpips: Lpips | None,
+        lpips: Lpips | str | None,
         on_run: OnRun | None,
         on_call: OnCall | None,
+        known: Comparison | None,
     ):
-        self._model, self._calls, self._lpips = model, calls, lpips
+        self._model, self._calls = model, calls
+        self._lpips, self._no_lpips = (None, {"lpips": lpips}) if isinstance(lpips, str) else (lpips, {})
         self._full, *self._methods = methods
-        self._rows = {m.spec.text: Row(m.spec.text, m.spec.name, m.spec.options) for m in methods}
+        earlier = {row.label: row for row in known.rows if not row.note.startswith(FAILED)} if known else {}
+        self._rows = earlier | {
+            m.spec.text: Row(m.spec.text, m.spec.name, m.spec.options) for m in methods if m.spec.text not in earlier
+        }
         self._counted: dict[str, dict[Key, Cost]] = {m.spec.text: {} for m in methods}
-        self._missing: dict[str, str] = {}
-        self._pictures: dict[str, np.ndarray] = {}
+        self._missing: dict[str, str] = dict(known.missing) if known else {}
+        self._pictures: dict[str, np.ndarray] = dict(known.pictures) if known else {}
         self._on_run, self._done = on_run or (lambda done, total, label: None), 0
         self._on_call = on_call or (lambda comparison: None)
+        network = getattr(model.pipe, model.sheet.tap.components[0])
+        self._about = model.name, device_name(device_of(model)), dtype_name(network), calls[0].steps
+        self._call = _call_facts(calls[0])
+        if known is not None:
+            _refuse_another((*self._about, self._call), (known.model, known.device, known.dtype, known.steps, known.call))
+        # of each call the methods that have not run on it yet
+        self._lacking = [(call, [m for m in self._methods if self._lacks(m, call)]) for call in calls]
+        self._lacking = [(call, lacking) for call, lacking in self._lacking if lacking or self._lacks(self._full, call)]
+
+    def _lacks(self, method: Method, call: PipelineCall) -> bool:
+        return all(run.key != (call.prompt, call.seed) for run in self._rows[method.spec.text].runs)
 
     def run(self) -> Comparison:
-        first = self._calls[0]
+        if not self._lacking:
+            return self._found(done=True)
+        first = self._lacking[0][0]
         before = _frames(self._generate(self._full, first, count=True)[0])
         for method in self._methods:
-            self._guarded(method, self._count, first)
-        for call in self._calls:
+            if any(method in lacking for _, lacking in self._lacking):
+                self._guarded(method, self._count, first)
+        for call, lacking in self._lacking:
             reference, cost = self._generate(self._full, call, count=False)
             if call is first and not np.array_equal(_frames(reference), before):
                 raise ExecutionError("the full run does not repeat its first picture: a method left the pipeline changed.")
-            self._take(self._full, call, reference, cost, None, cost)
-            for method in self._methods:
+            if self._lacks(self._full, call):
+                self._take(self._full, call, reference, cost, None, cost)
+            for method in lacking:
                 self._guarded(method, self._measure, call, reference, cost)
-            self._on_call(self._found(done=call is self._calls[-1]))
+            self._on_call(self._found(done=call is self._lacking[-1][0]))
         return self._found(done=True)
 
     def _found(self, done: bool) -> Comparison:
-        network = getattr(self._model.pipe, self._model.sheet.tap.components[0])
+        calls = len(self._rows[self._full.spec.text].runs)
         return Comparison(
-            self._model.name,
-            device_name(device_of(self._model)),
-            dtype_name(network),
-            self._calls[0].steps,
+            *self._about,
             tuple(self._rows.values()),
             self._missing,
             self._pictures,
-            complete=done,
+            complete=done and all(len(row.runs) == calls or row.note.startswith(FAILED) for row in self._rows.values()),
+            call=self._call,
         )
 
     def _guarded(self, method: Method, work: Callable[..., None], *arguments: Any) -> None:
@@ -135,8 +155,10 @@ class _Contest:
 
     @property
     def _total(self) -> int:
-        again = sum(method.counts_apart for method in self._methods) * (len(self._calls) - 1)
-        return (len(self._methods) + 1) * (len(self._calls) + 1) + again
+        runs = [method for _, lacking in self._lacking for method in lacking]
+        warming = {method.spec.text for method in runs}
+        again = sum(method.counts_apart for method in runs) - sum(m.counts_apart for m in self._methods if m.spec.text in warming)
+        return len(runs) + len(self._lacking) + len(warming) + 1 + again
 
     def _count(self, method: Method, call: PipelineCall) -> None:
         _, self._counted[method.spec.text][call.prompt, call.seed] = self._generate(method, call, count=True)
@@ -167,9 +189,24 @@ class _Contest:
         if reference is None:
             return dict.fromkeys(("psnr", "ssim", "ms_ssim", "lpips"))
         measured = quality(_frames(reference), frames, self._lpips)
-        self._missing |= dict(measured.missing)
+        self._missing |= {**measured.missing, **self._no_lpips}
         told = {"ssim": measured.ssim, "ms_ssim": measured.ms_ssim, "lpips": measured.lpips}
         return told | {"psnr": measured.psnr if math.isfinite(measured.psnr) else None, "identical": math.isinf(measured.psnr)}
+
+
+def _call_facts(call: PipelineCall) -> dict[str, Any]:
+    """The pipeline's arguments that all calls share, as far as JSON can hold them."""
+    plain = (str, int, float, bool, type(None))
+    return {
+        key: value for key, value in call.arguments.items() if isinstance(value, plain) and key not in ("prompt", "generator")
+    }
+
+
+def _refuse_another(mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    names = ("model", "device", "dtype", "steps", "call")
+    told = [f"{name} {b!r} there, {a!r} now" for name, a, b in zip(names, mine, theirs, strict=True) if a != b]
+    if told:
+        raise InputError(f"the earlier comparison is of something else ({'; '.join(told)}); begin anew in another --output.")
 
 
 def _completed(cost: Cost, counted: Cost) -> Cost:

@@ -1,5 +1,6 @@
 """Comparison: what `compare` found, as rows of runs, paired differences, a table and files."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageSequence
 
+from ..errors import InputError
 from .analysis_files import write_json, write_whole
 from .generate import output_name, save_frames
 from .mosaic import mosaic
@@ -52,6 +55,10 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"efficiency": self.efficiency}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Run":
+        return cls(**{key: value for key, value in data.items() if key != "efficiency"})
+
 
 @dataclass
 class Row:
@@ -62,6 +69,11 @@ class Row:
     options: Mapping[str, str]
     runs: list[Run] = field(default_factory=list)
     note: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Row":
+        runs = [Run.from_json(run) for run in data["runs"]]
+        return cls(data["label"], data["method"], data["options"], runs, data["note"])
 
     @property
     def front(self) -> str:
@@ -99,7 +111,7 @@ class Row:
 class Comparison:
     """What `compare` found. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first.
 
-    complete: every method was run on every call.
+    complete: every method was run on every call. call: the pipeline's arguments that all calls share.
     """
 
     model: str
@@ -110,6 +122,7 @@ class Comparison:
     missing: Mapping[str, str]
     pictures: Mapping[str, np.ndarray] = field(repr=False)
     complete: bool = True
+    call: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self, label: str) -> Row:
         return next(row for row in self.rows if row.label == label)
@@ -148,6 +161,7 @@ class Comparison:
             "device": self.device,
             "dtype": self.dtype,
             "steps": self.steps,
+            "call": dict(self.call),
             "reference": FULL,
             "complete": self.complete,
             "missing": dict(self.missing),
@@ -172,6 +186,26 @@ def _line(row: Row, width: int) -> str:
     held = f"{max(cache) / 2**20:.1f}" if cache else "-"
     cells = [cell("compute", ".3f", 8), cell("speedup", ".2f", 8), cell("efficiency", ".2f", 7), cell("psnr", ".2f", 7)]
     return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {held:>10}  {row.note}".rstrip()
+
+
+def load_comparison(directory: Path) -> Comparison:
+    """What `save_comparison` wrote; raises InputError where there is nothing that can be gone on with."""
+    path = directory / "comparison.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
+        rows = tuple(Row.from_json(row) for row in data["rows"])
+        pictures = {label: _read_frames(directory / "pictures" / Path(name).name) for label, name in data["pictures"].items()}
+        told = {key: data[key] for key in ("model", "device", "dtype", "steps", "missing", "complete", "call")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be gone on with: {error}. Begin anew in another --output.") from error
+    return Comparison(rows=rows, pictures=pictures, **told)
+
+
+def _read_frames(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)])
 
 
 def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.study import apply as study_apply
 from janoscope.study import generate as study_generate
-from janoscope.study.apply import apply_model, refuse_output, save_applied
+from janoscope.study.apply import apply_model, measured_words, refuse_output, save_applied
 from janoscope.study.call import CallOptions, make_call
 from janoscope.study.model import load_model
 
@@ -142,3 +143,13 @@ def test_different_pictures_keep_their_number(applied):
 def test_without_a_reference_there_is_nothing_to_be_identical_to(model, call):
     held = apply_model(model, call, policy=model.policy(None)).to_json()
     assert (held["psnr"], held["identical"], held["speedup"]) == (None, None, None)
+
+
+def test_a_measured_policy_says_on_what_and_a_hand_written_one_nothing(model):
+    written = model.policy(None)
+    assert measured_words(written, "demo") is None
+    on = {"model": "demo", "model_size": "4.35 M parameters", "psnr": {"mean": 55.12}, "compute": 0.5, "prompts": 8}
+    told = measured_words(replace(written, measured_on=on), "demo")
+    assert told == "policy demo was measured on demo (4.35 M parameters): 55.1 dB at compute 0.50 over 8 prompts."
+    assert measured_words(replace(written, measured_on=on), "flux").endswith(" On flux it was not measured.")
+    assert measured_words(replace(written, measured_on={"model": "demo"}), "demo") == "policy demo was measured on demo."

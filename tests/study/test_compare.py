@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -298,6 +299,72 @@ def test_prompts_come_from_tables_too(model, tmp_path, monkeypatch):
     assert data["complete"] is True
     refused = _as_command(model, monkeypatch, "-p", "a cat", "--prompt-column", "words", "-o", tmp_path / "d")
     assert "no effect" in str(refused.exception)
+
+
+def test_lpips_without_weights_is_an_empty_column_with_its_reason_and_without_its_package_refused(model, tmp_path, monkeypatch):
+    def offline(**_):
+        raise OSError("no route to the weights")
+
+    words = ["-p", "a cat", "--method", "fewer-steps:steps=2", "--lpips", "-o"]
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=offline))
+    made = _as_command(model, monkeypatch, *words, tmp_path / "c")
+    assert made.exit_code == 0
+    assert "Its cells stay empty" in made.stderr
+    data = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert {run["lpips"] for row in data["rows"] for run in row["runs"]} == {None}
+    assert "no route to the weights" in data["missing"]["lpips"]
+    assert "no route to the weights" in (tmp_path / "c" / "report.html").read_text()
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    refused = _as_command(model, monkeypatch, *words, tmp_path / "d")
+    assert "pip install" in str(refused.exception)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_comparison_is_gone_on_with_and_makes_only_what_it_lacks(model, tmp_path, monkeypatch):
+    """More prompts, more methods, in three sittings; as many generations as are new, and rows as of one sitting."""
+    made, honest = [], compare_module._Contest._generate
+
+    def generate(self, method, call, count):
+        made.append((method.spec.text, call.prompt, count))
+        return honest(self, method, call, count)
+
+    monkeypatch.setattr(compare_module._Contest, "_generate", generate)
+    out = tmp_path / "c"
+    few, half = ["--method", "fewer-steps:steps=2"], ["--method", "uniform:k=2"]
+    assert _as_command(model, monkeypatch, "-p", "a cat", *few, "-o", out).exit_code == 0
+    first = json.loads((out / "comparison.json").read_text())
+    made.clear()
+    assert _as_command(model, monkeypatch, "-p", "a cat", "-p", "a dog", *few, "--resume", "-o", out).exit_code == 0
+    assert {prompt for _, prompt, _ in made} == {"a dog"}
+    made.clear()
+    result = _as_command(model, monkeypatch, "-p", "a cat", "-p", "a dog", *half, "--resume", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert {text for text, _, _ in made} == {"full", "uniform:k=2"}
+    data = json.loads((out / "comparison.json").read_text())
+    assert [row["label"] for row in data["rows"]] == ["full", "fewer-steps:steps=2", "uniform:k=2"]
+    assert [[run["prompt"] for run in row["runs"]] for row in data["rows"]] == [["a cat", "a dog"]] * 3
+    assert data["rows"][1]["runs"][0] == first["rows"][1]["runs"][0]
+    at_once = compare(model, calls(model, ("a cat", "a dog")), ("fewer-steps:steps=2", "uniform:k=2"))
+    for row in at_once.rows[1:]:
+        kept = next(other for other in data["rows"] if other["label"] == row.label)
+        assert [run["psnr"] for run in kept["runs"]] == [run.psnr for run in row.runs]
+    assert set(data["pictures"]) == {"full", "fewer-steps:steps=2", "uniform:k=2"}
+    made.clear()
+    assert _as_command(model, monkeypatch, "-p", "a cat", *few, "--resume", "-o", out).exit_code == 0
+    assert made == [], "nothing was lacking"
+
+
+def test_a_comparison_of_something_else_is_not_gone_on_with(model, tmp_path, monkeypatch):
+    out, words = tmp_path / "c", ["-p", "a cat", "--method", "fewer-steps:steps=2"]
+    assert _as_command(model, monkeypatch, *words, "-o", out).exit_code == 0
+    other = replace(model, call={**model.call, "num_inference_steps": 6})
+    assert "steps 8 there, 6 now" in str(_as_command(other, monkeypatch, *words, "--resume", "-o", out).exception)
+    stronger = replace(model, call={**model.call, "true_cfg_scale": 3.0})
+    assert "'true_cfg_scale': 2.0" in str(_as_command(stronger, monkeypatch, *words, "--resume", "-o", out).exception)
+    assert "one of the two" in str(_as_command(model, monkeypatch, *words, "--resume", "-f", "-o", out).exception)
+    (out / "comparison.json").write_text("{")
+    assert "cannot be gone on with" in str(_as_command(model, monkeypatch, *words, "--resume", "-o", out).exception)
+    assert "cannot be gone on with" in str(_as_command(model, monkeypatch, *words, "--resume", "-o", tmp_path / "no").exception)
 
 
 @pytest.mark.parametrize(("stop_at", "kept"), [(5, 1), (3, 0)])
