@@ -145,7 +145,8 @@ def caption(facts: Mapping[str, Any]) -> str:
     call = facts.get("call", {})
     size = f", {call['width']} x {call['height']} pixels" if "width" in call and "height" in call else ""
     guidance = "".join(f", {key} {value:g}" for key, value in call.items() if key in GUIDANCE and value is not None)
-    return f"{facts['model']}, {steps} steps{size}{guidance}, {len(prompts)} prompts x {len(seeds)} seeds, {facts['dtype']} on {facts['device']}"
+    runs_of = f"{len(prompts)} prompts x {len(seeds)} seeds"
+    return f"{facts['model']}, {steps} steps{size}{guidance}, {runs_of}, {facts['dtype']} on {facts['device']}"
 
 
 def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Figure:
