@@ -22,13 +22,12 @@ _BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One map as stored: `found` non-finite values were in the source, `created` ones came from the cast.
+class Checked:
+    """What is noted of one stored map: `found` non-finite values were in the source, `created` ones came from the cast.
 
-    loss: largest absolute difference between a finite source value and its finite stored value.
+    crc32: of the stored bytes. loss: largest absolute difference between a finite source value and its finite stored value.
     """
 
-    data: np.ndarray
     crc32: int
     found: int
     created: int
@@ -104,20 +103,26 @@ def count_nonfinite(stored: np.ndarray, name: str) -> int:
     return count
 
 
-def encode(values: np.ndarray, source: str, stored: str) -> Encoded:
-    """Cast `values` to the stored dtype and account for it."""
-    found = count_nonfinite(values, source)
+def cast(values: np.ndarray, source: str, stored: str) -> np.ndarray:
+    """The values as they are to lie on file; no copy where nothing changes."""
     if source == stored:
-        data = np.ascontiguousarray(values)
-        return Encoded(data, checksum(data), found, 0, 0.0)
+        return np.ascontiguousarray(values)
     wide = decode(values, source)
     with np.errstate(over="ignore"):
         data = float32_to_bfloat16(wide.astype(np.float32, copy=False)) if stored == BFLOAT16 else wide.astype(stored)
+    return np.ascontiguousarray(data)
+
+
+def check(values: np.ndarray, source: str, data: np.ndarray, stored: str) -> Checked:
+    """Sum and count a map: `data` is what `cast` made of `values`."""
+    found, crc32 = count_nonfinite(values, source), checksum(data)
+    if source == stored:
+        return Checked(crc32, found, 0, 0.0)
     created = count_nonfinite(data, stored) - found
     with np.errstate(invalid="ignore"):
-        difference = np.abs(wide - decode(data, stored))
+        difference = np.abs(decode(values, source) - decode(data, stored))
     loss = float(np.max(difference, where=np.isfinite(difference), initial=0.0))
-    return Encoded(np.ascontiguousarray(data), checksum(data), found, created, loss)
+    return Checked(crc32, found, created, loss)
 
 
 def checksum(data: np.ndarray) -> int:

@@ -15,12 +15,12 @@ import numpy as np
 from ..errors import InputError
 from ..grid import TokenGrid
 from . import layout
+from .blank import Header
 from .destination import prepare_destination
 from .gathering import Gathering
 from .layout import COMPLETE, GUIDED, TapAxes
 from .provenance import initial_provenance, provenance_json
 from .schedule import Schedule
-from .transaction import Header
 from .writer_thread import Chunk, Finish, Provenance, Step, WriterThread
 
 
@@ -140,7 +140,7 @@ class Recorder:
         if self._failed():
             return
         self._thread.queue.reserve(array.nbytes)
-        self._gathering.maps[place] = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
+        self._gathering.maps[place] = self._thread.buffers.copy_of(array)
 
     def commit(
         self,

@@ -1,11 +1,15 @@
-"""The one thread that touches h5py while recording: takes whole steps off the queue and appends them."""
+"""The one thread that touches h5py while recording: takes whole steps off the queue and appends them.
+
+A second thread sums and counts the maps meanwhile.
+"""
 
 import contextlib
 import os
 import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecordingError
+from .blank import Header
+from .buffers import BufferPool
 from .byte_queue import ByteQueue
 from .destination import is_being_written
-from .encoding import encode
+from .encoding import Checked, cast, check
 from .layout import COMPLETE, SignalSpec, partial_path
-from .transaction import Header, RecordingFile, StepRow
+from .side_thread import SideThread
+from .transaction import RecordingFile, StepRow
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Drained:
 
 
 Message = Step | Provenance | Finish | Drained
+CHECKED_BEHIND = 2  # maps whose sums may be outstanding while the next is written
 
 
 class WriterThread:
@@ -63,6 +71,7 @@ class WriterThread:
     def __init__(self, path: Path, queue_bytes: int, force: bool) -> None:
         self.path, self.force = path, force
         self.queue: ByteQueue[Message] = ByteQueue(queue_bytes)
+        self.buffers = BufferPool()
         self.steps_done = 0
         self.bytes_written = 0
         self.failure: str | None = None
@@ -71,10 +80,12 @@ class WriterThread:
         self.loss: dict[str, float] = {}
         self._file: RecordingFile | None = None
         self._thread: threading.Thread | None = None
+        self._checks: SideThread[Checked] = SideThread("janoscope-checks")
 
     def start(self, header: Header) -> None:
         # daemon: an interpreter that exits must not wait for a recorder nobody closed; the recorder's exit hook closes it
         self._thread = threading.Thread(target=self._run, args=(header,), name="janoscope-writer", daemon=True)
+        self._checks.start()
         self._thread.start()
 
     def drain(self) -> None:
@@ -97,8 +108,14 @@ class WriterThread:
             message, size = self.queue.take()
             finished = isinstance(message, Finish)
             self._handle(message)
+            self._reuse_memory(message)
             del message  # its arrays must be gone before their bytes are released
             self.queue.release(size)
+        self._checks.stop()
+
+    def _reuse_memory(self, message: Message) -> None:
+        for chunk in message.chunks if isinstance(message, Step) else ():
+            self.buffers.give_back(chunk.values)
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -129,16 +146,25 @@ class WriterThread:
     def _append(self, step: Step) -> None:
         file = self._on_file()
         file.begin_step(step.row)
+        behind: deque[tuple[Chunk, Future[Checked]]] = deque()
         for chunk in step.chunks:
-            spec = chunk.spec
-            encoded = encode(chunk.values, spec.source, spec.stored)
-            file.write_map(spec, chunk.item, chunk.branch, encoded)
-            self.found[spec.name] += encoded.found
-            self.created[spec.name] += encoded.created
-            self.loss[spec.name] = max(self.loss.get(spec.name, 0.0), encoded.loss)
-            self.bytes_written += encoded.data.nbytes
+            spec, data = chunk.spec, cast(chunk.values, chunk.spec.source, chunk.spec.stored)
+            behind.append((chunk, self._checks.submit(check, chunk.values, spec.source, data, spec.stored)))
+            file.write_map(spec, chunk.item, chunk.branch, data)
+            self.bytes_written += data.nbytes
+            if len(behind) > CHECKED_BEHIND:
+                self._note(file, *behind.popleft())
+        for chunk, checked in behind:
+            self._note(file, chunk, checked)
         file.end_step()
         self.steps_done = file.steps_done
+
+    def _note(self, file: RecordingFile, chunk: Chunk, pending: Future[Checked]) -> None:
+        name, checked = chunk.spec.name, pending.result()
+        file.note_map(chunk.spec, chunk.item, chunk.branch, checked)
+        self.found[name] += checked.found
+        self.created[name] += checked.created
+        self.loss[name] = max(self.loss.get(name, 0.0), checked.loss)
 
     def _set_provenance(self, update: Provenance) -> None:
         self._on_file().set_provenance(update.section, update.text)

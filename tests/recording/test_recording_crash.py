@@ -17,9 +17,10 @@ from replay_writer import BRANCHES, array
 from janoscope.errors import JanoscopeError
 from janoscope.grid import TokenGrid
 from janoscope.recording import Recorder, open_recording
-from janoscope.recording.encoding import encode
+from janoscope.recording.blank import Header, make_image
+from janoscope.recording.encoding import check
 from janoscope.recording.layout import SECTIONS, SignalSpec
-from janoscope.recording.transaction import Header, RecordingFile, StepRow, make_image
+from janoscope.recording.transaction import RecordingFile, StepRow
 
 WRITER = Path(__file__).with_name("replay_writer.py")
 KILLS = 20
@@ -118,8 +119,9 @@ def test_every_write_may_be_the_last_one(tmp_path, counter_first):
             file.file["steps_done"][()] = step + 1
             file.file.flush()
         for place in range(4):
-            spec = specs[1] if place == 3 else specs[0]
-            file.write_map(spec, 0, place % 3, encode(data[step, place], "float32", "float32"))
+            spec, values = specs[1] if place == 3 else specs[0], data[step, place]
+            file.write_map(spec, 0, place % 3, values)
+            file.note_map(spec, 0, place % 3, check(values, "float32", values, "float32"))
         file.end_step()
         acknowledged.append(len(disk.log))
 

@@ -1,0 +1,41 @@
+"""What the writer's second thread and its reused memory promise."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from janoscope.recording.buffers import BufferPool
+from janoscope.recording.side_thread import SideThread
+
+
+def test_a_buffer_is_used_again_for_its_own_size_and_type_only():
+    pool = BufferPool()
+    first = pool.copy_of(np.ones((2, 3), np.float32))
+    other = pool.copy_of(np.ones((2, 3), np.float32))
+    assert other is not first, "given out while it is in use"
+    pool.give_back(first)
+    assert pool.copy_of(np.ones((3, 2), np.float32)) is not first
+    assert pool.copy_of(np.ones((2, 3), np.int32)) is not first
+    again = pool.copy_of(np.full((2, 3), 7, ">f4"))
+    assert again is first
+    np.testing.assert_array_equal(again, np.full((2, 3), 7))
+
+
+def test_a_pool_holds_no_more_idle_bytes_than_its_limit():
+    pool = BufferPool(limit=100)
+    arrays = [pool.copy_of(np.full(10, n, np.float32)) for n in range(4)]
+    for array in arrays:
+        pool.give_back(array)
+    again = [pool.copy_of(np.zeros(10, np.float32)) for _ in range(4)]
+    assert sum(any(one is array for array in arrays) for one in again) == 2
+
+
+def test_calls_run_in_order_on_one_other_thread_and_errors_come_out():
+    side: SideThread[tuple[int, int]] = SideThread("test")
+    side.start()
+    futures = [side.submit(lambda n=n: (n // n, threading.get_ident())) for n in (1, 0, 2)]
+    side.stop()
+    assert futures[0].result(5)[1] == futures[2].result(5)[1] != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        futures[1].result(5)
