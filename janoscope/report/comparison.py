@@ -91,8 +91,8 @@ def fronts_of(facts: Mapping[str, Any]) -> list[Front]:
 
 
 def _front(name: str, points: Sequence[Sequence[float]]) -> Front:
-    *figures, on_front = np.array(points, dtype=float).T
-    return Front(name, *figures, on_front.astype(bool))
+    compute, psnr, low, high, on_front = np.array(points, dtype=float).T
+    return Front(name, compute, psnr, low, high, on_front.astype(bool))
 
 
 def draw_pareto(fronts: Sequence[Front], ax: Axes) -> Axes:
