@@ -15,3 +15,11 @@ class RecordingError(JanoscopeError):
 
 class ExecutionError(JanoscopeError):
     """The executor met a model or call that it cannot accelerate correctly, and stopped."""
+
+
+class PeerFailed(ExecutionError):
+    """The other process of a pair failed in this generation; its own message says why. The next generation can go on."""
+
+
+class PeerLost(JanoscopeError):
+    """The other process of a pair is gone, late or at another place; this one cannot go on."""

@@ -99,6 +99,7 @@ class Guidance:
     embedded_argument: the argument instead, when the network config's `embedded_if` is true (distilled guidance).
     stacked_step: the scheduler is stepped with the stacked batch as well; the pipeline keeps its first half.
     extra_call: forward arguments whose presence marks a call beside the branches (skip-layer guidance); it is no branch.
+    layers_first: forward arguments with an axis of layers in front of the batch's; all others have the batch first, or none.
     """
 
     calls: str
@@ -108,6 +109,7 @@ class Guidance:
     embedded_if: str | None = None
     stacked_step: bool = False
     extra_call: tuple[str, ...] = ()
+    layers_first: tuple[str, ...] = ()
     source: str = ""
 
 

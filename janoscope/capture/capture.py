@@ -39,7 +39,7 @@ class Capture:
     """Captures every generation of `pipe` while attached; a context manager. Listener of its own Watch.
 
     taps: inner modules to capture too. Set `skipped` where an executor works: asked at every step which tokens it left out,
-    bool (token,) or None.
+    bool (token,) or None. Set `received` to the calls of a step whose output came from another process: they have no time.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Capture:
     ):
         self._pipe, self._sheet, self._sink = pipe, sheet, sink
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
+        self.received: tuple[int, ...] = ()
         self._generation: Generation | None = None
         self._begun = False  # the sink has taken this generation
         self._seen: list[Seen] = []
@@ -223,7 +224,9 @@ class Capture:
         alpha, sigma = noise_level(self._pipe.scheduler, step.timestep, self._tables)
         absent = tuple(set(self._generation.branches) - {GUIDED, *(share.branch for share in shares)})
         peak, skipped = _peak_bytes(step.sample.device), self.skipped()
-        clocks = {} if len({id(s.seen) for s in shares}) < len(shares) else {s.branch: s.seen.call.time_s for s in shares}
+        batched = len({id(s.seen) for s in shares}) < len(shares)
+        own = [] if batched else [s for s in shares if s.seen.call.index not in self.received]
+        clocks = {s.branch: s.seen.call.time_s for s in own}
         every = [one.call.time_s for one in seen]
 
         def facts() -> StepFacts:

@@ -20,11 +20,13 @@ from .options import (
     take_call,
     verbose_option,
 )
+from .parallel import follows, paired, parallel_options
 
 
 @click.command()
 @model_options
 @call_options
+@parallel_options
 @click.option("--policy", help="A preset name or a policy file; the plan is made after the warm-up.")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="plan.json of `janoscope analyze`.")
 @click.option("--any-prompt", is_flag=True, help="Accept a plan made for another prompt or seed.")
@@ -46,6 +48,8 @@ def apply(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    guidance_parallel: int | None,
+    peer_timeout: float | None,
     **options: Any,
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
@@ -60,32 +64,37 @@ def apply(
         raise InputError("--call output_type: apply writes a picture, which latents are not yet. Leave it out.")
     refuse_output(output, reference=reference, force=force, keep=plan_file)
     plan = read_plan(plan_file) if plan_file else None
-    model = load(options, verbose)
-    call = make_call(model, asked)
-    for notice in call.warnings:
-        click.echo(notice, err=True)
-    rules = model.policy(policy) if policy else None
-    if rules is not None and (measured := measured_words(rules, model.name)):
-        click.echo(measured, err=True)
+    with paired(guidance_parallel, peer_timeout) as pair:
+        model = load(options, verbose, pair)
+        call = make_call(model, asked)
+        rules = model.policy(policy) if policy else None
+        notices = [*call.warnings, (measured_words(rules, model.name) or "") if rules else ""]
+        for notice in () if follows(pair) else filter(None, notices):
+            click.echo(notice, err=True)
 
-    def letters(steps: int) -> str:
-        return ladder(step_kinds(rules, steps) if rules else plan.step_kind if plan else ())
+        def letters(steps: int) -> str:
+            return ladder(step_kinds(rules, steps) if rules else plan.step_kind if plan else ())
 
-    with progress("apply", quiet, ladder=letters) as on_step:
-        applied = apply_model(
-            model,
-            call,
-            policy=rules,
-            plan=plan,
-            any_prompt=any_prompt,
-            reference=reference,
-            on_step=on_step,
-        )
+        with progress("apply", quiet or follows(pair), ladder=letters) as on_step:
+            applied = apply_model(
+                model,
+                call,
+                policy=rules,
+                plan=plan,
+                any_prompt=any_prompt,
+                reference=reference,
+                on_step=on_step,
+            )
+    failed = strict and applied.account.warning is not None
+    if follows(pair):
+        sys.exit(1 if failed else 0)
     files = save_applied(applied, output)
     if as_json:
         click.echo(json.dumps(applied.to_json(), indent=1, allow_nan=False))
     else:
         click.echo(str(applied.account))
+        if applied.processes > 1:
+            click.echo("tokens, cache and FLOPs are those of one of two processes, each with a guidance branch of its own")
         if applied.psnr is not None and applied.ssim is not None:
             same = math.isinf(applied.psnr)
             quality = "identical" if same else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
@@ -94,4 +103,4 @@ def apply(
             click.echo(f"Wrote {file}")
     if applied.account.warning:
         click.echo(applied.account.warning, err=True)
-    sys.exit(1 if strict and applied.account.warning else 0)
+    sys.exit(1 if failed else 0)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .options import force_option, json_option, load, model_options, progress, quiet_option, take_call, verbose_option
+from .parallel import follows, paired, parallel_options
 
 
 @click.command()
@@ -42,6 +43,7 @@ from .options import force_option, json_option, load, model_options, progress, q
 @click.option("--guidance", type=float, help="Guidance scale.")
 @click.option("--negative-prompt", help="What to steer away from.")
 @click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline.")
+@parallel_options
 @click.option("--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("comparison"), show_default=True, help="A directory."
@@ -66,6 +68,8 @@ def compare(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    guidance_parallel: int | None,
+    peer_timeout: float | None,
     **options: Any,
 ) -> None:
     """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
@@ -85,20 +89,24 @@ def compare(
         make_method(text)  # a misspelt method is told before a model is loaded
     given = _prompts(prompts, prompts_file, prompt_column)
     measure = _lpips() if lpips else None
-    model = load(options, verbose)
-    calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
-    for warning in dict.fromkeys(warning for call in calls for warning in call.warnings):
-        click.echo(warning, err=True)
-    with progress("compare", quiet) as on_step, _report_at_a_stop(output):
-        comparison = run_comparison(
-            model,
-            calls,
-            chosen,
-            lpips=measure,
-            on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
-            on_call=lambda found: save_comparison(found, output),
-            known=known,
-        )
+    with paired(guidance_parallel, peer_timeout) as pair:
+        writes = not follows(pair)
+        model = load(options, verbose, pair)
+        calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
+        for warning in dict.fromkeys(warning for call in calls for warning in call.warnings) if writes else ():
+            click.echo(warning, err=True)
+        with progress("compare", quiet or not writes) as on_step, _report_at_a_stop(output) if writes else nullcontext():
+            comparison = run_comparison(
+                model,
+                calls,
+                chosen,
+                lpips=measure,
+                on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
+                on_call=(lambda found: save_comparison(found, output)) if writes else None,
+                known=known,
+            )
+    if not writes:
+        return
     files = [*save_comparison(comparison, output), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
     if not as_json:

@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from ..study.call import CallOptions
     from ..study.model import Model
+    from ..study.pair import Pair
 
 Command = Callable[..., Any]
 _LETTERS_BESIDE = 24  # what a terminal of 80 columns has room for beside the bar
@@ -62,14 +63,14 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Let the lib
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-def load(options: dict[str, Any], verbose: bool) -> "Model":
+def load(options: dict[str, Any], verbose: bool, pair: "Pair | None" = None) -> "Model":
     """Take the model options out of a command's options and load the model."""
     from ..study.model import load_model
 
     chosen = take_model(options)
     if not verbose:
         hush()
-    return load_model(**chosen)
+    return load_model(**chosen, pair=pair)
 
 
 def take_model(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError
+from ..errors import InputError, PeerLost
 from .options import (
     force_option,
     hush,
@@ -20,9 +20,11 @@ from .options import (
     take_model,
     verbose_option,
 )
+from .parallel import follows, paired, parallel_options
 
 if TYPE_CHECKING:
     from ..study.record import Recorded
+    from ..study.pair import Pair
     from ..study.recording_sink import Expected
     from ..study.sets import Entry, SetPlan
 
@@ -34,6 +36,7 @@ LARGE = 1 << 30  # bytes that are announced without being asked
 @click.command()
 @model_options
 @set_options
+@parallel_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The recording [default: run.h5], or a directory [default: runs]."
 )
@@ -56,6 +59,8 @@ def record(
     force: bool,
     quiet: bool,
     verbose: bool,
+    guidance_parallel: int | None,
+    peer_timeout: float | None,
     **options: Any,
 ) -> None:
     """Generate with MODEL and record every token's prediction at every step.
@@ -63,30 +68,51 @@ def record(
     MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte. With --prompts, one recording a prompt goes
     into a directory; what is complete there is skipped.
     """
+    from ..study.record import refuse_unwritable
+
     if (options["prompt"] is None) == (prompts is None):
         raise click.UsageError("give -p PROMPT or --prompts FILE, one of the two.")
     how = {"taps": taps, "store_dtype": store_dtype, "keep_output": not no_output}
+    parallel = guidance_parallel, peer_timeout
+    if guidance_parallel is not None and (taps or ray):
+        raise InputError(
+            "--guidance-parallel works without --tap (a process sees the modules of its own branch only) and without --ray (start "
+            "more ranks with torchrun). Leave one of them out."
+        )
     if prompts is not None:
         directory = output or Path("runs")
-        _record_many(directory, prompts, prompt_column, ray, policy, force, quiet, verbose, how, options)
-        return
+        with paired(*parallel) as pair:
+            failed = _record_many(directory, prompts, prompt_column, ray, policy, force, quiet, verbose, how, options, pair)
+        sys.exit(1 if failed else 0)
     for flag, value in (("--prompt-column", prompt_column), ("--ray", ray)):
         if value is not None:
             raise click.UsageError(f"{flag} has no effect without --prompts FILE.")
-    _record_one(output or Path("run.h5"), policy, force, quiet, verbose, how, options)
+    target = output or Path("run.h5")
+    refuse_unwritable(target, force, how["keep_output"])
+    with paired(*parallel) as pair:
+        _record_one(target, policy, force, quiet, verbose, how, options, pair)
 
 
 def _record_one(
-    output: Path, policy: str | None, force: bool, quiet: bool, verbose: bool, how: dict[str, Any], options: dict[str, Any]
+    output: Path,
+    policy: str | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    how: dict[str, Any],
+    options: dict[str, Any],
+    pair: "Pair | None",
 ) -> None:
     from ..study.call import make_call
-    from ..study.record import record_model, refuse_unwritable
+    from ..study.record import follow, record_model
 
-    refuse_unwritable(output, force, how["keep_output"])
     name, loading = options["model"], take_model(dict(options))
-    model = load(options, verbose)
+    model = load(options, verbose, pair)
     asked = take_call(options)
     call = make_call(model, asked)
+    if follows(pair):
+        follow(model, call, policy=model.policy(policy) if policy else None)
+        return
     for warning in call.warnings:
         click.echo(warning, err=True)
     how |= {"load": loading, "extra": asked.extra}
@@ -95,7 +121,7 @@ def _record_one(
     try:
         with progress("record", quiet) as on_step:
             recorded = record_model(model, call, output, on_step=on_step, **how)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PeerLost):
         _tell_partial(output)
         raise
     _tell(recorded, name, how["store_dtype"], quiet)
@@ -134,7 +160,7 @@ def _tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool)
 
 
 def _tell_partial(output: Path) -> None:
-    """After an interruption: what is there to use."""
+    """After a stop: what is there to use."""
     from ..recording import partial_path
 
     partial = partial_path(output)
@@ -153,14 +179,17 @@ def _record_many(
     verbose: bool,
     how: dict[str, Any],
     options: dict[str, Any],
-) -> None:
+    pair: "Pair | None",
+) -> int:
+    """How many failed."""
     from ..study.fanout import Rank
     from ..study.prompts import read_prompts
     from ..study.sets import SetRecipe, plan_set, record_set
 
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file; --prompts needs a directory for its recordings, choose another name with -o.")
-    rank = Rank.from_environment()
+    rank = pair.share if pair else Rank.from_environment()
+    quiet = quiet or follows(pair)
     options["prompt"] = ""
     recipe = SetRecipe(take_model(options), take_call(options), policy=policy, **how)
     entries = read_prompts(prompts, column)
@@ -177,15 +206,18 @@ def _record_many(
             done.append(entry)
             if on_step is not None:
                 on_step(len(done), len(plan.tasks))
-            if entry.error:
+            if entry.error and not follows(pair):
                 click.echo(f"{entry.file}: {entry.error}", err=True)
 
-        record_set(plan, directory, recipe, device=rank.device(), ray=ray, on_done=on_done)
+        device = pair.device() if pair else rank.device()
+        record_set(plan, directory, recipe, device=device, ray=ray, on_done=on_done, pair=pair)
     failed = sum(entry.status != "complete" for entry in done)
+    if follows(pair):
+        return failed
     click.echo(f"Wrote {len(done) - failed} recordings to {directory}, {len(plan.skipped)} were there, {failed} failed")
     if not failed:
         click.echo(f"Next: janoscope analyze {shlex.quote(str(directory))}/*.h5")
-    sys.exit(1 if failed else 0)
+    return failed
 
 
 def _tell_plan(plan: "SetPlan") -> None:

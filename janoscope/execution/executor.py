@@ -14,7 +14,7 @@ import torch
 from ..capture.watch import InstancePatch
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
-from ..plan import Plan, PlanSelector, Policy, Selector, step_kinds
+from ..plan import Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
@@ -38,6 +38,7 @@ class Executor:
         identity: what the pipeline cannot show: model, guidance, prompt, seed.
         any_prompt: accept a plan made for another prompt or seed.
         meter: shares the FLOP counts of another executor of the same pipeline, so that nothing is counted twice.
+        on_select: told what every step computes, before it does.
 
     Raises:
         ExecutionError: the family, a module or a call cannot be accelerated correctly; the pipeline is restored.
@@ -56,6 +57,7 @@ class Executor:
         identity: Identity | None = None,
         any_prompt: bool = False,
         meter: FlopMeter | None = None,
+        on_select: Callable[[Selection], object] | None = None,
     ):
         if sum(given is not None for given in (policy, plan, selector)) != 1:
             raise InputError("the executor needs a policy, a plan or a selector, one of the three.")
@@ -66,6 +68,7 @@ class Executor:
             refuse_policy(self.policy, planned=plan is not None)
         self._pipe, self._sheet, self._choose = pipe, sheet, choose
         self._identity, self._any_prompt, self._meter = identity or Identity(), any_prompt, meter or FlopMeter()
+        self._on_select = on_select
         self._call = CallState()
         self._undo: list[Callable[[], None]] = []
         self._networks: list[tuple[NetworkHooks, InstancePatch]] = []
@@ -170,7 +173,7 @@ class Executor:
     # --- what steers a generation ---
 
     def _new_run(self) -> Run:
-        return Run(self._pipe, self._sheet, self.policy, self._identity, self._meter, self._steer)
+        return Run(self._pipe, self._sheet, self.policy, self._identity, self._meter, self._steer, self._on_select)
 
     def _steer(self, run: Run) -> Steering:
         if self._given_selector is not None:

@@ -35,10 +35,20 @@ class Run:
     steer: makes the steering when the first network call has shown what the run is.
     """
 
-    def __init__(self, pipe: Any, sheet: ProbeSheet, policy: Policy | None, identity: Identity, meter: FlopMeter, steer: Steer):
+    def __init__(
+        self,
+        pipe: Any,
+        sheet: ProbeSheet,
+        policy: Policy | None,
+        identity: Identity,
+        meter: FlopMeter,
+        steer: Steer,
+        on_select: Callable[[Selection], object] | None = None,
+    ):
         assert sheet.execution is not None
         self._pipe, self._sheet, self._facts_of_sheet = pipe, sheet, sheet.execution
         self.policy, self._identity, self._meter, self._steer = policy, identity, meter, steer
+        self._on_select = on_select
         self.account = Account()
         self.steering: Steering | None = None
         self._caches: dict[tuple[str, int], BranchCache] = {}
@@ -140,6 +150,8 @@ class Run:
             raise ExecutionError(f"the pipeline takes more than its {self.steps} scheduler steps, which cannot be accelerated.")
         self._selection = self.steering.select(self._step)
         self._rows = self._rows_at(self._selection)
+        if self._on_select is not None:
+            self._on_select(self._selection)
 
     def _rows_at(self, selection: Selection) -> Rows | None:
         """The selection as index tensors; a plan's are the same at every step, so they travel to the device once."""

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from . import analysis_files
 from .call import PipelineCall
 from .generate import Generated, generate, refuse_format, save_frames
 from .model import Model, named_policy, sheet_of
+from .pair import Pair
 
 _WARMING_STEPS = 2
 # files of other verbs, which an account of the same name would destroy
@@ -35,6 +36,7 @@ def apply(
     seed: int | None = None,
     guidance: Mapping[str, Any] | None = None,
     any_prompt: bool = False,
+    pair: Pair | None = None,
 ) -> Iterator[Executor]:
     """Accelerate every generation that `pipe` makes inside the context; the pipeline is restored at its end.
 
@@ -42,6 +44,7 @@ def apply(
         policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
         plan: a Plan or the path of plan.json, obeyed as it is.
         model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
+        pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
 
     Raises:
         InputError, ExecutionError: see `Executor`.
@@ -57,7 +60,11 @@ def apply(
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan))
     identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
-    with Executor(pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt) as executor:
+    how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "on_select": pair.selected if pair else None}
+    with (
+        Executor(pipe, sheet, policy=policy, plan=plan, **how) as executor,
+        pair.attached(pipe, sheet) if pair else nullcontext(),
+    ):
         yield executor
 
 
@@ -66,6 +73,7 @@ class Applied:
     """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made.
 
     psnr is inf for identical pictures. speedup is on the low side: the accelerated run counts its FLOPs while it works.
+    processes: 2 where guidance branches ran in parallel; account and cache are then those of one of them, its own branch's.
     """
 
     generated: Generated
@@ -74,6 +82,7 @@ class Applied:
     reference: Generated | None = None
     psnr: float | None = None
     ssim: float | None = None
+    processes: int = 1
 
     @property
     def speedup(self) -> float | None:
@@ -83,11 +92,13 @@ class Applied:
         """What apply.json holds; psnr is null where the pictures are identical."""
         identical = None if self.psnr is None else math.isinf(self.psnr)
         figures = {"psnr": None if identical else self.psnr, "identical": identical, "ssim": self.ssim, "speedup": self.speedup}
-        costs = {
+        costs: dict[str, Any] = {
             "compute": self.account.compute,
             "token_fraction": self.account.token_fraction,
             "cache_bytes": self.account.cache_bytes,
         }
+        if self.processes > 1:
+            costs["guidance_parallel"] = self.processes
         return {"schema": "janoscope-apply/1", **figures, **costs, "account": self.account.to_json()}
 
 
@@ -109,7 +120,8 @@ def apply_model(
     if reference:
         generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
-    with apply(model.pipe, policy=policy, plan=plan, sheet=model.sheet, any_prompt=any_prompt, **told) as executor:
+    told |= {"sheet": model.sheet, "pair": model.pair}
+    with apply(model.pipe, policy=policy, plan=plan, any_prompt=any_prompt, **told) as executor:
         generated = generate(model, call, on_step)
     made = executor.plan
     if made is None:
@@ -118,10 +130,11 @@ def apply_model(
             f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up."
         )
     full = generate(model, call, on_step) if reference else None
+    processes = 1 if model.pair is None else 2
     if full is None or full.frames is None or generated.frames is None:
-        return Applied(generated, executor.account, made, full)
+        return Applied(generated, executor.account, made, full, processes=processes)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}
-    return Applied(generated, executor.account, made, full, **quality)
+    return Applied(generated, executor.account, made, full, **quality, processes=processes)
 
 
 def measured_words(policy: Policy, model: str) -> str | None:

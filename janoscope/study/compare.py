@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..capture.identity import dtype_name
-from ..errors import ExecutionError, InputError
+from ..errors import ExecutionError, InputError, PeerLost
 from ..metrics import Lpips, quality
 from .baselines import BASELINES
 from .call import CallOptions, PipelineCall, make_call
@@ -95,7 +95,8 @@ class _Contest:
         self._on_run, self._done = on_run or (lambda done, total, label: None), 0
         self._on_call = on_call or (lambda comparison: None)
         network = getattr(model.pipe, model.sheet.tap.components[0])
-        self._about = model.name, device_name(device_of(model)), dtype_name(network), calls[0].steps
+        shared = "" if model.pair is None else ", a guidance branch each on two of them"
+        self._about = model.name, device_name(device_of(model)) + shared, dtype_name(network), calls[0].steps
         self._call = _call_facts(calls[0])
         if known is not None:
             _refuse_another((*self._about, self._call), (known.model, known.device, known.dtype, known.steps, known.call))
@@ -143,6 +144,8 @@ class _Contest:
             return
         try:
             work(method, *arguments)
+        except PeerLost:
+            raise
         except Exception as error:  # whatever another library raises is a result of this comparison
             reason = " ".join(str(error).split())[:300]
             row.note = f"{FAILED}: {type(error).__name__}: {reason}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..errors import InputError, JanoscopeError
+from ..errors import InputError, JanoscopeError, PeerLost
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -89,6 +89,8 @@ def fan_out(
     for task in mine:
         try:
             yield Outcome(task, worker(task))
+        except PeerLost:
+            raise
         except Exception as error:  # whatever a library raises over one task, the others go on
             yield Outcome(task, error=in_words(error))
 

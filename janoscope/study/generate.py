@@ -47,13 +47,17 @@ class _StepCounter:
 
 
 def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], None] | None = None) -> Generated:
-    """Run the pipeline once. The generator is set back to the seed first, so that the same call gives the same picture again."""
+    """Run the pipeline once, together with the other process of a pair where the model has one.
+
+    The generator is set back to the seed first, so that the same call gives the same picture again.
+    """
     arguments = dict(call.arguments)
     arguments["generator"].manual_seed(call.seed)
     started = time.perf_counter()
     watch = nullcontext() if on_step is None else Watch(model.pipe, model.sheet.tap.components, _StepCounter(model.pipe, on_step))
+    shared = nullcontext() if model.pair is None else model.pair.attached(model.pipe, model.sheet)
     try:
-        with watch:
+        with watch, shared:
             output = model.pipe(**arguments)
     except (ValueError, TypeError) as error:
         if not _is_about_the_call(error):

@@ -2,7 +2,7 @@
 
 import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 
 from ..capture.noise_level import predicts_flow
 from ..errors import InputError
-from ..plan import Policy, preset
+from ..plan import Policy, Selection, preset
 from ..probe import ProbeSheet, find_sheet
+from .pair import Pair
 
 BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
 MODELS = Path(__file__).parent.parent / "demo" / "models"
@@ -22,7 +23,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded pipeline. `name` is what plans and recordings call it: an id, never a machine path."""
+    """A loaded pipeline. `name` is what plans and recordings call it: an id, never a machine path.
+
+    pair: this process and the one that computes the other guidance branch, where a generation is made by two.
+    """
 
     name: str
     pipe: Any
@@ -30,6 +34,12 @@ class Model:
     revision: str = "unknown"
     call: Mapping[str, Any] = field(default_factory=dict)
     policy_table: Mapping[str, Any] = field(default_factory=dict)
+    pair: Pair | None = None
+
+    @property
+    def on_select(self) -> Callable[[Selection], None] | None:
+        """What an executor has to tell, see `Executor`."""
+        return self.pair.selected if self.pair else None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -84,6 +94,7 @@ def load_model(
     variant: str | None = None,
     scheduler: str | None = None,
     probe: Path | None = None,
+    pair: Pair | None = None,
 ) -> Model:
     """Load MODEL with `DiffusionPipeline.from_pretrained`.
 
@@ -92,12 +103,13 @@ def load_model(
         dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
         scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
         probe: a probe sheet instead of the bundled ones.
+        pair: the two processes that make every generation together; each has a GPU of its own where there are enough.
 
     Raises:
         InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no sheet for its transformer.
     """
     directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
-    device = usable_device(device)
+    device = usable_device(device or (pair.device() if pair else None))
     call, policy = model_defaults(directory)
     if directory is not None:
         _refuse_hub_options(name, directory, revision, variant)
@@ -108,7 +120,7 @@ def load_model(
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     public_name = name if name in BUNDLED or directory is None else directory.resolve().name
-    return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy)
+    return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
 
 
 def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:

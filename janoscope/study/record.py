@@ -19,6 +19,7 @@ from ..recording import Recorder, prepare_destination
 from .call import PipelineCall
 from .generate import Generated, generate, output_name, save_frames
 from .model import Model, named_policy, sheet_of
+from .pair import Pair
 from .recording_sink import Expected, RecordingSink
 from .told import told_arguments, told_options, told_probe
 
@@ -30,10 +31,13 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
 @dataclass
 class RecordedGenerations:
-    """What `record` gives: the files of the generations so far, and what recording them cost."""
+    """What `record` gives: the files of the generations so far, and what recording them cost.
+
+    capture: None in the second process of a pair, which writes nothing.
+    """
 
     sink: RecordingSink
-    capture: Capture
+    capture: Capture | None
     executor: Executor | None = None
 
     @property
@@ -47,7 +51,7 @@ class RecordedGenerations:
     @property
     def overhead_s(self) -> float:
         """Seconds that the pipeline waited for the recording."""
-        return self.capture.overhead_s
+        return self.capture.overhead_s if self.capture else 0.0
 
 
 @contextmanager
@@ -72,6 +76,7 @@ def record(
     force: bool = False,
     on_step: Callable[[int, int], None] | None = None,
     on_size: Callable[[Expected], None] | None = None,
+    pair: Pair | None = None,
 ) -> Iterator[RecordedGenerations]:
     """Record every generation that `pipe` makes inside the context.
 
@@ -86,6 +91,8 @@ def record(
         policy: accelerate the generations with it; the recording marks the tokens that were skipped.
         store_dtype: float16, bfloat16, float32 or float64 instead of the source's.
         on_step: called with (steps done, steps in all). on_size: called with the expected size before anything is written.
+        pair: make every generation together with a second process, a guidance branch each (`Pair.join`). The process that
+            leads writes one recording with both branches.
 
     Raises:
         InputError: no sheet matches, a tap names no module, the recording cannot be written there (see `prepare_destination`).
@@ -95,7 +102,10 @@ def record(
         ...     pipe("a cat", generator=torch.Generator().manual_seed(3))
     """
     target = Path(path)
-    prepare_destination(target, force)
+    if pair is None or pair.leads:
+        prepare_destination(target, force)
+    if pair is not None and taps:
+        raise InputError("a process of a pair sees the inner modules of its own branch only; record taps without a pair.")
     sheet = sheet or sheet_of(pipe)
     asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
     rules = policy if policy is None or isinstance(policy, Policy) else named_policy(sheet, str(policy))
@@ -110,6 +120,8 @@ def record(
         "packages": installed_versions(),
         "capture": {**told_probe(pipe, sheet), **({} if rules is None else {"policy": rules.to_json()})},
     }
+    if pair is not None:
+        provenance["capture"]["guidance_parallel"] = 2
     provenance["run"] |= told_arguments(arguments or {}) | {"options": dict(options or {})}
     if model_argument is not None:
         provenance["model"]["argument"] = model_argument
@@ -124,12 +136,18 @@ def record(
         on_size=on_size,
     )
     with ExitStack() as stack:
-        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=asked))
+        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=asked)) if pair is None or pair.leads else None
         executor = None
         if rules is not None:
             identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
-            executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity))
-            capture.skipped = lambda: executor.skipped  # after the executor, which has closed its step when the capture looks
+            on_select = pair.selected if pair else None
+            executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity, on_select=on_select))
+            if capture is not None:
+                capture.skipped = lambda: executor.skipped  # after the executor, whose step is closed when the capture looks
+        if pair is not None:
+            stack.enter_context(pair.attached(pipe, sheet))
+            if capture is not None:
+                capture.received = (1,)
         yield RecordedGenerations(sink, capture, executor)
 
 
@@ -221,6 +239,7 @@ def record_model(
             force=force,
             on_step=on_step,
             on_size=on_size,
+            pair=model.pair,
         ) as recorded,
     ):
         generated = generate(model, call)
@@ -248,6 +267,12 @@ def record_model(
         compute=recorded.executor.account.compute if recorded.executor else None,
         notices=tuple(r.notice for r in recorded.recorders if r.notice),
     )
+
+
+def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) -> None:
+    """The part of the process of a pair that does not lead, where the other calls `record_model`: it writes nothing."""
+    with record(model.pipe, "", sheet=model.sheet, policy=policy, pair=model.pair, model=model.name, seed=call.seed):
+        generate(model, call)
 
 
 @contextmanager

@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, PeerLost
 from ..plan import Policy
 from ..recording import partial_path
 from .call import CallOptions, make_call
 from .fanout import Outcome, Rank, fan_out
 from .model import load_model
+from .pair import Pair
 from .prompts import Prompt
-from .record import record_model
+from .record import follow, record_model
 
 MANIFEST = "manifest.jsonl"
 COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"
@@ -182,17 +183,23 @@ def record_set(
     device: str | None = None,
     ray: str | None = None,
     on_done: Callable[[Entry], None] | None = None,
+    pair: Pair | None = None,
 ) -> list[Entry]:
     """Record what is to be done, here or over a Ray cluster (whose nodes share the directory).
 
-    device: for this process, where the recipe names none. Gives the entries, failed ones included. After an interruption the
+    device: for this process, where the recipe names none. pair: each prompt is recorded by two processes together, of which the
+    one that leads writes. Gives the entries, failed ones included. After an interruption the
     manifest says so.
     """
     manifest = Manifest(directory)
     done: list[Entry] = []
-    for outcome in _outcomes(plan, recipe, device, ray, manifest):
+    if pair is not None:
+        pair.agree("the prompts that are still to be recorded", [task.path for task in plan.tasks])
+    writes = pair is None or pair.leads
+    for outcome in _outcomes(plan, recipe, device, ray, manifest if writes else None, pair):
         entry = _entry_of(outcome)
-        manifest.append(entry)
+        if writes:
+            manifest.append(entry)
         done.append(entry)
         if on_done is not None:
             on_done(entry)
@@ -200,10 +207,10 @@ def record_set(
 
 
 def _outcomes(
-    plan: SetPlan, recipe: SetRecipe, device: str | None, ray: str | None, manifest: Manifest
+    plan: SetPlan, recipe: SetRecipe, device: str | None, ray: str | None, manifest: Manifest | None, pair: Pair | None
 ) -> Iterator[Outcome[SetTask, dict[str, Any]]]:
     load = recipe.load | ({} if recipe.load.get("device") else {"device": device})
-    make_worker = partial(_recording_worker, replace(recipe, load=load))
+    make_worker = partial(_recording_worker, replace(recipe, load=load), pair)
     started: list[SetTask] = []
 
     def watched() -> Callable[[SetTask], dict[str, Any]]:
@@ -217,21 +224,25 @@ def _outcomes(
 
     try:
         yield from fan_out(plan.tasks, make_worker if ray else watched, ray=ray)
-    except KeyboardInterrupt:
-        if started:
+    except (KeyboardInterrupt, PeerLost):
+        if started and manifest is not None:
             manifest.append(_entry(started[-1], INTERRUPTED))
         raise
 
 
-def _recording_worker(recipe: SetRecipe) -> Callable[[SetTask], dict[str, Any]]:
-    """Load the model; the worker records one prompt and gives what the manifest needs."""
-    model = load_model(**recipe.load)
+def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask], dict[str, Any]]:
+    """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
+    model = load_model(**recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
 
     def work(task: SetTask) -> dict[str, Any]:
+        call = make_call(model, replace(recipe.call, prompt=task.prompt.text))
+        if pair is not None and not pair.leads:
+            follow(model, call, policy=policy)
+            return {}
         recorded = record_model(
             model,
-            make_call(model, replace(recipe.call, prompt=task.prompt.text)),
+            call,
             Path(task.path),
             load=task.recipe.load,
             extra=task.recipe.call.extra,

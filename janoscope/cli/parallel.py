@@ -1,0 +1,65 @@
+"""`--guidance-parallel`: the same command in two processes, of which one writes and talks."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import PeerLost
+
+if TYPE_CHECKING:
+    from ..study.pair import Pair
+
+
+def parallel_options(command: Any) -> Any:
+    """The options of verbs that can share every generation between two processes."""
+    timeout = click.option(
+        "--peer-timeout", type=float, metavar="S", help="How long the two processes wait for each other [default: 300 seconds]."
+    )
+    processes = click.option(
+        "--guidance-parallel",
+        type=int,
+        metavar="2",
+        help="A guidance branch a process, under torchrun (docs/guidance-parallel.md).",
+    )
+    return processes(timeout(command))
+
+
+@contextmanager
+def paired(guidance_parallel: int | None, peer_timeout: float | None) -> Iterator["Pair | None"]:
+    """The pair that the options ask for; None without them. Inside, a stop ends this process in order, and only once."""
+    if guidance_parallel is None:
+        if peer_timeout is not None:
+            raise click.UsageError("--peer-timeout has no effect without --guidance-parallel 2.")
+        yield None
+        return
+    from ..study.pair import Pair
+
+    with _stopped_once(), Pair.join(guidance_parallel, peer_timeout) as pair:
+        yield pair
+
+
+def follows(pair: "Pair | None") -> bool:
+    """Whether this process leaves writing and talking to the other."""
+    return pair is not None and not pair.leads
+
+
+@contextmanager
+def _stopped_once() -> Iterator[None]:
+    """torchrun passes Ctrl-C on to processes that have it already, and sends SIGTERM to those whose companion died."""
+
+    def stop(number: int, frame: Any) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise PeerLost("stopped by SIGTERM, which torchrun sends when one of its processes ended; see that one's message.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
