@@ -76,8 +76,8 @@ def record(
     parallel = guidance_parallel, peer_timeout
     if guidance_parallel is not None and (taps or ray):
         raise InputError(
-            "--guidance-parallel works without --tap (a process sees the modules of its own branch only) and without --ray (start "
-            "more ranks with torchrun). Leave one of them out."
+            "--guidance-parallel works without --tap (a process sees the modules of its own branch only) and without --ray "
+            "(start more ranks with torchrun). Leave one of them out."
         )
     if prompts is not None:
         directory = output or Path("runs")

@@ -172,4 +172,5 @@ def _store(rank: Rank, timeout_s: float, pair: int) -> Any:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the processes cannot find each other: {reason}. Start them with `{START} ...`.") from error
-    return dist.PrefixStore(f"pair{pair}", store)
+    joins = store.add(f"joins of rank {rank.index}", 1)  # what an earlier pair left there is stale
+    return dist.PrefixStore(f"pair {pair}, {joins}", store)

@@ -188,8 +188,7 @@ def record_set(
     """Record what is to be done, here or over a Ray cluster (whose nodes share the directory).
 
     device: for this process, where the recipe names none. pair: each prompt is recorded by two processes together, of which the
-    one that leads writes. Gives the entries, failed ones included. After an interruption the
-    manifest says so.
+    one that leads writes. Gives the entries, failed ones included. After an interruption the manifest says so.
     """
     manifest = Manifest(directory)
     done: list[Entry] = []

@@ -1,0 +1,195 @@
+"""Two processes, a guidance branch each, make what one process makes; and each notices when the other does not play its part.
+
+`two_processes.py` does the runs, under torchrun with gloo on loopback; the tests here judge what it left.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import janoscope
+from janoscope.cli.app import janoscope as command
+from janoscope.errors import JanoscopeError
+from janoscope.recording import partial_path
+
+TESTS = Path(__file__).parent.parent
+TWO_PASSES = ("wan", "flux")
+BATCHED = ("sd3", "hidream", "z-image")  # with learned layers before the batch, and a list in the place of a batch
+SLOW_TWO_PASSES = ("chroma", "qwen-image", "flux2-klein", "hunyuanvideo", "wan2.2", "lumina2")
+SLOW_BATCHED = ("sd3.5", "cogvideox", "cogvideox-1.5", "ltx-video", "pixart", "dit", "latte", "unet", "sdxl")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+BATCHED_TOLERANCE = 1e-5  # of the largest value: half a batch takes other kernels
+
+
+def torchrun(*arguments, **more):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run(
+        [*TORCHRUN, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+
+
+def script(directory, *families, **more):
+    ran = torchrun(Path(__file__).parent / "two_processes.py", directory, *families, **more)
+    files = [directory / f"rank{rank}.json" for rank in (0, 1)]
+    assert all(file.exists() for file in files), ran.stderr[-3000:]
+    return directory, *(json.loads(file.read_text()) for file in files)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """(directory, what the leading process told, what the other told)."""
+    return script(tmp_path_factory.mktemp("pair"), *TWO_PASSES, *BATCHED)
+
+
+@pytest.fixture(scope="module")
+def told_of_all(tmp_path_factory):
+    return script(tmp_path_factory.mktemp("pairs"), *SLOW_TWO_PASSES, *SLOW_BATCHED, ONLY_FAMILIES="1")
+
+
+def arrays(file):
+    """Every dataset of a recording but what a clock or a meter measured."""
+    found = {}
+    with h5py.File(file) as h5:
+        h5.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return {k: v for k, v in found.items() if not k.startswith(("provenance", "time_s", "peak_bytes"))}
+
+
+def check_same(directory, name):
+    one, two = (arrays(directory / f"{name}-{count}.h5") for count in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert len(one["model_output"]) == 8 or name in ("lumina2", "sdxl", "unet")
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, two[key], err_msg=f"{name}: {key}")
+
+
+def check_close(directory, name):
+    one, two = (arrays(directory / f"{name}-{count}.h5") for count in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key in ("model_output", "sample", *(["predicted_variance"] if "predicted_variance" in one else [])):
+        np.testing.assert_allclose(
+            two[key], one[key], rtol=0, atol=BATCHED_TOLERANCE * np.abs(one[key]).max(), err_msg=f"{name}: {key}"
+        )
+    if "skipped" in one:
+        np.testing.assert_array_equal(one["skipped"], two["skipped"])
+
+
+def check_account(leader, other, name):
+    facts, others = leader[name], other[name]
+    assert facts["left"] == others["left"] == []
+    assert (facts["paths"], others["paths"]) == ([f"{name}-two.h5"], [])
+    assert facts["latents"] == others["latents"]
+    alone, shared = facts["cache_bytes"]
+    assert shared * 2 == alone
+    assert others["cache_bytes"][1] == shared
+
+
+@pytest.mark.parametrize("name", TWO_PASSES)
+def test_a_recording_of_two_passes_is_the_one_of_a_single_process_bit_for_bit(told, name):
+    directory, leader, other = told
+    check_same(directory, name)
+    check_account(leader, other, name)
+    assert leader[name]["compute"][0] == leader[name]["compute"][1] < 0.95
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_a_recording_of_batched_guidance_agrees_with_a_single_process(told, name):
+    directory, leader, other = told
+    check_close(directory, name)
+    check_account(leader, other, name)
+
+
+@pytest.mark.slow  # fifteen more families, each in two processes
+def test_every_other_family_agrees_too(told_of_all):
+    directory, leader, other = told_of_all
+    for name in SLOW_TWO_PASSES:
+        check_same(directory, name)
+    for name in SLOW_BATCHED:
+        check_close(directory, name)
+    for name in (*SLOW_TWO_PASSES, *SLOW_BATCHED):
+        check_account(leader, other, name)
+
+
+def test_the_recording_holds_both_branches_and_no_time_for_the_received_one(told):
+    run = janoscope.open_recording(told[0] / "wan-two.h5")
+    with h5py.File(told[0] / "wan-two.h5") as h5:
+        times = h5["time_s"][:]
+        capture = json.loads(h5["provenance/capture"][()])
+    assert list(run.branches) == ["guided", "cond", "uncond"]
+    assert capture["guidance_parallel"] == 2
+    known = dict(zip(run.branches, np.isfinite(times).all(axis=0), strict=True))
+    assert known == {"guided": True, "cond": True, "uncond": False}
+
+
+def test_swapped_halves_would_be_seen(told):
+    for facts in told[1:]:
+        assert facts["swapped"] > 1e-3
+        assert facts["batched"] < BATCHED_TOLERANCE
+
+
+def test_apply_gives_the_picture_and_compare_the_figures_of_one_process(told):
+    directory, leader, other = told
+    one, two, second = (np.load(directory / f"apply-{name}.npy") for name in ("one-0", "two-0", "two-1"))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(two, second)
+    assert not np.array_equal(one[0], one[1]), "the policy changed nothing"
+    assert leader["notes two"] == ["the reference", "", ""]
+    assert leader["compare two"] == leader["compare one"] == other["compare two"]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("seeds", "ExecutionError: the two processes no longer hold the same sample after step 0"),
+        ("plans", "ExecutionError: the two processes chose different tokens for step 4: their plans differ"),
+        ("early", "ExecutionError: the two processes no longer hold the same guided prediction after step 0"),
+        ("one_branch", "InputError: FluxPipeline runs with one guidance branch here"),
+        ("batch_of_one_branch", "InputError: StableDiffusion3Pipeline runs with one guidance branch here"),
+        ("ended", "InputError: guidance ended before step 4"),
+        ("extra", "InputError: the pipeline makes an extra network call with skip_layers"),
+    ],
+)
+def test_both_processes_find_out(told, what, words):
+    for facts in told[1:]:
+        assert facts[what].startswith(words)
+
+
+def test_a_failure_of_one_process_costs_one_generation(told):
+    _, leader, other = told
+    assert leader["fails"].startswith("PeerFailed: the other guidance branch's process failed at step 2")
+    assert other["fails"] == "JanoscopeError: out of luck"
+    assert leader["recovered"] and other["recovered"]
+
+
+def test_a_companion_that_is_stopped_is_waited_for_as_long_as_was_said(told):
+    directory, leader, _ = told
+    words, waited_s = leader["stopped"]
+    assert words.startswith("PeerLost: the other guidance branch's process (rank 1) did not answer for 2 s")
+    assert 1.9 < waited_s < 10
+    check_partial(directory / "stopped.h5")
+
+
+def test_a_companion_that_dies_is_noticed_at_once(told):
+    directory, leader, _ = told
+    words, waited_s = leader["killed"]
+    assert words.startswith("PeerLost: the other guidance branch's process (rank 1) ended")
+    assert waited_s < 10  # of the 60 it would have waited
+    check_partial(directory / "killed.h5")
+
+
+def check_partial(path):
+    """Every step before the loss is there, whole."""
+    assert not path.exists()
+    run = janoscope.open_recording(partial_path(path), partial=True)
+    assert run.steps_done == 3
+    assert np.isfinite(run.model_output[:]).all()
