@@ -23,8 +23,8 @@ from .options import (
 from .parallel import follows, paired, parallel_options
 
 if TYPE_CHECKING:
-    from ..study.record import Recorded
     from ..study.pair import Pair
+    from ..study.record import Recorded
     from ..study.recording_sink import Expected
     from ..study.sets import Entry, SetPlan
 

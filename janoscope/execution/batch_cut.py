@@ -50,7 +50,7 @@ class BatchCut:
         if batch in value.shape and name.split("[")[0] not in rotary:
             raise ExecutionError(
                 f"{name} has shape {tuple(value.shape)} in a call with a batch of {batch}: which axis holds the guidance "
-                "branches is unclear. Leave --guidance-parallel out, or name the argument in the probe sheet ([guidance] layers_first)."
+                "branches is unclear. Leave --guidance-parallel out, or name it in the probe sheet ([guidance] layers_first)."
             )
         return value
 

@@ -5,8 +5,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -24,14 +27,14 @@ TWO_PASSES = ("wan", "flux")
 BATCHED = ("sd3", "hidream", "z-image")  # with learned layers before the batch, and a list in the place of a batch
 SLOW_TWO_PASSES = ("chroma", "qwen-image", "flux2-klein", "hunyuanvideo", "wan2.2", "lumina2")
 SLOW_BATCHED = ("sd3.5", "cogvideox", "cogvideox-1.5", "ltx-video", "pixart", "dit", "latte", "unet", "sdxl")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BATCHED_TOLERANCE = 1e-5  # of the largest value: half a batch takes other kernels
 
 
 def torchrun(*arguments, **more):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(
-        [*TORCHRUN, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *map(str, arguments)],
+        [*TORCHRUN, *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -168,7 +171,8 @@ def test_a_failure_of_one_process_costs_one_generation(told):
     _, leader, other = told
     assert leader["fails"].startswith("PeerFailed: the other guidance branch's process failed at step 2")
     assert other["fails"] == "JanoscopeError: out of luck"
-    assert leader["recovered"] and other["recovered"]
+    assert leader["recovered"]
+    assert other["recovered"]
 
 
 def test_a_companion_that_is_stopped_is_waited_for_as_long_as_was_said(told):
@@ -191,5 +195,138 @@ def check_partial(path):
     """Every step before the loss is there, whole."""
     assert not path.exists()
     run = janoscope.open_recording(partial_path(path), partial=True)
-    assert run.steps_done == 3
-    assert np.isfinite(run.model_output[:]).all()
+    assert run.steps == 3
+    assert np.isfinite(run.read("model_output", branch="uncond")).all()
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        (["--guidance-parallel", "3"], {}, "--guidance-parallel 3: guidance has two branches, so only 2 can be meant."),
+        (["--guidance-parallel", "2"], {}, "start them with `torchrun --nproc-per-node 2 -m janoscope ...`"),
+        (["--guidance-parallel", "2"], {"RANK": "0", "WORLD_SIZE": "3"}, "3 cannot be paired; start an even number."),
+        (["--peer-timeout", "5"], {}, "--peer-timeout has no effect without --guidance-parallel 2."),
+        (["--guidance-parallel", "2", "--peer-timeout", "0"], {"RANK": "0", "WORLD_SIZE": "2"}, "seconds above 0 are needed"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["record", "apply", "compare"])
+def test_options_that_cannot_be_meant_are_refused(verb, options, environment, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    more = ["--policy", "demo"] if verb == "apply" else []
+    result = CliRunner().invoke(command, [verb, "demo", "-p", "red circle", *more, *options])
+    said = result.exception if isinstance(result.exception, JanoscopeError) else result.output
+    assert words in str(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--tap", "transformer_blocks.0"], ["--prompts", "a.txt", "--ray", "auto"]])
+def test_record_refuses_what_cannot_go_together(options):
+    prompt = [] if "--prompts" in options else ["-p", "red circle"]
+    result = CliRunner().invoke(command, ["record", "demo", *prompt, *options, "--guidance-parallel", "2"])
+    assert "--guidance-parallel works without --tap" in str(result.exception)
+
+
+DEMO = ["demo", "--steps", "6", "--device", "cpu"]
+
+
+@pytest.mark.slow  # three commands under torchrun and one alone
+def test_the_commands_write_what_one_process_writes(tmp_path):
+    prompt, policy = ["-p", "red circle"], tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    alone = ["record", *DEMO, *prompt, "--policy", policy, "-o", tmp_path / "one.h5"]
+    subprocess.run([sys.executable, "-m", "janoscope", *map(str, alone)], check=True, timeout=300, capture_output=True)
+    both = ["--guidance-parallel", "2"]
+    record = torchrun("-m", "janoscope", "record", *DEMO, *prompt, "--policy", policy, *both, "-o", tmp_path / "two.h5")
+    assert record.stdout.count("Wrote") == 2, record.stderr[-2000:]  # the picture and the recording, once each
+    one, two = arrays(tmp_path / "one.h5"), arrays(tmp_path / "two.h5")
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, two[key], err_msg=key)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    output = tmp_path / "applied.png"
+    applied = torchrun("-m", "janoscope", "apply", *DEMO, *prompt, "--policy", policy, *both, "-o", output)
+    assert applied.stdout.count("Wrote") == 2, applied.stderr[-2000:]
+    assert output.read_bytes() == (tmp_path / "one.png").read_bytes()
+    assert json.loads(output.with_suffix(".json").read_text())["guidance_parallel"] == 2
+
+
+@pytest.mark.slow  # four processes load the model
+def test_further_pairs_share_the_prompts_of_a_set(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red circle\nblue square\ngreen triangle\n")
+    arguments = ["record", *DEMO, "--prompts", prompts, "--guidance-parallel", "2", "-o", tmp_path / "set"]
+    ran = torchrun("--nproc-per-node", "4", "-m", "janoscope", *arguments)
+    lines = [json.loads(line) for line in (tmp_path / "set" / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(line["index"] for line in lines) == [0, 1, 2], ran.stderr[-2000:]
+    assert {line["status"] for line in lines} == {"complete"}
+    assert ran.stdout.count("were there") == 2  # of each pair, the process that leads
+
+
+@pytest.mark.slow  # two processes load the model, three times
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGKILL, 2, "ended before its part was done"),
+        (signal.SIGSTOP, 2, "did not answer for 5 s"),
+        (signal.SIGINT, 130, "Interrupted."),
+    ],
+)
+def test_a_command_ends_in_order_without_its_companion(tmp_path, number, code, words):
+    """The companion is killed or stopped; or Ctrl-C reaches both, twice, as torchrun passes it on."""
+    leader, other = start_pair(["record", *DEMO[:2], "500", "-q", "-p", "red circle", "-o", tmp_path / "run.h5"], timeout_s=5)
+    try:
+        partial = partial_path(tmp_path / "run.h5")
+        wait_for(lambda: (partial.exists() and partial.stat().st_size > 200_000) or leader.poll() is not None)
+        began = time.monotonic()
+        for process in (leader, other, leader, other) if number == signal.SIGINT else (other,):
+            process.send_signal(number)
+        _, said = leader.communicate(timeout=60)
+        waited_s = time.monotonic() - began
+    finally:
+        for process in (leader, other):
+            process.kill()
+            process.wait()
+    assert leader.returncode == code, said
+    assert words in said
+    assert "Traceback" not in said
+    assert waited_s < 30
+    assert [file.name for file in tmp_path.iterdir()] == [partial.name]
+    run = janoscope.open_recording(partial, partial=True)
+    assert 0 < run.steps < 500
+    assert np.isfinite(run.read("model_output", branch="uncond")).all()
+
+
+def start_pair(arguments, timeout_s):
+    """Both processes as torchrun starts them, but without its own reaction to their end."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "janoscope", *map(str, arguments), "--guidance-parallel", "2"]
+    command += ["--peer-timeout", str(timeout_s), "--device", "cpu"]
+    environment = {**os.environ, **shared, "PYTHONPATH": str(TESTS.parent)}
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    return [subprocess.Popen(command, env={**environment, "RANK": str(rank)}, **pipes) for rank in (0, 1)]
+
+
+def wait_for(condition, timeout_s=200):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+
+
+POLICY = """
+name = "short"
+map = "jano"
+warmup = 3
+cooldown = 1
+tile = [1, 4, 4]
+quantiles = { static = 0.4, moderate = 0.7 }
+intervals = { static = 2, moderate = 2, active = 1 }
+"""
