@@ -65,6 +65,9 @@ def compare(
     """
     if not calls:
         raise InputError("nothing to compare on; give at least one prompt and one seed.")
+    if model.pair is not None:
+        facts = methods, [(call.prompt, call.seed) for call in calls], known and known.to_json()
+        model.pair.agree("the methods, the prompts or what is known already", facts)
     made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
     return _Contest(model, calls, made, lpips, on_run, on_call, known).run()
 
