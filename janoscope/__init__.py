@@ -15,6 +15,7 @@ _PUBLIC = {
     "Comparison": "study.comparison",
     "Executor": "execution",
     "JanoscopeError": "errors",
+    "Pair": "study.pair",
     "Plan": "plan",
     "Policy": "plan",
     "Recorder": "recording",

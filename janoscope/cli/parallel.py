@@ -12,6 +12,8 @@ from ..errors import PeerLost
 if TYPE_CHECKING:
     from ..study.pair import Pair
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def parallel_options(command: Any) -> Any:
     """The options of verbs that can share every generation between two processes."""
@@ -29,7 +31,10 @@ def parallel_options(command: Any) -> Any:
 
 @contextmanager
 def paired(guidance_parallel: int | None, peer_timeout: float | None) -> Iterator["Pair | None"]:
-    """The pair that the options ask for; None without them. Inside, a stop ends this process in order, and only once."""
+    """The pair that the options ask for; None without them. Inside, a stop ends this process in order, and only once.
+
+    While the other process is waited for there is nothing to end in order, and Python does not hear signals: they act at once.
+    """
     if guidance_parallel is None:
         if peer_timeout is not None:
             raise click.UsageError("--peer-timeout has no effect without --guidance-parallel 2.")
@@ -37,7 +42,9 @@ def paired(guidance_parallel: int | None, peer_timeout: float | None) -> Iterato
         return
     from ..study.pair import Pair
 
-    with _stopped_once(), Pair.join(guidance_parallel, peer_timeout) as pair:
+    with _on_signals(signal.SIG_DFL):
+        pair = Pair.join(guidance_parallel, peer_timeout)
+    with _on_signals(_stop), pair:
         yield pair
 
 
@@ -46,20 +53,20 @@ def follows(pair: "Pair | None") -> bool:
     return pair is not None and not pair.leads
 
 
+def _stop(number: int, frame: Any) -> None:
+    """Once: torchrun passes Ctrl-C on to processes that have it already, and sends SIGTERM where a companion died."""
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise PeerLost("stopped by SIGTERM, which torchrun sends when one of its processes ended; see that one's message.")
+
+
 @contextmanager
-def _stopped_once() -> Iterator[None]:
-    """torchrun passes Ctrl-C on to processes that have it already, and sends SIGTERM to those whose companion died."""
-
-    def stop(number: int, frame: Any) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise PeerLost("stopped by SIGTERM, which torchrun sends when one of its processes ended; see that one's message.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _on_signals(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
