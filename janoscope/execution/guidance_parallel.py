@@ -95,7 +95,7 @@ class GuidanceParallel:
             self._patches.pop().remove()
         self._first = None
         if error is not None:
-            self._layouts.clear()  # the two may have learned different things
+            self._layouts.clear()
         if not attached or self._told or isinstance(error, PeerLost) or (error and not isinstance(error, Exception)):
             return  # an interrupted process ends, which tells the peer
         if error is None:
@@ -243,6 +243,7 @@ class GuidanceParallel:
         theirs = self._peer.meet(mine)
         if theirs[0] == _Kind.FAILED:
             self._told = True
+            self._layouts.clear()  # as the peer does: the two may have learned different things
             raise PeerFailed(f"the other guidance branch's process failed at step {theirs[2]}; its own message says why.")
         if theirs[:3] != mine[:3]:
             here, there = (f"{_Kind(note[0]).name.lower()} of step {note[2]}, generation {note[1]}" for note in (mine, theirs))

@@ -170,7 +170,8 @@ def test_both_processes_find_out(told, what, words):
 def test_a_failure_of_one_process_costs_one_generation(told):
     _, leader, other = told
     assert leader["fails"].startswith("PeerFailed: the other guidance branch's process failed at step 2")
-    assert other["fails"] == "JanoscopeError: out of luck"
+    assert leader["fails_late"].startswith("PeerFailed: the other guidance branch's process failed at step 8")  # after its last
+    assert other["fails"] == other["fails_late"] == "JanoscopeError: out of luck"
     assert leader["recovered"]
     assert other["recovered"]
 

@@ -107,9 +107,9 @@ class Script:
                 finally:
                     patch.remove()
 
-        def one_fails():
+        def one_fails(at):
             def fail(pipe, step, timestep, kwargs):
-                if step == 1 and not leads:
+                if step == at and not leads:
                     raise janoscope.JanoscopeError("out of luck")
                 return kwargs
 
@@ -131,7 +131,8 @@ class Script:
             batch_of_one_branch=self.refused(lambda: run(sd3, guidance_scale=1.0, num_images_per_prompt=2)),
             ended=self.refused(lambda: run(Tiny("lumina2"), cfg_trunc_ratio=0.5)),
             extra=self.refused(lambda: run(sd3, skip_guidance_layers=[0], skip_layer_guidance_start=0.0)),
-            fails=self.refused(one_fails),
+            fails=self.refused(lambda: one_fails(1)),
+            fails_late=self.refused(lambda: one_fails(7)),
             recovered=bool(torch.equal(run(), wan.plain())),
             swapped=float((swapped() - sd3.plain()).abs().max()),
             batched=float((run(sd3) - sd3.plain()).abs().max() / sd3.plain().abs().max()),
