@@ -141,9 +141,26 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """Taps (`capture.taps`) from which thresholds of step caches are calibrated.
+
+    modulated: TeaCache's input, what the first block's attention is given after the timestep has modulated it, or the timestep's
+    embedding where that is not a module's output. first, last: hidden states of image tokens before and after all blocks, whose
+    difference MagCache and TeaCache keep.
+    """
+
+    modulated: str | None = None
+    first: str | None = None
+    last: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class ProbeSheet:
     """One family's facts. `policies` and `models` stay plain tables; `plan` and `study` read them.
 
+    arguments: shapes of what the network's forward takes beside x_t and the timestep, in words (docs/probes.md); from them memory
+    is predicted without weights.
     checked_with: the release whose source the facts were read in. limits: what cannot be recorded or executed, a sentence each.
     """
 
@@ -155,6 +172,8 @@ class ProbeSheet:
     output: Output
     guidance: Guidance
     execution: Execution | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    residual: Residual | None = None
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checked_with: str = ""
@@ -187,7 +206,8 @@ def _misfit(kind: Any, value: Any) -> str | None:
             return None
         return f"a list of {item.__name__}" if open_ended else f"a list of {len(rest) + 1} {item.__name__}"
     if get_origin(kind) is Mapping:
-        return None if isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()) else "a table of tables"
+        entry, words = (str, "texts") if get_args(kind)[1] is str else (dict, "tables")
+        return None if isinstance(value, dict) and all(isinstance(v, entry) for v in value.values()) else f"a table of {words}"
     return None if type(value) is kind else f"a {kind.__name__}"
 
 

@@ -41,6 +41,7 @@ LARGE = 1 << 30  # bytes that are announced without being asked
     "-o", "--output", type=click.Path(path_type=Path), help="The recording [default: run.h5], or a directory [default: runs]."
 )
 @click.option("--tap", "taps", multiple=True, metavar=TAP, help="Record an inner module too (docs/recording.md).")
+@click.option("--for", "tools", metavar="TOOL,...", help="Record what these step caches are calibrated from: teacache, magcache.")
 @click.option("--policy", help="Accelerate the run with a preset or policy file; skipped tokens are marked.")
 @click.option("--store-dtype", type=click.Choice(STORED), help="Store in another dtype than the model's.")
 @click.option("--no-output", is_flag=True, help="Keep no decoded picture beside the recording.")
@@ -53,6 +54,7 @@ def record(
     ray: str | None,
     output: Path | None,
     taps: tuple[str, ...],
+    tools: str | None,
     policy: str | None,
     store_dtype: str | None,
     no_output: bool,
@@ -72,12 +74,12 @@ def record(
 
     if (options["prompt"] is None) == (prompts is None):
         raise click.UsageError("give -p PROMPT or --prompts FILE, one of the two.")
-    how = {"taps": taps, "store_dtype": store_dtype, "keep_output": not no_output}
+    how: dict[str, Any] = {"taps": taps, "tools": _tools(tools), "store_dtype": store_dtype, "keep_output": not no_output}
     parallel = guidance_parallel, peer_timeout
-    if guidance_parallel is not None and (taps or ray):
+    if guidance_parallel is not None and (taps or tools or ray):
         raise InputError(
-            "--guidance-parallel works without --tap (a process sees the modules of its own branch only) and without --ray "
-            "(start more ranks with torchrun). Leave one of them out."
+            "--guidance-parallel works without --tap and --for (a process sees the modules of its own branch only) and without "
+            "--ray (start more ranks with torchrun). Leave one of them out."
         )
     if prompts is not None:
         directory = output or Path("runs")
@@ -93,6 +95,18 @@ def record(
         _record_one(target, policy, force, quiet, verbose, how, options, pair)
 
 
+def _tools(text: str | None) -> tuple[str, ...]:
+    """Tools to record for, before a model is loaded for ones that do not exist."""
+    if text is None:
+        return ()
+    from ..study.exports import TOOLS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in names if name not in TOOLS]:
+        raise click.UsageError(f"--for {unknown[0]}: legal are {', '.join(TOOLS)}.")
+    return names
+
+
 def _record_one(
     output: Path,
     policy: str | None,
@@ -104,6 +118,7 @@ def _record_one(
     pair: "Pair | None",
 ) -> None:
     from ..study.call import make_call
+    from ..study.exports import export_taps
     from ..study.record import follow, record_model
 
     name, loading = options["model"], take_model(dict(options))
@@ -115,6 +130,7 @@ def _record_one(
         return
     for warning in call.warnings:
         click.echo(warning, err=True)
+    how["taps"] = (*how["taps"], *export_taps(model.sheet, how.pop("tools")))
     how |= {"load": loading, "extra": asked.extra}
     how |= {"policy": model.policy(policy) if policy else None, "force": force}
     how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))

@@ -16,6 +16,7 @@ from ..errors import InputError, PeerLost
 from ..plan import Policy
 from ..recording import partial_path
 from .call import CallOptions, make_call
+from .exports import export_taps
 from .fanout import Outcome, Rank, fan_out
 from .model import load_model
 from .pair import Pair
@@ -28,11 +29,15 @@ COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"
 
 @dataclass(frozen=True)
 class SetRecipe:
-    """How every prompt of a set is recorded. load: arguments of `load_model`; call: the options, their prompt not yet set."""
+    """How every prompt of a set is recorded. load: arguments of `load_model`; call: the options, their prompt not yet set.
+
+    tools: whose taps (`exports.export_taps`) are recorded beside `taps`.
+    """
 
     load: dict[str, Any]
     call: CallOptions
     taps: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     policy: str | None = None
     store_dtype: str | None = None
     keep_output: bool = True
@@ -43,6 +48,7 @@ class SetRecipe:
         load = self.load | {"probe": _contents(self.load.get("probe"))}
         facts: dict[str, Any] = {"load": load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
         facts |= {"policy": _contents(self.policy), "store_dtype": self.store_dtype}
+        facts |= {"tools": self.tools} if self.tools else {}
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -233,6 +239,7 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
     """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
     model = load_model(**recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
+    taps = (*recipe.taps, *export_taps(model.sheet, recipe.tools))
 
     def work(task: SetTask) -> dict[str, Any]:
         call = make_call(model, replace(recipe.call, prompt=task.prompt.text))
@@ -245,7 +252,7 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
             Path(task.path),
             load=task.recipe.load,
             extra=task.recipe.call.extra,
-            taps=recipe.taps,
+            taps=taps,
             policy=policy,
             store_dtype=recipe.store_dtype,
             keep_output=recipe.keep_output,

@@ -1,0 +1,241 @@
+"""Exports: what a recording tells other tools' step caches, TeaCache's polynomial and MagCache's ratios, as these take them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..capture import Tap, parse_tap
+from ..errors import InputError
+from ..probe import ProbeSheet
+from ..recording import Recording, open_recording
+from .recording_identity import sheet_of_recording
+
+TOOLS = ("teacache", "magcache")
+DEGREE = 4  # of TeaCache's polynomial
+SAMPLE = 1024  # tokens of a tap; means over more change the third digit at most
+EPSILON = 1e-8  # as diffusers' MagCache guards its division
+_NEEDS = {"teacache": ("modulated",), "magcache": ("first", "last")}
+
+
+def export_taps(sheet: ProbeSheet, tools: Sequence[str]) -> tuple[Tap, ...]:
+    """The inner modules to record for these tools, of every step, with at most `SAMPLE` tokens.
+
+    Raises InputError for an unknown tool, and for a family whose sheet does not name what the tool needs.
+    """
+    found: dict[str, Tap] = {}
+    for tool in tools:
+        for text in _needed(sheet, tool):
+            tap = parse_tap(f"{text}:tokens={SAMPLE}")
+            found[tap.name] = tap
+    return tuple(found.values())
+
+
+def _needed(sheet: ProbeSheet, tool: str) -> list[str]:
+    if tool not in TOOLS:
+        raise InputError(f"no export for {tool!r}; legal: {', '.join(TOOLS)}.")
+    named = [getattr(sheet.residual, key) if sheet.residual else None for key in _NEEDS[tool]]
+    taps = [name for name in named if name is not None]
+    if len(taps) < len(named):
+        keys = " and ".join(_NEEDS[tool])
+        raise InputError(f"the probe sheet {sheet.family} names no {keys} under [residual], which {tool} needs (docs/probes.md).")
+    return taps
+
+
+@dataclass(frozen=True)
+class PromptFit:
+    """How well the common polynomial fits one recording. rmse: of the output's relative distance."""
+
+    prompt: str
+    seed: Any
+    r2: float
+    rmse: float
+
+
+@dataclass(frozen=True)
+class TeaCacheFit:
+    """TeaCache's rescaling: the output's relative L1 distance as a polynomial of the modulated input's, consecutive steps.
+
+    coefficients: highest power first, as `numpy.poly1d` takes them. input: the tap that x is of. x_range: beyond it the
+    polynomial is no measurement. pairs: points that were fitted.
+    """
+
+    coefficients: tuple[float, ...]
+    r2: float
+    rmse: float
+    input: str
+    x_range: tuple[float, float]
+    pairs: int
+    per_prompt: tuple[PromptFit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": "janoscope-teacache/1", "degree": DEGREE, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class MagCacheRatios:
+    """MagCache's magnitude ratios, one a step, 1 first.
+
+    mag_ratios: for diffusers' `MagCacheConfig(mag_ratios=...)`, the mean over branches. by_branch: of each by itself.
+    interleaved: branch after branch at every step, as MagCache's own scripts for two calls a step take them. spread: standard
+    deviation over recordings, by branch and step.
+    """
+
+    mag_ratios: tuple[float, ...]
+    by_branch: Mapping[str, tuple[float, ...]]
+    interleaved: tuple[float, ...]
+    spread: Mapping[str, tuple[float, ...]]
+    recordings: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": "janoscope-magcache/1", "num_inference_steps": len(self.mag_ratios), **asdict(self)}
+
+
+def export_teacache(recordings: Sequence[Path], probe: Path | None = None) -> TeaCacheFit:
+    """Fit TeaCache's polynomial to every pair of consecutive steps, branch and item of all recordings.
+
+    x: mean |now - before| / mean |before| of the modulated input; y: the same of the network's output. Source: Liu et al.,
+    "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", arXiv 2411.19108, eq. 4 to 6; ali-vilab/TeaCache
+    issue 2 (numpy.polyfit, degree 4, all steps).
+
+    Raises InputError where a recording lacks the tap, and where there are too few points for the degree.
+    """
+    points: list[tuple[str, Any, np.ndarray, np.ndarray]] = []
+    name = ""
+    for path in recordings:
+        with open_recording(path) as recording:
+            (name,) = _tap_names(recording, "teacache", probe)
+            found = [_distances(recording, name, item, branch) for item, branch in _places(recording, name)]
+            x, y = (np.concatenate(values) for values in zip(*found, strict=True))
+            points.append((recording.provenance["run"]["prompt"], recording.provenance["run"]["seed"], x, y))
+    x, y = (np.concatenate([one[at] for one in points]) for at in (2, 3))
+    if len(np.unique(x)) <= DEGREE:
+        raise InputError(f"{len(x)} pairs of steps are too few for a polynomial of degree {DEGREE}; record more steps.")
+    coefficients = fit_polynomial(x, y)
+    fits = tuple(PromptFit(prompt, seed, *_goodness(coefficients, x, y)) for prompt, seed, x, y in points)
+    r2, rmse = _goodness(coefficients, x, y)
+    return TeaCacheFit(tuple(map(float, coefficients)), r2, rmse, name, (float(x.min()), float(x.max())), len(x), fits)
+
+
+def fit_polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares, highest power first; fitted on a scaled axis, since x**8 of small distances loses every digit."""
+    return np.polynomial.Polynomial.fit(x, y, DEGREE).convert().coef[::-1]
+
+
+def export_magcache(recordings: Sequence[Path], probe: Path | None = None) -> MagCacheRatios:
+    """MagCache's ratios, the mean over recordings and items.
+
+    ratio: mean over tokens of |residual now| / |residual before|; residual: hidden states after all blocks less those before,
+    norms over channels in float32. Source: Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", arXiv
+    2506.09045; diffusers' hooks/mag_cache.py measures the same with `MagCacheConfig(calibrate=True)`.
+
+    Raises InputError where a recording lacks the taps, or has another number of steps than the first.
+    """
+    ratios: dict[str, list[np.ndarray]] = {}
+    for path in recordings:
+        with open_recording(path) as recording:
+            first, last = _tap_names(recording, "magcache", probe)
+            for item, branch in _places(recording, first):
+                ratios.setdefault(branch, []).append(_ratios(recording, first, last, item, branch))
+    lengths = {len(one) for found in ratios.values() for one in found}
+    if len(lengths) > 1:
+        raise InputError(
+            f"the recordings have {', '.join(map(str, sorted(lengths)))} steps; MagCache's ratios are for one number."
+        )
+    means = {branch: np.mean(found, axis=0) for branch, found in ratios.items()}
+    together = np.stack(list(means.values()))  # (branch, step)
+    return MagCacheRatios(
+        mag_ratios=_floats(together.mean(axis=0)),
+        by_branch={branch: _floats(values) for branch, values in means.items()},
+        interleaved=_floats(together.T.ravel()),
+        spread={branch: _floats(np.std(found, axis=0)) for branch, found in ratios.items()},
+        recordings=len(recordings),
+    )
+
+
+def describe_teacache(fit: TeaCacheFit) -> str:
+    """Lines to paste into TeaCache's scripts, and how far to trust them."""
+    r2 = [one.r2 for one in fit.per_prompt]
+    listed = ", ".join(f"{value:.8e}" for value in fit.coefficients)
+    return "\n".join(
+        [
+            f"coefficients = [{listed}]  # numpy.poly1d",
+            f"of {fit.input}, {fit.pairs} pairs of steps with distances {fit.x_range[0]:.3g} to {fit.x_range[1]:.3g}",
+            f"R^2 {fit.r2:.3f}, by recording {min(r2):.3f} to {max(r2):.3f} (median {np.median(r2):.3f}); "
+            f"error of the output's distance {fit.rmse:.3g}",
+        ]
+    )
+
+
+def describe_magcache(ratios: MagCacheRatios) -> str:
+    """The line to paste into diffusers, and the spread."""
+    listed = ", ".join(f"{value:.5f}" for value in ratios.mag_ratios)
+    steps = len(ratios.mag_ratios)
+    spread = max(max(values) for values in ratios.spread.values())
+    lines = [f"MagCacheConfig(num_inference_steps={steps}, mag_ratios=[{listed}])"]
+    if len(ratios.by_branch) > 1:
+        apart = np.ptp(np.stack([np.array(values) for values in ratios.by_branch.values()]), axis=0).max()
+        lines.append(f"mean of {' and '.join(ratios.by_branch)}, which differ by {apart:.3g} at most")
+    return "\n".join([*lines, f"of {ratios.recordings} recordings; spread over them at most {spread:.3g} at a step"])
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _tap_names(recording: Recording, tool: str, probe: Path | None) -> list[str]:
+    """Signals of the taps that the tool needs."""
+    sheet = sheet_of_recording(recording, probe)
+    if sheet is None:
+        raise InputError(f"{recording.path.name} names no probe sheet, which says what {tool} looks at; pass it with --probe.")
+    names = [parse_tap(text).name for text in _needed(sheet, tool)]
+    if missing := [name for name in names if name not in recording.signals]:
+        raise InputError(f"{recording.path.name} holds no tap {missing[0]}; record with `janoscope record --for {tool}`.")
+    return names
+
+
+def _places(recording: Recording, tap: str) -> Iterator[tuple[int, str]]:
+    """Items and branches whose every step holds the tap."""
+    present = recording.present(tap)  # (step, item, branch)
+    for item in range(recording.items):
+        for at, branch in enumerate(recording.branches):
+            if present[:, item, at].all():
+                yield item, branch
+
+
+def _distances(recording: Recording, tap: str, item: int, branch: str) -> tuple[np.ndarray, np.ndarray]:
+    """Relative L1 distances of consecutive steps, (step - 1,) each: of the tap, and of the network's output."""
+    found = []
+    for signal in (tap, "model_output"):
+        before, distances = recording.map(signal, 0, item, branch), []
+        for step in range(1, recording.steps):
+            now = recording.map(signal, step, item, branch)
+            distances.append(np.abs(now - before).mean(dtype=np.float64) / np.abs(before).mean(dtype=np.float64))
+            before = now
+        found.append(np.array(distances))
+    return found[0], found[1]
+
+
+def _ratios(recording: Recording, first: str, last: str, item: int, branch: str) -> np.ndarray:
+    """(step,), 1 at the first."""
+    ratios, before = [1.0], _norms(recording, first, last, 0, item, branch)
+    for step in range(1, recording.steps):
+        now = _norms(recording, first, last, step, item, branch)
+        ratios.append(float((now / (before + EPSILON)).mean()))
+        before = now
+    return np.array(ratios)
+
+
+def _norms(recording: Recording, first: str, last: str, step: int, item: int, branch: str) -> np.ndarray:
+    """The residual's length by token, (token,)."""
+    residual = recording.map(last, step, item, branch) - recording.map(first, step, item, branch)
+    return np.linalg.norm(residual, axis=-1)
+
+
+def _goodness(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(R^2, root mean square error)."""
+    errors = y - np.polyval(coefficients, x)
+    spread = np.square(y - y.mean()).sum()
+    return float(1 - np.square(errors).sum() / spread) if spread else 0.0, float(np.sqrt(np.square(errors).mean()))
