@@ -16,6 +16,7 @@ from janoscope.probe import (
     Guidance,
     Match,
     Output,
+    Residual,
     Tap,
     Tokens,
     find_sheet,
@@ -193,7 +194,7 @@ def test_the_documented_example_is_a_sheet():
 
 def test_the_documentation_explains_every_key_and_every_choice():
     explained = set(re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE))
-    keys = {f.name for kind in (Match, Tap, Tokens, Output, Guidance, Execution) for f in fields(kind)} - {"source"}
+    keys = {f.name for kind in (Match, Tap, Tokens, Output, Guidance, Execution, Residual) for f in fields(kind)} - {"source"}
     assert explained == keys | {"family", "title", "checked_with", "limits"}
     words = {word for choices in _CHOICES.values() for word in choices if isinstance(word, str)}
     assert {word for word in words if f"`{word}`" not in DOCS} == set()
