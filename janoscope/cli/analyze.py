@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import click
 from .options import force_option, json_option, progress, quiet_option
 
 if TYPE_CHECKING:
+    from ..errors import JanoscopeError
     from ..study.analyze import Analysis
+    from ..study.analyze_cluster import Task
 
 
 @click.command()
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--padding", type=click.Choice(["count", "exclude"]), help="Of tiles over the edge, instead of the policy's.")
 @click.option("--item", type=int, default=0, show_default=True, help="Which item of a batch to measure.")
 @click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own.")
+@click.option("--ray", metavar="ADDRESS", help="Spread the recordings over a Ray cluster (`auto`: the one on this machine).")
 @click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
 @force_option
 @json_option
@@ -54,6 +58,7 @@ def analyze(
     points: tuple[str, ...],
     reduction: str,
     probe: Path | None,
+    ray: str | None,
     partial: bool,
     force: bool,
     as_json: bool,
@@ -65,38 +70,70 @@ def analyze(
     Several recordings get an analysis each, and aggregate.json over all of them: in -o DIR, else beside the first. One that
     cannot be analysed is told and left out; the exit code is then 1, and 2 where none could be.
     """
-    from ..errors import JanoscopeError
+    from ..errors import InputError, JanoscopeError
     from ..report import render_aggregate, render_analysis
     from ..study.aggregate import describe_aggregate, write_aggregate
-    from ..study.analyze import AnalysisOptions, analysis_directories, analyze_to_directory
+    from ..study.analyze import AnalysisOptions, analysis_directories
     from ..study.record import refuse_existing
 
+    if ray is not None and len(runs) == 1:
+        raise InputError("--ray spreads recordings over a cluster; with one recording it has no effect. Leave it out.")
     together = output or runs[0].parent
     if len(runs) > 1:
         refuse_existing(together / "aggregate.json", force)
     directories = analysis_directories(runs, output, force)
-    told = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
-    finished: list[Path] = []
-    for run, directory in zip(runs, directories, strict=True):
+    told: dict[str, Any] = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
+    told["options"] = AnalysisOptions(**options)
+    tasks, finished = list(zip(runs, directories, strict=True)), []
+    for task, result in _one_by_one(tasks, told, quiet) if ray is None else _over_ray(tasks, ray, told, quiet):
+        run, directory = task
         try:
-            with progress(f"analyze {run.name}", quiet) as on_step:
-                analysis = analyze_to_directory(run, directory, options=AnalysisOptions(**options), on_step=on_step, **told)
+            if isinstance(result, JanoscopeError):
+                raise result
             report = render_analysis(directory, recording=run)
         except JanoscopeError as error:
             if len(runs) == 1:
                 raise
             click.echo(f"{run} left out: {' '.join(str(error).split())}", err=True)
             continue
-        finished.append(directory)
-        _tell(analysis, directory, report, as_json, print_json=as_json and len(runs) == 1)
+        finished.append(task)
+        _tell(result, directory, report, as_json, print_json=as_json and len(runs) == 1)
     if len(runs) > 1 and finished:
-        written = write_aggregate(finished, together)
+        finished.sort(key=tasks.index)
+        written = write_aggregate([directory for _, directory in finished], together)
         facts = json.loads(written.read_text(encoding="utf-8"))
         click.echo(json.dumps(facts, indent=1) if as_json else describe_aggregate(facts))
         click.echo(f"Wrote {written}\nWrote {render_aggregate(together)}", err=as_json)
     if len(finished) < len(runs):
         click.echo(f"{len(runs) - len(finished)} of {len(runs)} recordings were left out.", err=True)
         sys.exit(1 if finished else 2)
+
+
+def _one_by_one(tasks: "list[Task]", told: dict[str, Any], quiet: bool) -> "Iterator[tuple[Task, Analysis | JanoscopeError]]":
+    from ..errors import JanoscopeError
+    from ..study.analyze import analyze_to_directory
+
+    for run, directory in tasks:
+        result: Analysis | JanoscopeError
+        try:
+            with progress(f"analyze {run.name}", quiet) as on_step:
+                result = analyze_to_directory(run, directory, on_step=on_step, **told)
+        except JanoscopeError as error:
+            result = error
+        yield (run, directory), result
+
+
+def _over_ray(
+    tasks: "list[Task]", address: str, told: dict[str, Any], quiet: bool
+) -> "Iterator[tuple[Task, Analysis | JanoscopeError]]":
+    from ..errors import JanoscopeError
+    from ..study.analyze_cluster import analyze_over_ray
+
+    with progress("analyze", quiet, unit="recording") as on_step:
+        for done, outcome in enumerate(analyze_over_ray(tasks, address, **told), start=1):
+            if on_step is not None:
+                on_step(done, len(tasks))
+            yield outcome.task, outcome.result or JanoscopeError(outcome.error or "no result")
 
 
 def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:

@@ -1,15 +1,33 @@
 """`janoscope compare`."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force_option, json_option, load, model_options, progress, quiet_option, take_call, verbose_option
+from .options import (
+    force_option,
+    hush,
+    json_option,
+    model_options,
+    progress,
+    quiet_option,
+    take_call,
+    take_model,
+    verbose_option,
+)
 from .parallel import follows, paired, parallel_options
+
+if TYPE_CHECKING:
+    from ..study.compare_cluster import CompareRecipe, Part
+    from ..study.comparison import Comparison
+    from ..study.fanout import Outcome
+    from ..study.pair import Pair
+    from ..study.pairing import Key
 
 
 @click.command()
@@ -43,6 +61,7 @@ from .parallel import follows, paired, parallel_options
 @click.option("--guidance", type=float, help="Guidance scale.")
 @click.option("--negative-prompt", help="What to steer away from.")
 @click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline.")
+@click.option("--ray", metavar="ADDRESS", help="Spread prompts and seeds over a Ray cluster (`auto`: the one on this machine).")
 @parallel_options
 @click.option("--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights).")
 @click.option(
@@ -61,6 +80,7 @@ def compare(
     seeds: int,
     methods: tuple[str, ...],
     methods_file: Path | None,
+    ray: str | None,
     lpips: bool,
     output: Path,
     resume: bool,
@@ -75,12 +95,14 @@ def compare(
     """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
     from ..errors import InputError
     from ..report.comparison import render_comparison
-    from ..study.compare import DEFAULT_METHODS, calls_of, make_method
-    from ..study.compare import compare as run_comparison
+    from ..study.compare import DEFAULT_METHODS, make_method
+    from ..study.compare_cluster import CompareRecipe
     from ..study.comparison import load_comparison, save_comparison
 
     if output.exists() and not (force or resume):
         raise InputError(f"{output} exists; choose another --output, or pass --resume to go on with it or --force to replace it.")
+    if ray is not None and guidance_parallel is not None:
+        raise InputError("--ray and --guidance-parallel both spread the work; use one of them.")
     if resume and force:
         raise InputError("--resume keeps what --force replaces; give one of the two.")
     known = load_comparison(output) if resume else None
@@ -89,29 +111,70 @@ def compare(
         make_method(text)  # a misspelt method is told before a model is loaded
     given = _prompts(prompts, prompts_file, prompt_column)
     measure = _lpips() if lpips else None
-    with paired(guidance_parallel, peer_timeout) as pair:
-        writes = not follows(pair)
-        model = load(options, verbose, pair)
-        calls = calls_of(model, take_call({**options, "prompt": given[0], "seed": seed}), given, range(seed, seed + seeds))
-        for warning in dict.fromkeys(warning for call in calls for warning in call.warnings) if writes else ():
-            click.echo(warning, err=True)
-        with progress("compare", quiet or not writes) as on_step, _report_at_a_stop(output) if writes else nullcontext():
-            comparison = run_comparison(
-                model,
-                calls,
-                chosen,
-                lpips=measure,
-                on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
-                on_call=(lambda found: save_comparison(found, output)) if writes else None,
-                known=known,
-            )
-    if not writes:
-        return
+    loading, asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
+    told_lpips = measure if isinstance(measure, str) else lpips
+    recipe = CompareRecipe(loading, asked, tuple(given), tuple(range(seed, seed + seeds)), tuple(chosen), told_lpips)
+    if not verbose:
+        hush()
+    if ray is not None:
+        with _report_at_a_stop(output):
+            comparison = _over_ray(recipe, ray, known, output, quiet)
+    else:
+        with paired(guidance_parallel, peer_timeout) as pair:
+            comparison = _here(recipe, measure, known, output, quiet, pair)
+        if follows(pair):
+            return
     files = [*save_comparison(comparison, output), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
     if not as_json:
         for file in files:
             click.echo(f"Wrote {file}")
+    sys.exit(0 if ray is None or comparison.complete else 1)
+
+
+def _here(
+    recipe: "CompareRecipe", lpips: Any, known: "Comparison | None", output: Path, quiet: bool, pair: "Pair | None"
+) -> "Comparison":
+    from ..study.compare import calls_of, compare
+    from ..study.comparison import save_comparison
+    from ..study.model import load_model
+
+    writes = not follows(pair)
+    model = load_model(**recipe.load, pair=pair)
+    calls = calls_of(model, recipe.call, recipe.prompts, recipe.seeds)
+    for warning in dict.fromkeys(warning for call in calls for warning in call.warnings) if writes else ():
+        click.echo(warning, err=True)
+    with progress("compare", quiet or not writes) as on_step, _report_at_a_stop(output) if writes else nullcontext():
+        return compare(
+            model,
+            calls,
+            recipe.methods,
+            lpips=lpips,
+            on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
+            on_call=(lambda found: save_comparison(found, output)) if writes else None,
+            known=known,
+        )
+
+
+def _over_ray(recipe: "CompareRecipe", address: str, known: "Comparison | None", output: Path, quiet: bool) -> "Comparison":
+    from ..study.compare_cluster import compare_over_ray
+    from ..study.comparison import save_comparison
+
+    told: set[str] = set()
+    with progress("compare", quiet, unit="call") as on_step:
+
+        def on_part(done: int, total: int, outcome: "Outcome[Key, Part]", so_far: "Comparison | None") -> None:
+            if on_step is not None:
+                on_step(done, total)
+            prompt, seed = outcome.task
+            warnings = outcome.result.warnings if outcome.result else (f"{prompt!r}, seed {seed} left out: {outcome.error}",)
+            for warning in (warning for warning in warnings if warning not in told):
+                told.add(warning)
+                click.echo(warning, err=True)
+            if so_far is not None:
+                save_comparison(so_far, output)
+
+        return compare_over_ray(recipe, address, known=known, on_part=on_part)
 
 
 def _lpips() -> Any:

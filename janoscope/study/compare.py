@@ -69,11 +69,11 @@ def compare(
         facts = methods, [(call.prompt, call.seed) for call in calls], known and known.to_json()
         model.pair.agree("the methods, the prompts or what is known already", facts)
     made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
-    return _Contest(model, calls, made, lpips, on_run, on_call, known).run()
+    return Contest(model, calls, made, lpips, on_run, on_call, known).run()
 
 
-class _Contest:
-    """The state of one comparison."""
+class Contest:
+    """The state of one comparison: `run` meets all calls, `meet` one."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class _Contest:
         calls: Sequence[PipelineCall],
         methods: Sequence[Method],
         lpips: Lpips | str | None,
-        on_run: OnRun | None,
-        on_call: OnCall | None,
-        known: Comparison | None,
+        on_run: OnRun | None = None,
+        on_call: OnCall | None = None,
+        known: Comparison | None = None,
     ):
         self._model, self._calls = model, calls
         self._lpips, self._no_lpips = (None, {"lpips": lpips}) if isinstance(lpips, str) else (lpips, {})
@@ -103,33 +103,45 @@ class _Contest:
         self._call = _call_facts(calls[0])
         if known is not None:
             _refuse_another((*self._about, self._call), (known.model, known.device, known.dtype, known.steps, known.call))
-        # of each call the methods that have not run on it yet
-        self._lacking = [(call, [m for m in self._methods if self._lacks(m, call)]) for call in calls]
-        self._lacking = [(call, lacking) for call, lacking in self._lacking if lacking or self._lacks(self._full, call)]
+        self._waiting = [call for call in calls if self._lacking(call) or self._lacks(self._full, call)]
+        self._total = self._count_generations()
+        self._warm = False
+
+    def _lacking(self, call: PipelineCall) -> list[Method]:
+        """The methods that have not run on the call yet."""
+        return [method for method in self._methods if self._lacks(method, call)]
 
     def _lacks(self, method: Method, call: PipelineCall) -> bool:
         return all(run.key != (call.prompt, call.seed) for run in self._rows[method.spec.text].runs)
 
     def run(self) -> Comparison:
-        if not self._lacking:
-            return self._found(done=True)
-        first = self._lacking[0][0]
+        for call in self._waiting:
+            self.meet(call)
+            self._on_call(self.found(done=call is self._waiting[-1]))
+        return self.found(done=True)
+
+    def meet(self, call: PipelineCall) -> None:
+        """Make what the call lacks, the full run first; before the first call every method is warmed up on it."""
+        lacking = self._lacking(call)
+        before = None if self._warm else self._warm_up(call)
+        reference, cost = self._generate(self._full, call, count=False)
+        if before is not None and not np.array_equal(_frames(reference), before):
+            raise ExecutionError("the full run does not repeat its first picture: a method left the pipeline changed.")
+        if self._lacks(self._full, call):
+            self._take(self._full, call, reference, cost, None, cost)
+        for method in lacking:
+            self._guarded(method, self._measure, call, reference, cost)
+
+    def _warm_up(self, first: PipelineCall) -> np.ndarray:
+        """The full run's frames, to be held against those after all methods have run."""
+        self._warm = True
         before = _frames(self._generate(self._full, first, count=True)[0])
         for method in self._methods:
-            if any(method in lacking for _, lacking in self._lacking):
+            if any(method in self._lacking(call) for call in self._waiting):
                 self._guarded(method, self._count, first)
-        for call, lacking in self._lacking:
-            reference, cost = self._generate(self._full, call, count=False)
-            if call is first and not np.array_equal(_frames(reference), before):
-                raise ExecutionError("the full run does not repeat its first picture: a method left the pipeline changed.")
-            if self._lacks(self._full, call):
-                self._take(self._full, call, reference, cost, None, cost)
-            for method in lacking:
-                self._guarded(method, self._measure, call, reference, cost)
-            self._on_call(self._found(done=call is self._lacking[-1][0]))
-        return self._found(done=True)
+        return before
 
-    def _found(self, done: bool) -> Comparison:
+    def found(self, done: bool) -> Comparison:
         calls = len(self._rows[self._full.spec.text].runs)
         return Comparison(
             *self._about,
@@ -159,12 +171,11 @@ class _Contest:
         self._on_run(self._done, self._total, method.spec.text)
         return made
 
-    @property
-    def _total(self) -> int:
-        runs = [method for _, lacking in self._lacking for method in lacking]
+    def _count_generations(self) -> int:
+        runs = [method for call in self._waiting for method in self._lacking(call)]
         warming = {method.spec.text for method in runs}
         again = sum(method.counts_apart for method in runs) - sum(m.counts_apart for m in self._methods if m.spec.text in warming)
-        return len(runs) + len(self._lacking) + len(warming) + 1 + again
+        return len(runs) + len(self._waiting) + len(warming) + 1 + again
 
     def _count(self, method: Method, call: PipelineCall) -> None:
         _, self._counted[method.spec.text][call.prompt, call.seed] = self._generate(method, call, count=True)

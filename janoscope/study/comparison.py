@@ -27,7 +27,7 @@ class Run:
 
     compute: fraction of its FLOPs. speedup: its wall time over ours. efficiency: speedup * compute, 1 where time follows FLOPs.
     psnr (dB), ssim, ms_ssim, lpips: None where they cannot be measured, psnr also where the pictures are identical. Bytes as in
-    `Cost`.
+    `Cost`. machine: where it ran, if the comparison was spread over several; its full run was made there too.
     """
 
     prompt: str
@@ -43,6 +43,7 @@ class Run:
     cache_bytes: int | None
     peak_bytes: int | None
     identical: bool = False
+    machine: str | None = None
 
     @property
     def key(self) -> Key:
@@ -174,7 +175,9 @@ class Comparison:
         width = max(len(row.label) for row in self.rows)
         head = f"{'method':<{width}} {'compute':>8} {'speedup':>8} {'effic.':>7} {'PSNR':>7} {'SSIM':>7} {'cache MiB':>10}  note"
         cut_short = [] if self.complete else ["incomplete: the comparison stopped before its last call"]
-        return "\n".join([head, *(_line(row, width) for row in self.rows), *cut_short])
+        machines = sorted({run.machine for row in self.rows for run in row.runs if run.machine})
+        spread = [f"times are of {' and '.join(machines)}; every speedup is within one of them"] if len(machines) > 1 else []
+        return "\n".join([head, *(_line(row, width) for row in self.rows), *cut_short, *spread])
 
 
 def _line(row: Row, width: int) -> str:

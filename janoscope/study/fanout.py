@@ -104,8 +104,10 @@ def in_words(error: BaseException) -> str:
 class _RayWorker:
     """Lives in a process of the cluster; not a Ray class itself, so that this module loads without Ray."""
 
-    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]):
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], folder: str):
         self._make = make_worker
+        if os.path.isdir(folder):  # where the nodes share their files, names mean the same as where the command was given
+            os.chdir(folder)
         self._work: Callable[[Any], Any] | None = None
 
     def run(self, task: Any) -> tuple[Any, str | None]:
@@ -207,4 +209,4 @@ def _actors(ray: Any, make_worker: Callable[[], Any], tasks: int) -> list[Any]:
     nodes = sum(node["Alive"] for node in ray.nodes())
     resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
     remote = ray.remote(_RayWorker).options(max_restarts=_RESTARTS, scheduling_strategy="SPREAD", **resources)
-    return [remote.remote(make_worker) for _ in range(min(tasks, gpus or nodes))]
+    return [remote.remote(make_worker, os.getcwd()) for _ in range(min(tasks, gpus or nodes))]

@@ -1,5 +1,6 @@
-"""Fan-out over a local Ray cluster of two nodes: tasks spread, and a worker that dies costs its own task only."""
+"""A local Ray cluster of two nodes: tasks spread, a worker that dies costs its own task only; record, analyze and compare."""
 
+import json
 import os
 import signal
 from functools import partial
@@ -10,7 +11,16 @@ from janoscope.errors import InputError
 from janoscope.study.fanout import Rank, fan_out
 
 ray = pytest.importorskip("ray", reason="spreading over a cluster needs the ray extra")
-pytestmark = pytest.mark.slow  # half a minute to start and stop two nodes
+pytestmark = pytest.mark.slow  # half a minute to start two nodes and to load torch in their workers; a step of its own in .ci/run
+
+POLICY = """
+name = "tiny"
+warmup = 2
+cooldown = 1
+tile = [1, 4, 4]
+quantiles = { static = 0.4, moderate = 0.7 }
+intervals = { static = 3, moderate = 2 }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +65,32 @@ def test_tasks_spread_over_both_nodes_and_a_lost_worker_costs_its_own_task(clust
     assert len({outcomes[task].result[1] for task in whole}) == 2, "both nodes worked"
 
 
-def test_prompts_are_recorded_on_the_cluster(cluster, saved, janoscope, tmp_path):
+def test_prompts_are_recorded_analysed_and_compared_on_the_cluster(cluster, saved, janoscope, tmp_path, monkeypatch):
+    """All with names relative to where the command is given."""
+    model = saved("flux")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
-    size = ("--height", 112, "--width", 176, "--steps", 2, "--call", "max_sequence_length=16", "--no-output", "-q")
-    said = janoscope("record", saved("flux"), *size, "--prompts", tmp_path / "p.txt", "-o", tmp_path / "set", "--ray", cluster)
+    (tmp_path / "tiny.toml").write_text(POLICY)
+    (tmp_path / "model").symlink_to(model)
+    size = ("--height", 112, "--width", 176, "--steps", 6, "--call", "max_sequence_length=16", "-q")
+    said = janoscope("record", "model", *size, "--prompts", "p.txt", "--no-output", "-o", "set", "--ray", cluster)
     assert said.code == 0, said.err
     assert "Wrote 2 recordings" in said.out
-    for path in sorted((tmp_path / "set").glob("*.h5")):
+    runs = sorted(path.relative_to(tmp_path) for path in (tmp_path / "set").glob("*.h5"))
+    for path in runs:
         assert janoscope("verify", path).code == 0
+    said = janoscope("analyze", *runs, "--policy", "tiny.toml", "-o", "all", "-q", "--ray", cluster)
+    assert said.code == 0, said.err
+    facts = json.loads((tmp_path / "all" / "aggregate.json").read_text())
+    assert [row["directory"] for row in facts["recordings"]] == ["0000-a-cat", "0001-a-dog"]
+    methods = ("--method", "uniform:k=2", "--method", "policy:file=tiny.toml")
+    said = janoscope("compare", "model", *size, "--prompts", "p.txt", *methods, "-o", "table", "--ray", cluster)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "table" / "comparison.json").read_text())
+    assert found["complete"]
+    for row in found["rows"]:
+        assert [run["prompt"] for run in row["runs"]] == ["a cat", "a dog"], row["note"]
+        assert all(", cpu (" in run["machine"] for run in row["runs"])
 
 
 def test_ray_and_ranks_are_not_mixed():
