@@ -153,7 +153,7 @@ def prediction_of(output: Any) -> torch.Tensor:
     return sample
 
 
-def with_prediction(output: Any, prediction: torch.Tensor) -> Any:
+def with_prediction(output: Any, prediction: torch.Tensor | list[torch.Tensor]) -> Any:
     """The same kind of return value with another prediction."""
     if isinstance(output, tuple):
         return (prediction, *output[1:])

@@ -119,7 +119,7 @@ class Executed:
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
         arguments = self._arguments(model, call)
         identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
-        told = {"identity": identity, "meter": self._meter, "on_select": model.on_select}
+        told: dict[str, Any] = {"identity": identity, "meter": self._meter, "on_select": model.on_select}
         with Executor(model.pipe, model.sheet, **told, **arguments) as executor:
             with clock(device_of(model)) as told:
                 made = generate(model, call)
