@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ..errors import InputError
 from .applied import error_map
 from .comparison_page import comparison_page
+from .error_scale import POWER, error_scale
 from .page import write_whole
 from .pictures import fitted, read_picture
 from .results import interval, number
@@ -154,7 +155,7 @@ def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
     frames = {label: fitted(strip(picture), CELL_PX * (1 if len(picture) == 1 else 3)) for label, picture in pictures.items()}
     reference = next(iter(frames.values()))
     errors = [error_map(reference[None], frame[None])[0] for frame in frames.values()]
-    most = max(float(np.max(error)) for error in errors) or 1.0
+    most = error_scale(errors)
     means = {row["label"]: row["mean"] for row in facts["rows"]}
     width = PANEL_IN * (1 if len(next(iter(pictures.values()))) == 1 else 3)
     per_row = min(len(frames), round(6 * PANEL_IN / width))
@@ -168,9 +169,8 @@ def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
         band, column = divmod(index, per_row)
         axes[2 * band, column].imshow(frame)
         axes[2 * band, column].set_title(_words(label, means.get(label, {})), fontsize=5.5, color=INK)
-        # square root: small errors are seen beside large ones on one scale
-        shown = axes[2 * band + 1, column].imshow(error, cmap=ERROR_CMAP, norm=PowerNorm(0.5, 0, most))
-    bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60)
+        shown = axes[2 * band + 1, column].imshow(error, cmap=ERROR_CMAP, norm=PowerNorm(POWER, 0, most))
+    bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60, extend="max")
     bar.set_label("mean absolute difference to the full run (0..255)", color=MUTED)
     return figure
 

@@ -8,11 +8,11 @@ import matplotlib
 import numpy as np
 
 from .applied import error_map
+from .error_scale import error_scale, shaded
 from .page import environment, text_asset
 from .pictures import fitted
 from .player import FRAMES_A_SECOND, MOST_FRAMES, encode
 from .results import number
-from .style import ERROR_CMAP
 from .svg import Drawing
 from .tables import Cell, Table, count, figure, span
 
@@ -46,10 +46,10 @@ def comparison_page(facts: Mapping[str, Any], caption: str, pareto: Drawing | No
         warnings=list(_warnings(facts)),
         pareto=pareto,
         tables={table.name: table for table in (method_table(facts), paired_table(facts), equal_compute_table(facts))},
-        empty=[f"{WORDS.get(measure, measure)} is empty: {reason}." for measure, reason in facts["missing"].items()],
+        empty=[f"{WORDS.get(measure, measure)} is empty: {reason.rstrip('.')}." for measure, reason in facts["missing"].items()],
         cards=cards,
         most=most,
-        shades=[matplotlib.colors.to_hex(matplotlib.colormaps[ERROR_CMAP](at)) for at in np.linspace(0, 1, SHADES) ** 0.5],
+        shades=[matplotlib.colors.to_hex(shade / 255) for shade in shaded(np.linspace(0, most, SHADES), most)],
         frames=max((len(card.frames) for card in cards), default=0),
         rate=FRAMES_A_SECOND,
         style=text_asset("report.css"),
@@ -72,14 +72,16 @@ def method_table(facts: Mapping[str, Any]) -> Table:
     """What every method took and gave, means over the runs."""
     forms = (("compute", ".3f"), ("speedup", ".2f"), ("efficiency", ".2f"), ("psnr", ".2f"), ("ssim", ".4f"), ("ms_ssim", ".4f"),
              ("lpips", ".4f"), ("wall_s", ".2f"), ("cpu_s", ".2f"))  # fmt: skip
+    has_peak = any(run.get("peak_bytes") is not None for row in facts["rows"] for run in row["runs"])  # on CUDA only
+    sizes = ("cache_bytes", "peak_bytes") if has_peak else ("cache_bytes",)
     rows = []
     for row in facts["rows"]:
         cells = [figure(row["mean"].get(name), form) for name, form in forms]
         cells.insert(4, span(row["interval"].get("psnr"), ".1f"))
-        sizes = [_most_mib(row, name) for name in ("cache_bytes", "peak_bytes")]
-        rows.append([Cell(row["label"]), *cells, *sizes, count(len(row["runs"])), Cell(_note(row))])
-    heads = ("method", "compute", "speedup", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS", "wall (s)",
-             "CPU (s)", "cache (MiB)", "peak (MiB)", "runs", "note")  # fmt: skip
+        held = [_most_mib(row, name) for name in sizes]
+        rows.append([Cell(row["label"]), *cells, *held, count(len(row["runs"])), Cell(_note(row))])
+    heads = ["method", "compute", "speedup", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS", "wall (s)",
+             "CPU (s)", *("cache (MiB)", "peak (MiB)")[: len(sizes)], "runs", "note"]  # fmt: skip
     return Table("methods", "Means over the runs, 95 % intervals over prompts", heads, rows)
 
 
@@ -129,15 +131,15 @@ def equal_compute_table(facts: Mapping[str, Any]) -> Table:
 
 
 def cards_of(facts: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> tuple[list[Card], float]:
-    """A card a method, and the largest difference to the full run (0..255), where the scale of the errors ends."""
+    """A card a method, and where the scale of the errors ends (0..255)."""
     if len(pictures) < 2:
         return [], 0.0
     clips = {label: _thinned(clip) for label, clip in pictures.items()}
     reference = next(iter(clips.values()))
     errors = {label: error_map(reference, clip) for label, clip in clips.items()}
-    most = max(1.0, *(float(error.max()) for error in errors.values()))
+    most = error_scale(list(errors.values()))
     means = {row["label"]: row["mean"] for row in facts["rows"]}
-    cards = [_card(label, clip, _shaded(errors[label], most), means.get(label, {})) for label, clip in clips.items()]
+    cards = [_card(label, clip, shaded(errors[label], most), means.get(label, {})) for label, clip in clips.items()]
     return cards, most
 
 
@@ -155,12 +157,6 @@ def _thinned(clip: np.ndarray) -> np.ndarray:
     """At most so many frames, first and last kept, at the size they are embedded in."""
     chosen = np.unique(np.linspace(0, len(clip) - 1, min(len(clip), MOST_FRAMES)).round().astype(int))
     return np.stack([fitted(clip[at], LONGEST) for at in chosen])
-
-
-def _shaded(error: np.ndarray, most: float) -> np.ndarray:
-    """Errors (frame, row, col) in colour; square root, so that small ones are seen beside large ones on one scale."""
-    colours = matplotlib.colormaps[ERROR_CMAP](np.sqrt(error / most))[..., :3]
-    return np.asarray((255 * colours).round().astype(np.uint8))
 
 
 def _strip(clip: np.ndarray) -> np.ndarray:

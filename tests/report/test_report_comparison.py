@@ -90,12 +90,13 @@ def test_differences_are_told_from_the_first_methods_side(tmp_path):
 
 
 def test_errors_share_one_scale(tmp_path):
-    """The largest error is the brightest; none is black; between them in order."""
+    """None is black, larger ones are brighter, and above the middle one of the largest all are as bright as it gets."""
     render_comparison(write(tmp_path))
     errors = images_of((tmp_path / "report.html").read_text())[1::2]
     corner = [int(error[1, 1].astype(int).sum()) for error in errors]
     assert corner == sorted(corner)
-    assert len(set(corner)) == len(LABELS)
+    assert len(set(corner[:3])) == 3
+    assert corner[3] == corner[4]
     assert all(error[-1, -1].sum() < 40 for error in errors)
     assert corner[-1] > 600
 
