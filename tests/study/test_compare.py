@@ -126,7 +126,7 @@ def test_an_extra_that_is_not_installed_is_a_row_that_says_so(model, monkeypatch
 
 
 def test_cache_dit_is_not_heard_while_it_works(monkeypatch):
-    """It logs on the stdout of whoever imported it first, so its loggers are asked. Control: before and after they may speak."""
+    """It logs on the stdout of who imported it first, so its loggers are asked. Control: before and after they may speak."""
     logger = logging.getLogger("cache_dit.of_this_test")
     method = make_method("dbcache")
     monkeypatch.setattr(
