@@ -25,6 +25,7 @@ _VERBS = {
     "apply": "apply",
     "compare": "compare",
     "bench": "bench",
+    "report": "report",
     "probes": "probes",
     "demo": "demo",
 }

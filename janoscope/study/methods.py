@@ -128,7 +128,7 @@ class Executed:
         return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
 
 
-POLICY_OPTIONS = "preset or file, map, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys"
+POLICY_OPTIONS = "preset or file, map, tile=F/R/C, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys"
 
 
 def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
@@ -149,6 +149,8 @@ def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
             changes[key] = dict(zip(("static", "moderate"), values, strict=True))
     if {"thresholds", "quantiles"} <= set(changes):
         raise InputError(f"--method {spec.text}: thresholds or quantiles, one of the two.")
+    if (values := options.take("tile", integers(3), None)) is not None:
+        changes["tile"] = list(values)
     if (values := options.take("intervals", integers(3), None)) is not None:
         changes["intervals"] = dict(zip(("static", "moderate", "active"), values, strict=True))
 

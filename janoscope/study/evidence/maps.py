@@ -1,0 +1,97 @@
+"""Map reports: the JANO map at several warm-ups and RAS importance at the same steps, of the same recordings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ...analysis import token_means
+from ...errors import InputError
+from ...plan import Policy
+from ..analysis_files import write_json
+from ..analyze import Analysis, AnalysisOptions, analyze_to_directory
+from ..generate import save_frames
+from .analysis import record_each
+from .task import Made, Task
+
+SCHEMA = "janoscope-maps/1"
+STEPS = (5, 10, 20, 30, 40)
+TARGET = "holding_cost"
+
+
+def make(task: Task) -> Made:
+    """maps.json, and the analysis of the first call with its picture.
+
+    The recipe's `steps` are the warm-ups of the JANO maps; RAS importance is that of the warm-up's last step, so that both have
+    seen as much.
+    """
+    steps = [int(step) for step in task.recipe.settings.get("steps", STEPS)]
+    policy, runs, kept = task.policy(), list[dict[str, Any]](), list[str]()
+
+    def measure(recording: Path, picture: Any) -> None:
+        planned = task.calls[len(runs)].steps
+        seen = [step for step in steps if planned is None or step <= planned - policy.cooldown]
+        if not seen:
+            raise InputError(f"{task.recipe.slug}: no step of {steps} lies within a run of {planned} steps.")
+        directory = task.folder / recording.stem
+        first = not runs
+        runs.append({"picture": f"{directory.name}.png", **_maps(recording, policy, seen, directory if first else None)})
+        if picture is not None:
+            save_frames(picture, task.folder / f"{directory.name}.png")
+            if first:
+                save_frames(picture, directory / f"{directory.name}.png")
+        if first:
+            kept.append(directory.name)
+
+    recordings = record_each(task, measure)
+    for run, noted in zip(runs, recordings, strict=True):
+        run |= {"prompt": noted["prompt"], "seed": noted["seed"]}
+    write_json(task.folder / "maps.json", {"schema": SCHEMA, "target": TARGET, "runs": runs})
+    return {"policy": policy.name, "kept": kept, "recordings": recordings}
+
+
+def _maps(recording: Path, policy: Policy, steps: list[int], directory: Path | None) -> dict[str, Any]:
+    """Maps of the middle frame as (step, row, col) of tokens, rounded, and what they agree with over all tokens.
+
+    spearman: with the holding cost of the full run. with_last: rank correlation with the same map at the last of the steps.
+    """
+    from ..analyze import analyze
+
+    ras_steps = tuple(step - 1 for step in steps)
+    found: list[Analysis] = []
+    for step in steps:
+        options = AnalysisOptions(warmup=step, ras_steps=ras_steps)
+        found.append(analyze(recording, policy=policy, options=options))
+    if directory is not None:
+        analyze_to_directory(recording, directory, policy=policy, options=AnalysisOptions(ras_steps=ras_steps))
+    grid = found[0].plan.fingerprint.grid
+    cost = found[0].arrays["holding_cost"]
+    jano = [np.asarray(token_means(one.arrays["complexity_enhanced"], grid, policy.tile)) for one in found]
+    at = {int(step): index for index, step in enumerate(found[0].arrays["ras_steps"])}
+    ras = [found[0].arrays["ras_importance_steps"][at[step]] for step in ras_steps]
+    return {
+        "steps": steps,
+        "jano": {"map": [_frame(values, grid.tokens) for values in jano], **_agreement(jano, cost, sign=1)},
+        "ras": {"map": [_frame(values, grid.tokens) for values in ras], **_agreement(ras, cost, sign=-1)},
+    }
+
+
+def _agreement(maps: list[np.ndarray], cost: np.ndarray, sign: int) -> dict[str, list[float | None]]:
+    """sign: -1 for RAS, which computes tokens of low importance."""
+    return {
+        "spearman": [_rank_correlation(sign * values, cost) for values in maps],
+        "with_last": [_rank_correlation(values, maps[-1]) for values in maps],
+    }
+
+
+def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    known = np.isfinite(first) & np.isfinite(second)
+    if np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
+        return None
+    return round(float(spearmanr(first[known], second[known]).statistic), 6)
+
+
+def _frame(values: np.ndarray, tokens: tuple[int, int, int]) -> list[list[float | None]]:
+    middle = values.reshape(tokens)[tokens[0] // 2]
+    return [[float(f"{value:.4g}") if np.isfinite(value) else None for value in row] for row in middle]

@@ -1,0 +1,44 @@
+"""Task: one subject of a recipe with its model loaded and its calls made, and where its results go."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...plan import Policy
+from ..call import CallOptions, PipelineCall
+from ..compare import calls_of
+from ..model import Model
+from ..recipe import Recipe, Subject
+
+OnStep = Callable[[int, int], None]
+# what a maker tells beside its files, for made.json
+Made = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a maker is given. folder is empty and becomes the subject's; on_step takes (done, in all)."""
+
+    recipe: Recipe
+    subject: Subject
+    model: Model
+    calls: Sequence[PipelineCall]
+    folder: Path
+    on_step: OnStep
+
+    def policy(self) -> Policy:
+        """The subject's policy: a preset, a TOML file of the report's folder, else the model's own."""
+        named = self.subject.policy
+        if named.endswith(".toml"):
+            return self.model.policy(str(self.recipe.directory / named))
+        return self.model.policy(named or None)
+
+
+def make_calls(model: Model, subject: Subject) -> list[PipelineCall]:
+    """A call for every prompt and seed of the subject."""
+    options = CallOptions(prompt=subject.prompts[0], **subject.call)
+    return calls_of(model, options, subject.prompts, subject.seeds)
+
+
+Maker = Callable[[Task], Made]

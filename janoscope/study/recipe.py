@@ -1,0 +1,162 @@
+"""Recipe: what a folder of reports/ says about how its results are made. Read without torch, since drawing needs none."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+FILE = "recipe.toml"
+MADE = "made.json"
+BUNDLED = ("demo", "demo:video", "demo:latte")
+CALL_KEYS = ("steps", "height", "width", "frames", "guidance", "negative_prompt")
+QUICK_KEYS = ("prompts", "seeds", *CALL_KEYS[:4])
+_TOP_KEYS = ("kind", "title", "claim", "about", "source", "subject")
+_SUBJECT_KEYS = ("model", "name", "probe", "revision", "prompts", "seeds", "call", "quick", "device", "policy", "about", "method")
+_METHOD_KEYS = ("spec", "title", "theirs", "headline")
+
+
+@dataclass(frozen=True)
+class MethodLine:
+    """One method of a comparison.
+
+    spec: as `--method` takes it. title: for people. theirs: published figures of that row. is_headline: told in the first lines.
+    """
+
+    spec: str
+    title: str
+    theirs: Mapping[str, float] = field(default_factory=dict)
+    is_headline: bool = True
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model that a claim is measured on.
+
+    name: its folder. probe: the family, by which a model given with --model finds its subject. call: of CALL_KEYS, the rest is
+    the model's default. quick: a smaller run that shows the same structure. policy: preset or TOML file, empty for the model's
+    own. settings: what only this kind of report knows.
+    """
+
+    name: str
+    model: str
+    probe: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    revision: str = ""
+    device: str = ""
+    policy: str = ""
+    about: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    quick: Mapping[str, int] = field(default_factory=dict)
+    methods: tuple[MethodLine, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether its weights come with janoscope."""
+        return self.model in BUNDLED
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """recipe.toml of a report. kind says which code makes and draws it; subjects is empty where no model is run."""
+
+    directory: Path
+    kind: str
+    title: str
+    claim: str
+    about: str = ""
+    source: str = ""
+    subjects: tuple[Subject, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        return self.directory.resolve().name
+
+
+def read_recipe(directory: Path) -> Recipe:
+    """The recipe of a report's folder.
+
+    Raises InputError where there is none, it is no TOML, or naming every fault in it.
+    """
+    path = directory / FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} holds no {FILE}, so it is no report; name a folder of reports/.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Mend it, or take it from the repository again.") from error
+    faults: list[str] = [f"{key} is missing" for key in ("kind", "title", "claim") if not isinstance(table.get(key), str)]
+    subjects = [_subject(entry, directory, faults) for entry in _tables(table, "subject", faults)]
+    names = [subject.name for subject in subjects]
+    faults += [f"two subjects are named {name}" for name in sorted({name for name in names if names.count(name) > 1})]
+    if faults:
+        raise InputError(f"{path}: {'; '.join(faults)}. docs/reports.md lists every key.")
+    texts = {key: str(table.get(key, "")).strip() for key in _TOP_KEYS[:5]}
+    settings = {key: value for key, value in table.items() if key not in _TOP_KEYS}
+    return Recipe(directory, subjects=tuple(subjects), settings=settings, **texts)
+
+
+def slug_of(model: str) -> str:
+    """A model's name as that of a folder: `black-forest-labs/FLUX.1-dev` -> `flux.1-dev`."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.") or "model"
+
+
+def _tables(table: Mapping[str, Any], key: str, faults: list[str]) -> Sequence[Mapping[str, Any]]:
+    found = table.get(key, [])
+    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+        return found
+    faults.append(f"{key} has to be written as [[{key}]]")
+    return []
+
+
+def _subject(entry: Mapping[str, Any], directory: Path, faults: list[str]) -> Subject:
+    model = str(entry.get("model", ""))
+    where = f"subject {model or '?'}"
+    faults += [f"{where}: {key} is missing" for key in ("model", "probe", "prompts") if not entry.get(key)]
+    call, quick = dict(entry.get("call", {})), dict(entry.get("quick", {}))
+    faults += [f"{where}: call has no {key}; legal: {', '.join(CALL_KEYS)}" for key in call if key not in CALL_KEYS]
+    faults += [f"{where}: quick has no {key}; legal: {', '.join(QUICK_KEYS)}" for key in quick if key not in QUICK_KEYS]
+    seeds = entry.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        faults.append(f"{where}: seeds is {seeds!r}, a list of whole numbers is needed")
+        seeds = [0]
+    return Subject(
+        name=str(entry.get("name") or slug_of(model)),
+        model=model,
+        prompts=_prompts(entry.get("prompts", []), directory, where, faults),
+        seeds=tuple(seeds),
+        call=call,
+        quick=quick,
+        methods=tuple(_method(line, where, faults) for line in _tables(entry, "method", faults)),
+        settings={key: value for key, value in entry.items() if key not in _SUBJECT_KEYS},
+        **{key: str(entry.get(key, "")).strip() for key in ("probe", "revision", "device", "policy", "about")},
+    )
+
+
+def _prompts(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[str, ...]:
+    """A list of prompts, or the name of a text file in the report's folder with a prompt a line."""
+    if isinstance(told, str):
+        try:
+            told = (directory / told).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(f"{where}: prompts cannot be read: {error}")
+            return ()
+    if not isinstance(told, list) or not all(isinstance(prompt, str) for prompt in told):
+        faults.append(f"{where}: prompts has to be a list of texts or the name of a text file")
+        return ()
+    return tuple(prompt.strip() for prompt in told if prompt.strip())
+
+
+def _method(line: Mapping[str, Any], where: str, faults: list[str]) -> MethodLine:
+    faults += [f"{where}: a method has no {key}; legal: {', '.join(_METHOD_KEYS)}" for key in line if key not in _METHOD_KEYS]
+    spec = str(line.get("spec", ""))
+    if not spec:
+        faults.append(f"{where}: a method lacks its spec")
+    theirs = {key: float(value) for key, value in dict(line.get("theirs", {})).items()}
+    return MethodLine(spec, str(line.get("title", "")) or spec, theirs, bool(line.get("headline", True)))
