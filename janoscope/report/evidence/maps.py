@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ...errors import InputError
 from ...study.recipe import Recipe
-from ..hero import draw_hero
+from ..hero import render_hero
 from ..pictures import read_picture
-from ..results import number, read_results
+from ..results import number
 from ..style import MUTED, SCORE_CMAP, UNKNOWN
 from .page import NOT_MEASURED, Figures, Section, Shown, table
 
@@ -39,15 +39,13 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
         blocks += [f"{run['prompt']}, seed {run['seed']}:", figures.png(drawn, f"{shown.name}-{index}", alt)]
     blocks += [_words(), _table(runs)]
     for name in shown.made.get("kept", []):
-        results = read_results(shown.folder / name)
-        hero = draw_hero(results, Figure())
-        alt = f"{results.facts['run']['prompt']}: picture, complexity map, token levels and step ladder"
-        blocks += ["The first run's plan:", figures.png(hero, f"{shown.name}-plan", alt)]
+        path = render_hero(shown.folder / name, figures.path(f"{shown.name}-plan.png"))
+        blocks += ["The first run's plan:", f"![Picture, complexity map, token levels and step ladder](figures/{path.name})"]
     return Section(_found(runs), blocks)
 
 
 def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
-    """The picture, then a column a step: the JANO map above, RAS importance below. A row has one colour scale."""
+    """The picture, then a column a step: the JANO map above, RAS importance below; each on its own scale, as only order counts."""
     steps = run["steps"]
     figure = Figure(figsize=((len(steps) + 1) * PANEL_IN, 2 * PANEL_IN + 0.5), layout="constrained")
     axes = figure.subplots(2, len(steps) + 1, squeeze=False)
@@ -58,10 +56,9 @@ def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
         axes[0, 0].set_title("picture")
     for row, (kind, words) in enumerate(KINDS.items()):
         found = [np.array(values, dtype=float) for values in run[kind]["map"]]
-        known = np.concatenate([values[np.isfinite(values)] for values in found])
         for at, (step, values) in enumerate(zip(steps, found, strict=True)):
             title = f"{words}, {step} steps" if row == 0 else f"{words}, step {step - 1}"
-            draw_score(values, (float(known.min()), float(known.max())), axes[row, at + 1]).set_title(title, fontsize=7)
+            draw_score(values, axes[row, at + 1]).set_title(title, fontsize=7)
             rank = number(run[kind]["spearman"][at])
             words_below = "–" if rank is None else f"{rank:+.2f}"
             axes[row, at + 1].text(0.5, -0.04, words_below, transform=axes[row, at + 1].transAxes, ha="center", va="top",
@@ -69,10 +66,10 @@ def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
     return figure
 
 
-def draw_score(values: np.ndarray, limits: tuple[float, float], ax: Axes) -> Axes:
-    """A map (row, col) of tokens as colour; values that are not finite are grey."""
+def draw_score(values: np.ndarray, ax: Axes) -> Axes:
+    """A map (row, col) of tokens as colour, from its least to its largest; values that are not finite are grey."""
     cmap = matplotlib.colormaps[SCORE_CMAP].with_extremes(bad=UNKNOWN)
-    ax.imshow(np.ma.masked_invalid(values), cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="none")
+    ax.imshow(np.ma.masked_invalid(values), cmap=cmap, interpolation="none")
     return ax
 
 

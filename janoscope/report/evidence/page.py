@@ -44,16 +44,17 @@ class Figures:
     written: list[Path] = field(default_factory=list)
 
     def svg(self, drawing: Drawing, name: str) -> str:
-        path = self._path(f"{name}.svg")
+        path = self.path(f"{name}.svg")
         path.write_text(drawing.svg, encoding="utf-8")
         return f"![{_one_line(drawing.alt)}](figures/{path.name})"
 
     def png(self, figure: Figure, name: str, alt: str) -> str:
-        path = self._path(f"{name}.png")
+        path = self.path(f"{name}.png")
         figure.savefig(path, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
         return f"![{_one_line(alt)}](figures/{path.name})"
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Where a figure of this name goes; it is counted among the written."""
         folder = self.report / "figures"
         folder.mkdir(exist_ok=True)
         self.written.append(folder / name)

@@ -17,7 +17,7 @@ from ..compare import device_name
 from ..methods import device_of
 from ..model import Model, load_model
 from ..recipe import FILE, MADE, Recipe, Subject, read_recipe, slug_of
-from ..record import installed_versions
+from ..record import UNKNOWN, installed_versions
 from .task import Made, Task, make_calls
 
 SCHEMA = "janoscope-report/1"
@@ -164,7 +164,7 @@ def _made(task: Task, is_quick: bool, more: Made) -> dict[str, Any]:
         "schema": SCHEMA,
         "subject": task.subject.name,
         "model": task.model.name,
-        "revision": task.model.revision,
+        "revision": task.model.revision if task.model.revision != UNKNOWN else task.subject.revision or UNKNOWN,
         "family": task.model.sheet.family,
         "device": device_name(device_of(task.model)),
         "quick": is_quick,
