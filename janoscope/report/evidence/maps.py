@@ -45,7 +45,7 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
 
 
 def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
-    """The picture, then a column a step: the JANO map above, RAS importance below; each on its own scale, as only order counts."""
+    """The picture, then a column a step: the JANO map above, RAS importance below; each on its own scale: order counts."""
     steps = run["steps"]
     figure = Figure(figsize=((len(steps) + 1) * PANEL_IN, 2 * PANEL_IN + 0.5), layout="constrained")
     axes = figure.subplots(2, len(steps) + 1, squeeze=False)
