@@ -41,8 +41,7 @@ def _record(folder: Path, name: str, quick: bool) -> None:
 
 
 def _analyze(folder: Path, name: str, quick: bool) -> None:
-    cases = (SMALL_MAP, SMALL_RUN) if quick else (None, None)
-    result = bench_analyze(*cases, folder)
+    result = bench_analyze(SMALL_MAP if quick else None, SMALL_RUN if quick else None, folder)
     write_json(folder / f"{name}.json", result)
     _write_text(folder / f"{name}.md", "Performance of the analysis", describe_analyze(result))
 
