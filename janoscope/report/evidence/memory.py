@@ -30,10 +30,9 @@ def _beside(rows: list[Mapping[str, Any]], theirs: Mapping[str, Mapping[str, flo
         published, kv = theirs.get(row["model"], {}), _strategy(row, "kv")
         cached = None if kv is None else kv["cache"]["device"]
         base, with_cache = published.get("base_gb"), published.get("cached_gb")
-        cells.append(
-            [row["model"], _size(row["setting"]), _gb(row["plain"]), _gb(cached), _gb(None if kv is None else kv["total"])]
-            + [value(base), value(None if base is None or with_cache is None else with_cache - base), value(with_cache)]
-        )
+        ours = (_gb(row["plain"]), _gb(cached), _gb(None if kv is None else kv["total"]))
+        other = (value(base), value(None if base is None or with_cache is None else with_cache - base), value(with_cache))
+        cells.append([row["model"], _size(row["setting"]), *ours, *other])
     heads = ["model", "size", "ours: base (GB)", "cache (GB)", "with cache (GB)"]
     return table([*heads, "theirs: base (GB)", "cache (GB)", "with cache (GB)"], cells)
 
