@@ -1,6 +1,5 @@
 """Remake: every result of a report from nothing, on the bundled models or on one that is named."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +79,8 @@ def remake(
     names = [slug_of(request.model)] if request.model else [subject.name for subject in bundled]
     _refuse_results(target, names, force)
     for at, name in enumerate(names):
-        model = load(request.model or bundled[at].model, **request.load)
+        device = request.load.get("device") or (None if request.model else bundled[at].device or None)
+        model = load(request.model or bundled[at].model, **{**request.load, "device": device})
         described = subject_for(recipe, model, request.model) if request.model else bundled[at]
         subject = _changed(described, request)
         calls = make_calls(model, subject)
@@ -105,7 +105,7 @@ def subject_for(recipe: Recipe, model: Model, argument: str) -> Subject:
     raise InputError(f"{recipe.slug} has nothing for {argument}, a {model.sheet.family} model; it knows {_models(recipe)}.")
 
 
-def quick(subject: Subject) -> Subject:
+def _quick(subject: Subject) -> Subject:
     """The subject's small run: one prompt and seed unless its recipe says more."""
     told = dict(subject.quick)
     prompts, seeds = told.pop("prompts", 1), told.pop("seeds", 1)
@@ -113,7 +113,7 @@ def quick(subject: Subject) -> Subject:
 
 
 def _changed(subject: Subject, request: Request) -> Subject:
-    subject = quick(subject) if request.quick else subject
+    subject = _quick(subject) if request.quick else subject
     return replace(
         subject,
         prompts=request.prompts or subject.prompts,
@@ -188,8 +188,8 @@ def _told(call: PipelineCall) -> dict[str, Any]:
 
 def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bool, progress: Progress) -> Path:
     """A report that runs no model of its own list."""
-    if request.model or request.prompts or request.call:
-        raise InputError(f"{recipe.slug} runs no model; --model, --prompts and sizes have no effect on it. Leave them out.")
+    if request.model or request.prompts or request.seeds or request.call or any(request.load.values()):
+        raise InputError(f"{recipe.slug} runs no model: of the options only --quick has an effect on it. Leave the others out.")
     names = maker.files(recipe)
     _refuse_results(target, names, force)
     _copy_recipe(recipe, target)
@@ -198,9 +198,3 @@ def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bo
         for file in sorted(Path(made).iterdir()):
             file.replace(target / file.name)
     return target
-
-
-def read_made(folder: Path) -> dict[str, Any]:
-    """made.json of a subject's folder."""
-    found: dict[str, Any] = json.loads((folder / MADE).read_text(encoding="utf-8"))
-    return found
