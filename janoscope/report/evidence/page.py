@@ -1,5 +1,6 @@
 """The page of a report: Markdown made of tables, figures and words, the same bytes for the same results."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ def how_made(recipe: Recipe, shown: Sequence[Shown]) -> list[str]:
 def _made_of(one: Shown) -> list[str]:
     made = one.made
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in sorted(made.get("versions", {})))
-    call = ", ".join(f"{key} {told}" for key, told in made.get("call", {}).items())
+    call = ", ".join(f"{key} {json.dumps(told)}" for key, told in made.get("call", {}).items())
     facts = [
         f"**{one.name}**: {made.get('model')} ({made.get('family')}), revision {made.get('revision')}, on {made.get('device')}.",
         f"Call: {call}." if call else "",

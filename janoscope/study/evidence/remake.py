@@ -27,7 +27,6 @@ KINDS: Mapping[str, str] = {
     "maps": "maps",
     "gallery": "gallery",
     "performance": "performance",
-    "memory": "memory",
 }
 Progress = Callable[[str], Any]
 Load = Callable[..., Model]
