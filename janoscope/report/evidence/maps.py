@@ -1,6 +1,7 @@
 """JANO maps and RAS importance at the same steps, side by side, with what each agrees with (supplementary, figure 3)."""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -27,13 +28,16 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     path = shown.folder / "maps.json"
     try:
         runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, KeyError) as error:
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {error}. Make the results again with --remake.") from error
     blocks = []
     for index, run in enumerate(runs):
         picture = shown.folder / run["picture"]
         frame = read_picture(picture) if picture.is_file() else None
-        drawn = maps_figure(run, None if frame is None else frame[len(frame) // 2])
+        maps = {kind: arrays[f"{kind}_{index}"] for kind in KINDS}
+        drawn = maps_figure(run, maps, None if frame is None else frame[len(frame) // 2])
         steps = ", ".join(map(str, run["steps"]))
         alt = f"{run['prompt']}: JANO maps after {steps} steps above, RAS importance at the same steps below"
         blocks += [f"{run['prompt']}, seed {run['seed']}:", figures.png(drawn, f"{shown.name}-{index}", alt)]
@@ -44,8 +48,11 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     return Section(_found(runs), blocks)
 
 
-def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
-    """The picture, then a column a step: the JANO map above, RAS importance below; each on its own scale: order counts."""
+def maps_figure(run: Mapping[str, Any], maps: Mapping[str, np.ndarray], picture: np.ndarray | None) -> Figure:
+    """The picture, then a column a step: the JANO map above, RAS importance below, each on its own scale since order counts.
+
+    maps: (step, row, col) of tokens by kind.
+    """
     steps = run["steps"]
     figure = Figure(figsize=((len(steps) + 1) * PANEL_IN, 2 * PANEL_IN + 0.5), layout="constrained")
     axes = figure.subplots(2, len(steps) + 1, squeeze=False)
@@ -55,8 +62,7 @@ def maps_figure(run: Mapping[str, Any], picture: np.ndarray | None) -> Figure:
         axes[0, 0].imshow(picture)
         axes[0, 0].set_title("picture")
     for row, (kind, words) in enumerate(KINDS.items()):
-        found = [np.array(values, dtype=float) for values in run[kind]["map"]]
-        for at, (step, values) in enumerate(zip(steps, found, strict=True)):
+        for at, (step, values) in enumerate(zip(steps, maps[kind], strict=True)):
             title = f"{words}, {step} steps" if row == 0 else f"{words}, step {step - 1}"
             draw_score(values, axes[row, at + 1]).set_title(title, fontsize=7)
             rank = number(run[kind]["spearman"][at])

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from ...analysis import token_means
 from ...errors import InputError
 from ...plan import Policy
-from ..analysis_files import write_json
+from ..analysis_files import write_arrays, write_json
 from ..analyze import Analysis, AnalysisOptions, analyze_to_directory
 from ..generate import save_frames
 from .analysis import record_each
@@ -21,13 +21,14 @@ TARGET = "holding_cost"
 
 
 def make(task: Task) -> Made:
-    """maps.json, and the analysis of the first call with its picture.
+    """maps.json with what the maps agree with, maps.npz with the maps, and the analysis of the first call with its picture.
 
     The recipe's `steps` are the warm-ups of the JANO maps; RAS importance is that of the warm-up's last step, so that both have
     seen as much.
     """
     steps = [int(step) for step in task.recipe.settings.get("steps", STEPS)]
     policy, runs, kept = task.policy(), list[dict[str, Any]](), list[str]()
+    arrays: dict[str, np.ndarray] = {}
 
     def measure(recording: Path, picture: Any) -> None:
         planned = task.calls[len(runs)].steps
@@ -35,8 +36,10 @@ def make(task: Task) -> Made:
         if not seen:
             raise InputError(f"{task.recipe.slug}: no step of {steps} lies within a run of {planned} steps.")
         directory = task.folder / recording.stem
-        first = not runs
-        runs.append({"picture": f"{directory.name}.png", **_maps(recording, policy, seen, directory if first else None)})
+        first, index = not runs, len(runs)
+        facts, jano, ras = _maps(recording, policy, seen, directory if first else None)
+        runs.append({"picture": f"{directory.name}.png", "steps": seen, **facts})
+        arrays.update({f"jano_{index}": jano, f"ras_{index}": ras})
         if picture is not None:
             save_frames(picture, task.folder / f"{directory.name}.png")
             if first:
@@ -48,11 +51,14 @@ def make(task: Task) -> Made:
     for run, noted in zip(runs, recordings, strict=True):
         run |= {"prompt": noted["prompt"], "seed": noted["seed"]}
     write_json(task.folder / "maps.json", {"schema": SCHEMA, "target": TARGET, "runs": runs})
+    write_arrays(task.folder / "maps.npz", arrays)
     return {"policy": policy.name, "kept": kept, "recordings": recordings}
 
 
-def _maps(recording: Path, policy: Policy, steps: list[int], directory: Path | None) -> dict[str, Any]:
-    """Maps of the middle frame as (step, row, col) of tokens, rounded, and what they agree with over all tokens.
+def _maps(
+    recording: Path, policy: Policy, steps: list[int], directory: Path | None
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """What the maps agree with over all tokens, and both kinds of map of the middle frame, (step, row, col) of tokens.
 
     spearman: with the holding cost of the full run. with_last: rank correlation with the same map at the last of the steps.
     """
@@ -70,11 +76,8 @@ def _maps(recording: Path, policy: Policy, steps: list[int], directory: Path | N
     jano = [np.asarray(token_means(one.arrays["complexity_enhanced"], grid, policy.tile)) for one in found]
     at = {int(step): index for index, step in enumerate(found[0].arrays["ras_steps"])}
     ras = [found[0].arrays["ras_importance_steps"][at[step]] for step in ras_steps]
-    return {
-        "steps": steps,
-        "jano": {"map": [_frame(values, grid.tokens) for values in jano], **_agreement(jano, cost, sign=1)},
-        "ras": {"map": [_frame(values, grid.tokens) for values in ras], **_agreement(ras, cost, sign=-1)},
-    }
+    facts = {"jano": _agreement(jano, cost, sign=1), "ras": _agreement(ras, cost, sign=-1)}
+    return facts, _middle(jano, grid.tokens), _middle(ras, grid.tokens)
 
 
 def _agreement(maps: list[np.ndarray], cost: np.ndarray, sign: int) -> dict[str, list[float | None]]:
@@ -92,6 +95,5 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     return round(float(spearmanr(first[known], second[known]).statistic), 6)
 
 
-def _frame(values: np.ndarray, tokens: tuple[int, int, int]) -> list[list[float | None]]:
-    middle = values.reshape(tokens)[tokens[0] // 2]
-    return [[float(f"{value:.4g}") if np.isfinite(value) else None for value in row] for row in middle]
+def _middle(maps: list[np.ndarray], tokens: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([values.reshape(tokens)[tokens[0] // 2] for values in maps]).astype(np.float32)
