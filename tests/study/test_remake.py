@@ -70,7 +70,7 @@ def test_a_report_is_made_from_nothing_with_the_same_structure(slug, tmp_path, d
     for name in (*SMALL.get(slug, ("comparison.json",)), "made.json"):
         found, kept = (json.loads((place / "demo" / name).read_text()) for place in (made, ROOT / slug))
         for data in (found, kept):
-            for free in ("pictures", "missing", "equal_compute", "paired", "by_level", "call", "revision"):
+            for free in ("pictures", "missing", "equal_compute", "paired", "by_level", "call", "revision", "notes"):
                 data.pop(free, None)
         assert structure(found) == structure(kept), name
     text = render_report(made)[0].read_text()
