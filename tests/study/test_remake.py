@@ -53,6 +53,7 @@ def small_copy(slug, tmp_path, model="demo"):
 
 
 SMALL = {
+    "table1": ("comparison.json",),
     "fig3-maps": ("maps.json",),
     "map-predicts-convergence": ("aggregate.json",),
     "fig4-6-gallery": ("gallery.json",),

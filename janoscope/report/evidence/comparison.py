@@ -22,7 +22,7 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     facts = read_comparison(shown.folder)
     lines = {line.spec: line for line in (shown.described.methods if shown.described else ())}
     blocks = [_table(facts, lines)]
-    blocks += [f"{measure} is empty: {why}." for measure, why in sorted(facts["missing"].items())]
+    blocks += [f"{measure} is not measured: {why.rstrip('.')}." for measure, why in sorted(facts["missing"].items())]
     blocks += [f"- {_title(row, lines)}: {row['note']}" for row in facts["rows"] if row["note"] and row["label"] != FULL]
     drawing = pareto_drawing(facts)
     if drawing is not None and len(facts["rows"]) > 2:

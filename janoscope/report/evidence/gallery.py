@@ -52,7 +52,6 @@ def gallery_figure(prompts: Sequence[str], pairs: Sequence[Sequence[np.ndarray]]
     rows, cols = strips[0][0].shape[:2]
     width = PANEL_IN * cols / rows
     figure = Figure(figsize=(len(pairs) * width, 3 * PANEL_IN + 0.7), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(3, len(pairs), squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")

@@ -51,7 +51,7 @@ class Figures:
 
     def png(self, figure: Figure, name: str, alt: str) -> str:
         path = self.path(f"{name}.png")
-        figure.savefig(path, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight", metadata={"Software": None})
         return f"![{_one_line(alt)}](figures/{path.name})"
 
     def path(self, name: str) -> Path:
