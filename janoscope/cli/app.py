@@ -24,6 +24,7 @@ _VERBS = {
     "plan": "plan",
     "apply": "apply",
     "compare": "compare",
+    "calibrate": "calibrate",
     "bench": "bench",
     "report": "report",
     "probes": "probes",

@@ -29,8 +29,7 @@ def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
-model_options = _stacked(
-    click.argument("model"),
+model_flags = _stacked(
     click.option("--device", help="Torch device [default: the first GPU, else cpu]."),
     click.option("--dtype", help="float32, float16 or bfloat16 [default: float32 on the CPU, else as stored]."),
     click.option("--revision", help="Revision of a hub model."),
@@ -38,7 +37,8 @@ model_options = _stacked(
     click.option("--scheduler", help="Class name of another diffusers scheduler."),
     click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own (docs/probes.md)."),
 )
-_call_options = _stacked(
+model_options = _stacked(click.argument("model"), model_flags)
+call_flags = _stacked(
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--steps", type=click.IntRange(min=1), help="Sampler steps [default: the model's]."),
     click.option("--height", type=click.IntRange(min=1), help="Pixels."),
@@ -48,14 +48,14 @@ _call_options = _stacked(
     click.option("--negative-prompt", help="What to steer away from."),
     click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
 )
-call_options = _stacked(click.option("-p", "--prompt", required=True, help="What to generate."), _call_options)
+call_options = _stacked(click.option("-p", "--prompt", required=True, help="What to generate."), call_flags)
 # for verbs that take a whole file of prompts as well
 set_options = _stacked(
     click.option("-p", "--prompt", help="What to generate."),
     click.option("--prompts", type=click.Path(path_type=Path), help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet."),
     click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text]."),
     click.option("--ray", metavar="ADDRESS", help="Spread the prompts over a Ray cluster (`auto`: the one on this machine)."),
-    _call_options,
+    call_flags,
 )
 force_option = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no notices.")

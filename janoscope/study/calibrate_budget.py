@@ -1,0 +1,44 @@
+"""How many of the generations that a user allows go where."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+CANDIDATES = 4  # validated on every held-out prompt
+FIT_RUNS = 24  # under a policy, for the surrogate
+VALIDATION_SHARE = 0.6  # of what is left after the full runs
+
+
+@dataclass(frozen=True)
+class Budget:
+    """fit, held_out: prompts (a full run each). candidates: validated on every held-out prompt. fit_runs: under a policy."""
+
+    fit: int
+    held_out: int
+    candidates: int
+    fit_runs: int
+
+    @property
+    def runs(self) -> int:
+        return self.fit + self.held_out * (1 + self.candidates) + self.fit_runs
+
+    @classmethod
+    def of(cls, prompts: int, max_runs: int | None) -> "Budget":
+        """Half the prompts, the larger half, are recorded and fitted on; the others are held out.
+
+        Raises InputError for fewer than two prompts, and for too few runs for one candidate.
+        """
+        if prompts < 2:
+            raise InputError(f"{prompts} prompt cannot be both fitted on and held out; give two prompts or more (16 are better).")
+        fit = (prompts + 1) // 2
+        held_out = prompts - fit
+        if max_runs is None:
+            return cls(fit, held_out, CANDIDATES, FIT_RUNS)
+        left = max_runs - prompts
+        if left < held_out:
+            raise InputError(
+                f"--max-runs {max_runs} is too few for {prompts} prompts: {prompts} full runs and one candidate on {held_out} "
+                f"held-out prompts take {prompts + held_out}. Give more runs or fewer prompts."
+            )
+        candidates = min(CANDIDATES, max(1, int(VALIDATION_SHARE * left / held_out)))
+        return cls(fit, held_out, candidates, min(FIT_RUNS, left - candidates * held_out))
