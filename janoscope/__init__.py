@@ -24,6 +24,7 @@ _PUBLIC = {
     "analyze": "study.analyze",
     "aggregate": "study.aggregate",
     "apply": "study.apply",
+    "calibrate": "study.calibrate",
     "compare": "study.compare",
     "make_plan": "plan",
     "open_recording": "recording",

@@ -56,6 +56,7 @@ def apply(
     from ..plan import ladder, step_kinds
     from ..study.apply import apply_model, measured_words, read_plan, refuse_output, save_applied
     from ..study.call import make_call
+    from ..study.measured_on import departures_of_call, departures_of_run
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
@@ -69,6 +70,7 @@ def apply(
         call = make_call(model, asked)
         rules = model.policy(policy) if policy else None
         notices = [*call.warnings, (measured_words(rules, model.name) or "") if rules else ""]
+        notices += departures_of_call(rules, model, call) if rules else []
         for notice in () if follows(pair) else filter(None, notices):
             click.echo(notice, err=True)
 
@@ -88,6 +90,8 @@ def apply(
     failed = strict and applied.account.warning is not None
     if follows(pair):
         sys.exit(1 if failed else 0)
+    for departure in departures_of_run(rules, applied.plan.fingerprint) if rules else ():
+        click.echo(departure, err=True)
     files = save_applied(applied, output)
     if as_json:
         click.echo(json.dumps(applied.to_json(), indent=1, allow_nan=False))

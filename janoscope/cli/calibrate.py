@@ -1,6 +1,5 @@
 """`janoscope calibrate`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,89 +78,52 @@ def calibrate(
     """
     from ..report.calibration import render_calibration
     from ..study.calibrate import Effort
-    from ..study.calibration import write_calibration
+    from ..study.calibrate import calibrate as run_calibration
 
     target = _target(target_compute, target_speedup, target_psnr, pareto)
-    effort = Effort(max_runs, trials, options["seed"], ray)
-    place = _Place(output, force, quiet)
+    told: dict[str, Any] = {"effort": Effort(max_runs, trials, options["seed"], ray), "expert": expert, "force": force}
+    source: str | list[str] = list(sources)
     if _are_recordings(sources):
         _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
-        found = _of_recordings(place, sources, target, effort, boundary, expert, options["probe"])
+        told |= {"boundary": boundary, "load": {"probe": options["probe"]}}
     else:
         if boundary is not None:
             raise click.UsageError("--boundary is for RUNS; a MODEL's pipeline says it itself.")
         if not verbose:
             hush()
-        given = _prompts(prompts, prompts_file, prompt_column)
-        found = _of_model(place, sources[0], options, given, target, effort, expert)
-    files = [*write_calibration(found, output), *render_calibration(output)]
-    click.echo(json.dumps(json.loads((output / "calibration.json").read_text()), indent=1) if as_json else str(found))
-    if not as_json:
-        for file in files:
+        source, given = sources[0], _prompts(prompts, prompts_file, prompt_column)
+        load = take_model({**options, "model": source})
+        call = take_call({**options, "prompt": given[0]})
+        told |= {"prompts": given, "load": load, "call": call}
+    with _kept_at_a_stop(output):
+        found = run_calibration(
+            source,
+            output,
+            target,
+            progress=lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run"),
+            on_resume=lambda: click.echo(f"going on with what lies in {output}", err=True),
+            **told,
+        )
+    drawn = render_calibration(output)
+    if as_json:
+        click.echo((output / "calibration.json").read_text(encoding="utf-8").rstrip())
+    else:
+        click.echo(str(found))
+        for file in [*sorted(output.glob("policy*.toml")), output / "calibration.json", *drawn]:
             click.echo(f"Wrote {file}")
-        if found.reached and not _are_recordings(sources):
-            click.echo(f"Next: janoscope apply {sources[0]} -p PROMPT --policy {output / 'policy.toml'} --reference")
+        if found.reached and isinstance(source, str):
+            click.echo(f"Next: janoscope apply {source} -p PROMPT --policy {output / 'policy.toml'} --reference")
     sys.exit(0 if found.reached else 1)
 
 
-class _Place:
-    """Where a calibration lies, and how it tells of its stages."""
-
-    def __init__(self, directory: Path, force: bool, quiet: bool):
-        self.directory, self._force, self._quiet = directory, force, quiet
-
-    def open(self, recipe: dict[str, Any]) -> None:
-        from ..study.calibrate_directory import open_directory
-
-        if open_directory(self.directory, recipe, self._force) and not self._quiet:
-            click.echo(f"going on with what lies in {self.directory}", err=True)
-
-    def progress(self, label: str) -> Any:
-        return progress(label, self._quiet, unit="candidate" if label == "search" else "run")
-
-    @contextmanager
-    def kept_at_a_stop(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            click.echo(f"What was done lies in {self.directory}; the same command goes on with it.", err=True)
-            raise
-
-
-def _of_model(
-    place: _Place, model: str, options: dict[str, Any], prompts: list[str], target: Any, effort: Any, expert: str | None
-) -> Any:
-    from ..study.calibrate import calibrate_model
-    from ..study.calibrate_budget import Budget
-
-    Budget.of(len(prompts), effort.max_runs)  # refused before a model is loaded or a directory made
-    load = take_model({**options, "model": model})
-    call = take_call({**options, "prompt": prompts[0]})
-    place.open({"load": load, "call": vars(call) | {"prompt": None, "seed": None}})
-    with place.kept_at_a_stop():
-        return calibrate_model(
-            place.directory, load, call, prompts, target, effort=effort, expert=expert, progress=place.progress
-        )
-
-
-def _of_recordings(
-    place: _Place,
-    sources: tuple[str, ...],
-    target: Any,
-    effort: Any,
-    boundary: float | None,
-    expert: str | None,
-    probe: Path | None,
-) -> Any:
-    from ..study.calibrate import calibrate_recordings, refuse_unmeasured
-    from ..study.shards import gather_shards
-
-    refuse_unmeasured(target)
-    shards = gather_shards([Path(source) for source in sources])
-    place.open({"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe})
-    with place.kept_at_a_stop():
-        told = {"boundary": boundary, "expert": expert, "probe": probe}
-        return calibrate_recordings(place.directory, shards, target, effort=effort, progress=place.progress, **told)
+@contextmanager
+def _kept_at_a_stop(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output.exists():
+            click.echo(f"What was done lies in {output}; the same command goes on with it.", err=True)
+        raise
 
 
 def _target(compute: float | None, speedup: float | None, psnr: float | None, pareto: bool) -> Any:

@@ -84,7 +84,7 @@ def draw_front(facts: Mapping[str, Any], ax: Axes) -> Axes | None:
             ax.scatter(own[:, 0], own[:, 1], s=12, color=colour, marker=MARKERS[kind], label=f"{kind}, predicted", zorder=2)
     for index, point in enumerate(seen):
         measured, kind = point["measured"], point["class"].split(",")[0]
-        style = {"s": 46, "facecolors": "none", "edgecolors": INK, "marker": MARKERS[kind], "zorder": 3}
+        style: dict[str, Any] = {"s": 46, "facecolors": "none", "edgecolors": INK, "marker": MARKERS[kind], "zorder": 3}
         ax.scatter(measured["compute"], measured["psnr"], label=None if index else "measured, mean of held-out prompts", **style)
     if chosen is not None:
         at = chosen.get("measured") or {"compute": chosen["compute"], "psnr": chosen["predicted"]}

@@ -16,16 +16,17 @@ import numpy as np
 from ..errors import InputError
 from .calibrate_budget import Budget
 from .calibrate_choice import Target, Validated, choose, choose_unseen, cliff, worth_running
+from .calibrate_directory import open_directory
 from .calibrate_runs import Generation, Ran, Runs
 from .calibrate_search import Band, Candidate, Scorer, front, probes, search
 from .calibrate_space import Space, Span, nothing_to_skip
 from .calibrate_surrogate import Observed, Surrogate, agreement, cross_validated, fit_surrogate, method_class
 from .calibrate_times import StepTimes
 from .calibrate_tracks import Tracks, kept_track, tokens_per_run
-from .calibration import Calibration, Fit
+from .calibration import Calibration, Fit, write_calibration
 from .call import CallOptions
 from .fanout import fan_out
-from .shards import Shards
+from .shards import Shards, gather_shards
 
 TRIALS = 3000
 TRACKS, STUDY = "tracks", "study.journal"
@@ -293,3 +294,55 @@ def _out_of_reach(target: Target, candidates: Sequence[Candidate]) -> str:
         f"no policy comes near {target}: {len(candidates)} were tried, the cheapest computes {cheapest.compute:.2f}, the best is "
         f"predicted at {best.quality:.1f} dB with compute {best.compute:.2f}."
     )
+
+
+def calibrate(
+    source: str | Sequence[str | Path],
+    directory: str | Path,
+    target: Target,
+    *,
+    prompts: Sequence[str] = (),
+    load: Mapping[str, Any] | None = None,
+    call: CallOptions | None = None,
+    effort: Effort | None = None,
+    boundary: float | None = None,
+    expert: str | None = None,
+    force: bool = False,
+    progress: Progress = _silent,
+    on_resume: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Calibrate a MODEL on prompts, or on recordings alone, and write the policy, calibration.json and all runs to `directory`.
+
+    Args:
+        source: a hub id, local directory or bundled model; or recordings: files, directories and manifests.
+        prompts: half of them are fitted on, the others held out. load: further arguments of `load_model`. call: options of every
+            generation. boundary: with recordings of a model with two experts, where they change over. on_resume: called where an
+            unfinished calibration is taken up.
+
+    Raises:
+        InputError: see `calibrate_model`, `calibrate_recordings` and `open_directory`.
+
+    Example:
+        >>> found = janoscope.calibrate("demo", "half", Target("compute", 0.5), prompts=prompts)  # doctest: +SKIP
+        >>> found.main.choice.expected.interval(16)  # doctest: +SKIP
+    """
+    directory, effort = Path(directory), effort or Effort()
+    told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
+    if isinstance(source, str):
+        Budget.of(len(prompts), effort.max_runs)  # refused before a directory is made
+        arguments = {**(load or {}), "name": source}
+        call = call or CallOptions(prompts[0])
+        recipe: dict[str, Any] = {"load": arguments, "call": vars(call) | {"prompt": None, "seed": None}}
+        if open_directory(directory, recipe, force):
+            on_resume()
+        found = calibrate_model(directory, arguments, call, prompts, target, **told)
+    else:
+        refuse_unmeasured(target)
+        shards = gather_shards([Path(place) for place in source])
+        probe = (load or {}).get("probe")
+        recipe = {"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe}
+        if open_directory(directory, recipe, force):
+            on_resume()
+        found = calibrate_recordings(directory, shards, target, boundary=boundary, probe=probe, **told)
+    write_calibration(found, directory)
+    return found

@@ -17,6 +17,7 @@ from .calibrate_times import StepTimes
 from .calibrate_tracks import Score, Tracks
 
 POPULATION = 100  # candidates a generation
+DRAWS = 24  # policies drawn for each that is run to fit the surrogate
 OnTrial = Callable[[int, int], None]
 
 
@@ -110,9 +111,9 @@ def search(
         for earlier in range(1, generation + 1):
             study.sampler.get_parent_population(study, earlier)
         born = [study.ask(parts) for _ in range(POPULATION)]
-        for index, trial in enumerate(born):
-            found = tried(trial.params)
-            study.tell(trial, (float(np.clip(band.of(found), band.low, band.high)), found.quality))
+        for index, child in enumerate(born):
+            found = tried(child.params)
+            study.tell(child, (float(np.clip(band.of(found), band.low, band.high)), found.quality))
             if on_trial is not None:
                 on_trial(generation * POPULATION + index + 1, trials)
         kept.add_trials(study.get_trials(deepcopy=False)[-POPULATION:])
@@ -173,9 +174,6 @@ def probes(scorer: Scorer, space: Space, band: Band, count: int, seed: int) -> l
         near = [c for c in drawn[: DRAWS // 4] if c.policy not in [f.policy for f in found]] or drawn[:1]
         found.append(max(near, key=lambda c: c.quality) if index % 2 else near[0])
     return found
-
-
-DRAWS = 24
 
 
 def _draw(scorer: Scorer, space: Space, rng: np.random.Generator, given: Mapping[str, Any]) -> Candidate:

@@ -17,7 +17,6 @@ def departures_of_call(policy: Policy, model: Model, call: PipelineCall) -> list
         return []
     network = describe_transformer(getattr(model.pipe, model.sheet.tap.components[0]))
     known: dict[str, Any] = {
-        "model": model.name,
         "transformer": transformer_identity(network["class"], network["config"]),
         "scheduler": type(model.pipe.scheduler).__name__,
         "steps": call.steps,
@@ -35,7 +34,7 @@ def departures_of_run(policy: Policy, made: Fingerprint) -> list[str]:
 def departures(policy: Policy, known: Mapping[str, Any]) -> list[str]:
     """A sentence for every way in which a run differs from what `policy` was measured on; none for a hand-written policy.
 
-    known: of model, transformer, scheduler, steps, size, tokens and guidance what is known of the run; None is not known.
+    known: of transformer, scheduler, steps, size, tokens and guidance what is known of the run; None is not known.
     """
     measured = policy.measured_on
     said = []
@@ -44,10 +43,6 @@ def departures(policy: Policy, known: Mapping[str, Any]) -> list[str]:
         if before is not None and now is not None and (sentence := tell(before, now, policy)):
             said.append(f"policy {policy.name}: {sentence}")
     return said
-
-
-def _model(before: Any, now: Any, policy: Policy) -> str:
-    return "" if before == now else f"measured on {before}, this is {now}; its figures say nothing here."
 
 
 def _transformer(before: Any, now: Any, policy: Policy) -> str:
@@ -59,9 +54,9 @@ def _transformer(before: Any, now: Any, policy: Policy) -> str:
 def _steps(before: Any, now: Any, policy: Policy) -> str:
     if before == now:
         return ""
-    warmup = f"its warm-up of {policy.warmup} is {policy.warmup / now:.0%} of this run instead of {policy.warmup / before:.0%}"
+    warmup = f"its warm-up of {policy.warmup} is {policy.warmup / now:.0%} of this run, not {policy.warmup / before:.0%}"
     return (
-        f"measured at {before} steps, this run has {now}: {warmup}, and what is skipped spans {before / now:.2g} times the noise. "
+        f"measured at {before} steps, this run has {now}: {warmup}, and a skipped step spans {before / now:.2g}x the noise. "
         "Calibrate at this number, or take --reference."
     )
 
@@ -88,7 +83,6 @@ def _guidance(before: Any, now: Any, policy: Policy) -> str:
 
 
 _TELLING = {
-    "model": _model,
     "transformer": _transformer,
     "steps": _steps,
     "scheduler": _scheduler,

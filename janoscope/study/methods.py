@@ -17,6 +17,7 @@ from ..plan import Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSe
 from ..plan.levels import words_of
 from .call import PipelineCall
 from .generate import Generated, generate
+from .measured_on import departures_of_call
 from .method_spec import Options, Spec, flag, fraction, integers, numbers, positive
 from .model import Model
 from .trajectory import holding_cost_of
@@ -125,6 +126,8 @@ class Executed:
                 made = generate(model, call)
             account = executor.account
         note = account.warning or (f"{account.nonfinite} non-finite values" if account.nonfinite else "")
+        if executor.policy is not None and not note:
+            note = " ".join(departures_of_call(executor.policy, model, call))
         return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
 
 

@@ -1,0 +1,329 @@
+"""The parts of a calibration by themselves: surrogate, search, choice, statistics, times, and what a run departs in."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tiny_pipelines import build
+
+from janoscope.errors import InputError
+from janoscope.grid import TokenGrid
+from janoscope.plan import Fingerprint, Policy, StepKind, step_kinds
+from janoscope.plan.replay import StepWeights, gram
+from janoscope.study.calibrate_budget import Budget
+from janoscope.study.calibrate_choice import Target, Validated, choose, worth_running
+from janoscope.study.calibrate_search import Band, Candidate, Scorer, front, search
+from janoscope.study.calibrate_space import Space, Span
+from janoscope.study.calibrate_statistics import Expectation, chosen_by_others
+from janoscope.study.calibrate_surrogate import Observed, Surrogate, agreement, cross_validated, fit_surrogate, rank_correlation
+from janoscope.study.calibrate_times import StepTimes, TimedStep
+from janoscope.study.calibrate_tracks import Track, Tracks, map_key, tokens_per_run
+from janoscope.study.measured_on import departures
+
+GRID = TokenGrid(4, (1, 16, 16), (1, 2, 2))
+STEPS = 20
+SPACE = Space.of_span(GRID, STEPS, Span(0, STEPS))
+
+
+def made_up_tracks(runs=2):
+    """Runs whose outputs turn at a pace that differs from token to token, with a map that knows it."""
+    sigma = np.linspace(1, 0.05, STEPS)
+    weights = StepWeights(np.full(STEPS, 0.05), sigma)
+    tracks = []
+    for run in range(runs):
+        rng = np.random.default_rng(100 + run)
+        pace = rng.random(GRID.count) * 3
+        outputs = np.sin(sigma[:, None, None] * pace[:, None] + rng.random((1, GRID.count, 3)) * 6)
+        maps = {}
+        for policy in SPACE.mapping_policies():
+            shape = GRID.tiles(policy.tile)
+            tiles = pace.reshape(8, 8).reshape(1, shape[1], 8 // shape[1], shape[2], 8 // shape[2]) if shape[1] <= 8 else None
+            maps[map_key(policy)] = pace if policy.map != "jano" else tiles.mean(axis=(2, 4))
+        made_for = Fingerprint("m", {"class": "T", "sha256": "0"}, GRID, STEPS, {"class": "S", "config": {}}, {}, f"p{run}", run)
+        tracks.append(Track(made_for, None, weights, np.arange(GRID.count), gram(outputs), maps, 1.0, sigma * 1000))
+    return Tracks(tracks)
+
+
+@pytest.fixture(scope="module")
+def tracks():
+    return made_up_tracks()
+
+
+@pytest.fixture(scope="module")
+def scorer(tracks):
+    return Scorer(tracks, Surrogate(offset_db=3.0))
+
+
+def policy(**changes):
+    table = {
+        "name": "p",
+        "map": "x0-gradient",
+        "warmup": 3,
+        "cooldown": 1,
+        "tile": [1, 4, 4],
+        "quantiles": {"static": 0.4, "moderate": 0.4},
+        "intervals": {"static": 4, "moderate": 4, "active": 2},
+    }
+    return Policy.from_table(table | changes, "p")
+
+
+# --- search ---
+
+
+def found_by(scorer, journal, seed=0, trials=300, on_trial=None):
+    return search(scorer, SPACE, Band(), journal, trials=trials, seed=seed, on_trial=on_trial)
+
+
+def test_the_same_seed_finds_the_same_and_another_one_something_else(scorer, tmp_path):
+    first, second = found_by(scorer, tmp_path / "a"), found_by(scorer, tmp_path / "b")
+    assert [c.to_json() for c in first] == [c.to_json() for c in second]
+    other = found_by(scorer, tmp_path / "c", seed=1)
+    assert [c.to_json() for c in other] != [c.to_json() for c in first]
+
+
+def test_an_interrupted_search_goes_on_and_ends_as_if_it_had_not_been(scorer, tmp_path):
+    whole = found_by(scorer, tmp_path / "a")
+
+    def stop(done, trials):
+        if done == 250:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found_by(scorer, tmp_path / "b", on_trial=stop)
+    told = []
+    resumed = found_by(scorer, tmp_path / "b", on_trial=lambda done, trials: told.append(done))
+    assert told[0] == 201, "two whole generations were kept"
+    assert [c.to_json() for c in resumed] == [c.to_json() for c in whole]
+
+
+def test_the_search_beats_its_own_first_draws(scorer, tmp_path):
+    found = found_by(scorer, tmp_path / "a", trials=600)
+
+    def area(candidates):
+        return sum(max((c.quality for c in candidates if c.compute <= at), default=0) for at in np.arange(0.3, 0.9, 0.05))
+
+    assert area(found) > area(found[:100]) + 3
+    line = front(found, Band())
+    assert all(a.compute <= b.compute and a.quality < b.quality for a, b in pairwise(line))
+
+
+def test_a_map_that_knows_beats_a_random_one(scorer):
+    knows, random = scorer.candidate(policy()), scorer.candidate(policy(map="random", tile=[1, 2, 2]))
+    assert knows.compute == pytest.approx(random.compute)
+    assert knows.quality > random.quality + 2
+
+
+def test_compute_is_the_share_of_tokens_where_nothing_else_is_known(tracks):
+    score = tracks.score(policy())
+    kinds = step_kinds(policy(), STEPS)
+    assert score.kinds == kinds
+    active = 1 - round(0.4 * GRID.count) / GRID.count
+    by_kind = {StepKind.REUSE: 0.0, StepKind.ACTIVE: active}
+    assert score.compute == pytest.approx(np.mean([by_kind.get(kind, 1.0) for kind in kinds]))
+
+
+def test_a_map_that_was_not_kept_is_refused(tracks):
+    with pytest.raises(InputError, match="no recording was reduced with the map"):
+        tracks.score(policy(warmup=9))
+
+
+def test_every_choice_of_the_space_is_a_policy_whose_map_is_kept(tracks):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        params = {name: values[rng.integers(len(values))] for name, values in SPACE.choices().items()}
+        made = SPACE.policy(params | {"low": float(rng.random()), "span": float(rng.random())})
+        assert made.warmup + made.cooldown < STEPS
+        tracks.score(made)
+
+
+def test_a_span_too_short_has_no_space():
+    assert Space.of_span(GRID, 4, Span(0, 4)) is None
+    assert Space.of_span(GRID, 5, Span(0, 5)) is not None
+    assert Space.of_span(GRID, 40, Span(36, 40, "transformer_2")) is None
+
+
+def test_more_recordings_mean_fewer_tokens_of_each():
+    assert [tokens_per_run(32760, runs) for runs in (1, 16, 100, 1000)] == [1024, 1024, 163, 32]
+    assert tokens_per_run(256, 16) == 256
+
+
+# --- surrogate ---
+
+
+def observed_runs(noise_db=0.5, count=40, shuffled=False):
+    rng = np.random.default_rng(3)
+    true = Surrogate(offset_db=5.0, weight_hold=12.0, weight_forecast=1.0)
+    runs = []
+    for index in range(count):
+        keys = {"strategy": "kv", "forecast": bool(index % 2)}
+        own = replace(policy(cache=keys), name=f"p{index}")
+        output, stale = 10 ** rng.uniform(-5, -3, 2)
+        psnr = float(true.predict(own, np.array([output]), np.array([stale]))[0] + noise_db * rng.standard_normal())
+        runs.append(Observed(own, float(output), float(stale), psnr))
+    if shuffled:
+        dealt = rng.permutation([run.psnr for run in runs])
+        runs = [replace(run, psnr=float(psnr)) for run, psnr in zip(runs, dealt, strict=True)]
+    return runs
+
+
+def test_the_fit_recovers_what_made_the_runs():
+    fitted = fit_surrogate(observed_runs())
+    assert fitted.offset_db == pytest.approx(5.0, abs=0.6)
+    assert fitted.weight_hold == pytest.approx(12.0, rel=0.35)
+    assert fitted.weight_forecast == pytest.approx(1.0, rel=0.35)
+
+
+def test_a_good_surrogate_ranks_and_a_shuffled_one_does_not():
+    runs = observed_runs()
+    assert rank_correlation(cross_validated(runs), [run.psnr for run in runs]) > 0.95
+    dealt = observed_runs(shuffled=True)
+    assert abs(rank_correlation(cross_validated(dealt), [run.psnr for run in dealt])) < 0.4
+
+
+def test_without_runs_the_prior_stands_and_no_psnr_is_claimed():
+    assert fit_surrogate([]) == Surrogate()
+    assert Surrogate().offset_db is None
+    assert "signal-to-error" in Surrogate().measure
+    one = fit_surrogate(observed_runs(count=1))
+    assert one.weight_forecast == pytest.approx(Surrogate().weight_forecast), "one run with held keys says nothing of the other"
+
+
+def test_agreement_is_told_within_and_across():
+    classes = ["tokens, hold, keys hold"] * 5 + ["steps, hold"] * 5
+    predicted, measured = [*range(5), *range(5)], [*range(10, 15), *range(5)]
+    found = agreement(classes, predicted, measured)
+    assert found["within"]["tokens"]["spearman"] == found["within"]["steps"]["spearman"] == pytest.approx(1)
+    assert found["across"]["spearman"] < 1
+    assert rank_correlation([1, 2, 3], [1, 2, 3]) is None, "three runs say nothing"
+
+
+# --- choice and statistics ---
+
+
+def candidate(compute, quality, **changes):
+    return Candidate(policy(**changes), compute, None, quality, (quality,))
+
+
+STEP_POLICY = {"quantiles": {"static": 0, "moderate": 0}, "intervals": {"static": 2, "moderate": 2, "active": 2}}
+
+
+def test_the_few_are_of_different_kinds_and_near_the_target():
+    pool = [candidate(0.49, 50 + i / 10) for i in range(9)]
+    pool += [candidate(0.49, 44, map="ras"), candidate(0.5, 40, **STEP_POLICY), candidate(0.58, 60), candidate(0.3, 20)]
+    few = worth_running(pool, Target("compute", 0.5), 3)
+    assert [c.quality for c in few] == [50.8, 44, 40]
+    assert worth_running(pool, Target("compute", 0.8), 3) == []
+    line = worth_running(pool, Target("pareto"), 3)
+    assert [c.compute for c in line] == [0.3, 0.49, 0.58]
+    assert worth_running(pool, Target("psnr", 45), 3)[0].compute == 0.49
+
+
+def validated(compute, *psnr):
+    return Validated(candidate(compute, 0.0), psnr, (compute,) * len(psnr), (1 / compute,) * len(psnr))
+
+
+def test_the_best_within_the_target_is_chosen():
+    seen = [validated(0.5, 40, 42), validated(0.51, 45, 43), validated(0.6, 60, 60)]
+    assert choose(seen, Target("compute", 0.5)).validated is seen[1]
+    assert choose(seen, Target("psnr", 43)).validated is seen[1]
+    assert choose(seen, Target("speedup", 1.9)).validated is seen[1]
+    missed = choose(seen, Target("compute", 0.3))
+    assert missed.validated is seen[0]
+    assert not missed.reached
+
+
+def test_expecting_what_the_others_chose_takes_the_optimism_out():
+    rng = np.random.default_rng(0)
+    best, honest = [], []
+    for _ in range(300):  # eight equal candidates: the best of them on 6 prompts is luck
+        table = {str(c): rng.standard_normal(6) for c in range(8)}
+        best.append(max(values.mean() for values in table.values()))
+        honest.append(np.mean(chosen_by_others(table)))
+    assert np.mean(best) > 0.4
+    assert abs(np.mean(honest)) < 0.1
+
+
+def test_intervals_hold_their_share_of_new_means():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        low, high = Expectation.of(rng.normal(40, 4, 8)).interval(16)
+        held += low <= rng.normal(40, 4, 16).mean() <= high
+    assert 0.93 < held / 1000 < 0.97
+    assert Expectation.of([40.0]).interval(16) is None
+
+
+def test_the_budget_adds_up_and_refuses_what_is_too_little():
+    assert Budget.of(16, None) == Budget(8, 8, 4, 24)
+    for prompts, runs in ((2, 6), (16, 40), (5, 9), (16, 72)):
+        assert Budget.of(prompts, runs).runs <= runs
+    assert Budget.of(2, 6) == Budget(1, 1, 2, 2)
+    with pytest.raises(InputError, match="two prompts or more"):
+        Budget.of(1, None)
+    with pytest.raises(InputError, match="too few for 16 prompts"):
+        Budget.of(16, 20)
+
+
+def test_times_of_levels_give_wall_time():
+    full = [TimedStep("full", 1.0, 2.0)] * 3
+    partial = [TimedStep("active", 0.5, 1.4), TimedStep("moderate", 0.25, 1.1), TimedStep("refresh", 1.0, 2.2)]
+    times = StepTimes.measured(full, [*partial, TimedStep("reuse", 0.0, 0.02)], outside_s=1.0)
+    assert (times.full_s, times.fixed, times.refresh) == pytest.approx((2.0, 0.4, 0.1))
+    kinds = (StepKind.WARMUP, StepKind.REFRESH, StepKind.ACTIVE, StepKind.REUSE)
+    speedup = times.speedup(kinds, np.array([[1, 1, 0.5, 0]]))
+    assert speedup == pytest.approx([(4 + 0.5) / (1 + 1.1 + 0.7 + 0.01 + 0.5)])
+    with pytest.raises(InputError, match="raise --max-runs"):
+        StepTimes.measured(full, [], 0.0)
+
+
+# --- departures ---
+
+ON = {"transformer": {"class": "T", "sha256": "aa"}, "scheduler": "Euler", "steps": 50, "tokens": [1, 16, 16], "guidance": 2.5}
+
+
+def test_a_run_like_the_measured_one_departs_in_nothing():
+    assert departures(policy(measured_on=ON), {**ON, "size": {"height": 64}}) == []
+    assert departures(policy(), {**ON, "steps": 28}) == [], "a hand-written policy was measured on nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 28}, "measured at 50 steps, this run has 28"),
+        ({"scheduler": "UniPC"}, "measured with Euler, this run samples with UniPC"),
+        ({"tokens": [1, 32, 32]}, "measured on 1 x 16 x 16 tokens, this run has 1 x 32 x 32"),
+        ({"guidance": 5.0}, "guidance 2.5, this run has 5.0"),
+        ({"transformer": {"class": "T", "sha256": "bb"}}, "another network"),
+    ],
+)
+def test_every_departure_is_told_with_both_values(change, words):
+    [told] = departures(policy(measured_on=ON), {**ON, **change})
+    assert words in told
+    assert departures(policy(measured_on=ON), dict.fromkeys(change)) == [], "what is not known is not claimed"
+
+
+def test_replay_holds_what_the_executor_held(tmp_path):
+    """A recorded accelerated run: its skipped tokens hold what replay says, from the run's own computed outputs."""
+    from janoscope.plan.replay import held_minus_recorded
+    from janoscope.recording import open_recording
+    from janoscope.study.record import record
+    from janoscope.study.run_view import RunView
+
+    pipe, call = build("flux")
+    for output in ("hold", "forecast"):
+        rules = policy(map="velocity-change", output=output, intervals={"static": 4, "moderate": 4, "active": 1}, tile=[1, 2, 2])
+        path = tmp_path / f"{output}.h5"
+        with record(pipe, path, policy=rules):
+            pipe(**call | {"num_inference_steps": 12})
+        with open_recording(path) as run:
+            outputs = np.stack([run.map("model_output", step) for step in range(run.steps)])
+            skipped = np.array(run.skipped)
+            weights = StepWeights.of_path(RunView(run).path, run.prediction_type)
+        skipped = skipped.reshape(run.steps, -1)
+        token = int(skipped.any(axis=0).argmax())
+        assert skipped[:, token].sum() >= 4
+        form = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, output == "forecast")
+        assert form @ outputs[:, token] == pytest.approx(0, abs=2e-5)
+        other = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, output == "hold")
+        assert np.abs(other @ outputs[:, token]).max() > 1e-3, "the other rule would have been seen"
