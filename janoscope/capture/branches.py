@@ -68,3 +68,11 @@ def shares_of(seen: Sequence[Seen], guidance: Guidance, items: int, *, alone: st
             f"of {guidance.calls} guidance. Extend its [guidance]."
         )
     return [Share(alone, seen[0], slice(0, items))]
+
+
+def first_half(stacked: torch.Tensor) -> torch.Tensor:
+    """One branch's rows of what a scheduler with `stacked_step` is stepped with; waits for the device."""
+    # with guidance such a pipeline steps both branches' rows, alike; without, its batch is not stacked
+    half = stacked.shape[0] // 2
+    alike = stacked.shape[0] % 2 == 0 and torch.equal(stacked[:half], stacked[half:])
+    return stacked[:half] if alike else stacked

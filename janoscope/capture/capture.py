@@ -11,7 +11,7 @@ import torch
 
 from ..errors import InputError
 from ..probe import ProbeSheet
-from .branches import COND, GUIDED, Seen, Share, shares_of
+from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
 from .identity import describe_scheduler, describe_transformer, dtype_name
 from .layout import grid_of_call, split_variance, text_tokens, to_tokens
 from .noise_level import first_step, noise_level, on_host, prediction_type
@@ -102,7 +102,7 @@ class Capture:
         seen = [s for s in self._seen if all(s.call.arguments.get(name) is None for name in extra)]
         self._seen = []
         if self._sheet.guidance.stacked_step:
-            step = replace(step, model_output=_first_half(step.model_output), sample=_first_half(step.sample))
+            step = replace(step, model_output=first_half(step.model_output), sample=first_half(step.sample))
         if not seen:
             raise InputError("the scheduler stepped without a call of the network; the probe sheet hooks the wrong component.")
         ended = self._generation is not None and COND in self._generation.branches
@@ -242,13 +242,6 @@ def common_dtypes(maps: list[tuple[str, str, torch.Tensor]]) -> dict[str, torch.
     for signal, _, tensor in maps:
         dtypes[signal] = torch.promote_types(dtypes.get(signal, tensor.dtype), tensor.dtype)
     return dtypes | {"sample": torch.promote_types(dtypes["sample"], dtypes["model_output"])}
-
-
-def _first_half(stacked: torch.Tensor) -> torch.Tensor:
-    # with guidance such a pipeline steps both branches' rows, alike; without, its batch is not stacked
-    half = stacked.shape[0] // 2
-    alike = stacked.shape[0] % 2 == 0 and torch.equal(stacked[:half], stacked[half:])
-    return stacked[:half] if alike else stacked
 
 
 def _peak_bytes(device: torch.device) -> int | None:

@@ -30,6 +30,11 @@ from .parallel import follows, paired, parallel_options
 @click.option("--policy", help="A preset name or a policy file; the plan is made after the warm-up.")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="plan.json of `janoscope analyze`.")
 @click.option("--any-prompt", is_flag=True, help="Accept a plan made for another prompt or seed.")
+@click.option(
+    "--cache", "strategy", metavar="STRATEGY", help="What is kept of skipped tokens: kv, hidden, kv-fp8, kv-int8, offload."
+)
+@click.option("--device-mib", type=float, help="Of --cache offload: MiB of the cache that may stay on the device [default: 0].")
+@click.option("--window", type=int, help="Of --cache offload: layers fetched ahead [default: 2].")
 @click.option("--reference", is_flag=True, help="Make the full run too and print PSNR, SSIM and speedup.")
 @click.option("--strict", is_flag=True, help="Exit code 1 when less than 5 % of the FLOPs are saved.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out.png"), show_default=True)
@@ -41,6 +46,9 @@ def apply(
     policy: str | None,
     plan_file: Path | None,
     any_prompt: bool,
+    strategy: str | None,
+    device_mib: float | None,
+    window: int | None,
     reference: bool,
     strict: bool,
     output: Path,
@@ -53,13 +61,16 @@ def apply(
     **options: Any,
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
-    from ..plan import ladder, step_kinds
+    from ..plan import Cache, ladder, step_kinds
     from ..study.apply import apply_model, measured_words, read_plan, refuse_output, save_applied
     from ..study.call import make_call
     from ..study.measured_on import departures_of_call, departures_of_run
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
+    told = {"strategy": strategy, "device_mib": device_mib, "window": window}
+    told = {key: value for key, value in told.items() if value is not None}
+    cache = Cache.from_table(told, "--cache") if told else None
     asked = take_call(options)
     if (asked.extra or {}).get("output_type") == "latent":
         raise InputError("--call output_type: apply writes a picture, which latents are not yet. Leave it out.")
@@ -84,6 +95,7 @@ def apply(
                 policy=rules,
                 plan=plan,
                 any_prompt=any_prompt,
+                cache=cache,
                 reference=reference,
                 on_step=on_step,
             )

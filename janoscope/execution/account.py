@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
+from ..plan import CacheBytes
+
 
 @dataclass(frozen=True)
 class StepAccount:
@@ -26,13 +28,27 @@ class StepAccount:
 
 @dataclass
 class Account:
-    """Filled while a generation runs. Fractions are against every token and every FLOP of the full run."""
+    """Filled while a generation runs. Fractions are against every token and every FLOP of the full run.
+
+    cache_device_bytes, cache_host_bytes: the most that was kept of attentions, between steps; cache_bytes is their sum.
+    """
 
     image_tokens: int = 0
-    cache_bytes: int = 0
+    cache_strategy: str = "kv"
+    cache_device_bytes: int = 0
+    cache_host_bytes: int = 0
     nonfinite: int = 0
     token_levels: dict[str, int] = field(default_factory=dict)
     steps: list[StepAccount] = field(default_factory=list)
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.cache_device_bytes + self.cache_host_bytes
+
+    def note_cache(self, held: CacheBytes) -> None:
+        """What is kept after a step."""
+        self.cache_device_bytes = max(self.cache_device_bytes, held.device)
+        self.cache_host_bytes = max(self.cache_host_bytes, held.host)
 
     @property
     def compute(self) -> float:
@@ -61,6 +77,9 @@ class Account:
             "compute": self.compute,
             "token_fraction": self.token_fraction,
             "cache_bytes": self.cache_bytes,
+            "cache_device_bytes": self.cache_device_bytes,
+            "cache_host_bytes": self.cache_host_bytes,
+            "cache_strategy": self.cache_strategy,
             "nonfinite": self.nonfinite,
             "token_levels": self.token_levels,
             "steps": [vars(step) for step in self.steps],
@@ -74,7 +93,9 @@ class Account:
         for kind, count in by_kind.items():
             lines.append(f"{kind:<10} {count:>5} {tokens[kind]:>8} {shares[kind]:>20.1%}")
         levels = ", ".join(f"{count} {level}" for level, count in self.token_levels.items())
-        lines.append(f"tokens: {levels or 'no level yet'}; cache {self.cache_bytes / 2**20:.1f} MiB")
+        host = f" and {self.cache_host_bytes / 2**20:.1f} MiB on the host" if self.cache_host_bytes else ""
+        cache = f"cache ({self.cache_strategy}) {self.cache_device_bytes / 2**20:.1f} MiB{host}"
+        lines.append(f"tokens: {levels or 'no level yet'}; {cache}")
         lines.append(f"compute {self.compute:.3f} of the full run's FLOPs ({self.token_fraction:.3f} of its tokens)")
         if forced := sum(step.forced for step in self.steps):
             lines.append(f"{forced} steps were refreshed out of turn")

@@ -1,28 +1,27 @@
-"""What one guidance branch keeps between steps: keys and values of every attention, and the last output of every token."""
+"""What one guidance branch keeps between steps: for every attention by a strategy, and the last output of every token."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .forecast import Forecast, Held, Kept, OutputTokens, prediction_of, with_prediction
+from ..plan import Cache, CacheBytes
+from .forecast import Forecast, OutputTokens, prediction_of, with_prediction
+from .rows import Rows
+from .stores import Attended, BranchStores, KeysValues, on_device
 
-KEY_TOKENS = 2  # keys and values are (item, head, token, channel)
 OUTPUT_TOKENS = 1
 
 
 class BranchCache:
-    """Buffers in the model's dtype, full length, original token order; computed rows are written over in place.
+    """The stores of a branch's attentions, masks and outputs; everything in the model's dtype but what a strategy keeps smaller.
 
-    Full-length buffers make masks and rotary positions need no permutation, and allocate nothing after the first refresh.
-    at: the forecast coordinate of the step under way, set before each call. forecast_keys: extrapolate keys and values of
-    tokens that are not computed. output: how outputs are made tokens, where they are extrapolated; None: they are held.
+    image_tokens: of the sequence. stores: of a strategy's keeper; `kv` where none are given. output: how outputs are made tokens,
+    where they are extrapolated; None: they are held. at: the forecast coordinate of the step under way, set before each call.
     """
 
-    def __init__(self, *, forecast_keys: bool = False, output: OutputTokens | None = None) -> None:
-        self._keep: Callable[[int], Kept] = Forecast if forecast_keys else Held
-        self._keys: dict[str, Kept] = {}
-        self._values: dict[str, Kept] = {}
+    def __init__(self, image_tokens: int = 0, stores: BranchStores | None = None, *, output: OutputTokens | None = None) -> None:
+        self.image_tokens = image_tokens
+        self._stores = stores or on_device(Cache()).branch(0)
         self._masks: dict[str, torch.Tensor | None] = {}
         self._output_rows: torch.Tensor | None = None
         self._tokens, self._forecast = output, Forecast(OUTPUT_TOKENS)
@@ -31,9 +30,9 @@ class BranchCache:
         self.input_shapes: Any = None
 
     @property
-    def bytes(self) -> int:
-        """Device bytes of keys and values."""
-        return sum(kept.bytes for kept in (*self._keys.values(), *self._values.values()))
+    def bytes(self) -> CacheBytes:
+        """What is kept of attentions, on the device and on the host."""
+        return self._stores.bytes
 
     @property
     def is_filled(self) -> bool:
@@ -45,20 +44,22 @@ class BranchCache:
         """Whether there is an output to use again."""
         return self._output is not None
 
-    def store(self, layer: str, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Keep a refresh's keys and values, (item, head, token, channel)."""
-        for kept, given in ((self._keys, key), (self._values, value)):
-            if layer not in kept:
-                kept[layer] = self._keep(KEY_TOKENS)
-            kept[layer].store(self.at, given)
+    def begin(self, rows: Rows) -> None:
+        """A partial call of these rows begins."""
+        self._stores.begin(rows)
+
+    def close(self) -> None:
+        """Let go of what is kept of attentions."""
+        self._stores.close()
+
+    def refresh(self, layer: str, attended: Attended, mask: torch.Tensor | None) -> None:
+        """Keep what a refresh gave an attention."""
+        self._stores.layer(layer).refresh(attended)
         self._masks[layer] = mask
 
-    def update(self, layer: str, rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the computed rows and give all keys and values."""
-        keys, values = self._keys[layer], self._values[layer]
-        keys.update(self.at, rows, key)
-        values.update(self.at, rows, value)
-        return keys.read(self.at), values.read(self.at)
+    def update(self, layer: str, attended: Attended) -> KeysValues:
+        """Keep the computed rows and give all keys and values."""
+        return self._stores.layer(layer).update(attended)
 
     def mask(self, layer: str, rows: torch.Tensor) -> torch.Tensor | None:
         """The refresh's mask for the computed queries, where a block made its mask from the shortened sequence."""

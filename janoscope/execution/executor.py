@@ -6,6 +6,7 @@ selector says what to compute.
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from ..capture.watch import InstancePatch
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
-from ..plan import Plan, PlanSelector, Policy, Selection, Selector, step_kinds
+from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
-from .refusal import refuse_compiled, refuse_policy
+from .refusal import refuse_cache, refuse_compiled, refuse_policy
 from .run import Run
 from .steering import Choosing, Planned, Steering
 from .warmup import Identity
@@ -39,6 +40,7 @@ class Executor:
         any_prompt: accept a plan made for another prompt or seed.
         meter: shares the FLOP counts of another executor of the same pipeline, so that nothing is counted twice.
         on_select: told what every step computes, before it does.
+        cache: what is kept of attentions, in the place of the policy's or the plan's own.
 
     Raises:
         ExecutionError: the family, a module or a call cannot be accelerated correctly; the pipeline is restored.
@@ -58,12 +60,17 @@ class Executor:
         any_prompt: bool = False,
         meter: FlopMeter | None = None,
         on_select: Callable[[Selection], object] | None = None,
+        cache: Cache | None = None,
     ):
         if sum(given is not None for given in (policy, plan, selector)) != 1:
             raise InputError("the executor needs a policy, a plan or a selector, one of the three.")
         if sheet.execution is None:
             raise ExecutionError(f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution].")
+        if cache is not None:
+            policy, plan = policy and replace(policy, cache=cache), plan and plan.with_cache(cache)
         self._given_policy, self._given_plan, self._given_selector = policy, plan, selector
+        self._cache = cache or (self.policy.cache if self.policy else Cache())
+        refuse_cache(self._cache)
         if self.policy is not None:
             refuse_policy(self.policy, planned=plan is not None)
         self._pipe, self._sheet, self._choose = pipe, sheet, choose
@@ -173,7 +180,8 @@ class Executor:
     # --- what steers a generation ---
 
     def _new_run(self) -> Run:
-        return Run(self._pipe, self._sheet, self.policy, self._identity, self._meter, self._steer, self._on_select)
+        made = self._identity, self._meter, self._steer, self._on_select
+        return Run(self._pipe, self._sheet, self.policy, self._cache, *made)
 
     def _steer(self, run: Run) -> Steering:
         if self._given_selector is not None:

@@ -21,7 +21,9 @@ from ..capture.watch import InstancePatch
 from ..errors import ExecutionError
 from ..probe import Execution
 from .cache import BranchCache
+from .reentry import Reentry
 from .rows import Rows
+from .stores import Attended
 
 
 class Mode(Enum):
@@ -50,6 +52,8 @@ class CallState:
         """One call in this mode; OFF again afterwards, whatever happens."""
         self.mode, self.cache, self.rows = mode, cache, rows
         self.served.clear()
+        if mode is Mode.PARTIAL and rows is not None:
+            cache.begin(rows)
         try:
             yield
         finally:
@@ -74,6 +78,11 @@ class NetworkHooks:
     def remove(self) -> None:
         while self._patches:
             self._patches.pop().remove()
+
+    @property
+    def layers(self) -> int:
+        """Attentions that are served."""
+        return len(self._attentions)
 
     def check_in_place(self) -> None:
         """The modules that were hooked must still be the network's: an adapter puts layers of its own in the place of others."""
@@ -113,7 +122,7 @@ class NetworkHooks:
                     raise ExecutionError(f"{self.name}.{path} has none of the attentions {wanted}; mend the probe sheet.")
                 self._patch(block, self._wrap_block(type(block), first))
                 for layer, attention in attentions.items():
-                    self._patch(attention, self._wrap_attention(layer))
+                    self._patch(attention, self._wrap_attention(layer, attention))
                 self._attentions |= attentions
                 first = False
 
@@ -144,14 +153,15 @@ class NetworkHooks:
 
         return wrap
 
-    def _wrap_attention(self, layer: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_attention(self, layer: str, attention: torch.nn.Module) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         state, text = self._state, self._facts.text
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if state.mode not in (Mode.REFRESH, Mode.PARTIAL):
                     return original(*args, **kwargs)
-                with _ServeKeysValues(state, layer, text):
+                reentry = Reentry(layer, attention, original, args, kwargs, text)
+                with _ServeKeysValues(state, layer, text, reentry):
                     return original(*args, **kwargs)
 
             return forward
@@ -178,9 +188,10 @@ class _ServeKeysValues(TorchFunctionMode):
     Later ones in the same module belong to image-prompt adapters and pass unchanged.
     """
 
-    def __init__(self, state: CallState, layer: str, text: str):
+    def __init__(self, state: CallState, layer: str, text: str, reentry: Reentry):
         super().__init__()
-        self._state, self._layer, self._text, self._pending = state, layer, text, True
+        self._state, self._layer, self._text, self._reentry = state, layer, text, reentry
+        self._pending = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -193,17 +204,16 @@ class _ServeKeysValues(TorchFunctionMode):
 
     def _serve(self, given: dict[str, Any]) -> dict[str, Any]:
         # query, key, value: (item, head, token, channel), keys after their norm and rotary embedding
-        state, key, value = self._state, given["key"], given["value"]
+        state, mask = self._state, given.get("attn_mask")
+        cache, rows = state.cache, state.rows
+        pair = given["key"].detach(), given["value"].detach()
+        attended = Attended(*pair, rows, cache.image_tokens, self._text, cache.at, self._reentry)
         if state.mode is Mode.REFRESH:
-            state.cache.store(self._layer, key, value, given.get("attn_mask"))
+            cache.refresh(self._layer, attended, mask)
             return given
-        assert state.rows is not None, "a partial call without rows"
-        text_tokens = key.shape[2] - state.rows.count
-        rows = state.rows.joint(text_tokens, self._text, key.device)
-        keys, values = state.cache.update(self._layer, rows, key, value)
-        mask = given.get("attn_mask")
+        keys, values = cache.update(self._layer, attended)
         if mask is not None and mask.shape[-1] != keys.shape[2]:
-            mask = state.cache.mask(self._layer, rows)
+            mask = cache.mask(self._layer, attended.index())
         return given | {"key": keys, "value": values, "attn_mask": mask}
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import ExecutionError
 from ..grid import TokenGrid
-from ..plan import Policy
+from ..plan import Cache, Policy
 from ..probe import ProbeSheet
 
 RUN_PLAIN = "run without the executor"
@@ -16,8 +16,6 @@ RUN_PLAIN = "run without the executor"
 
 def refuse_policy(policy: Policy, planned: bool = False) -> None:
     """Refuse fields of a policy that this executor would have to ignore. planned: a plan holds the levels already."""
-    if policy.cache.strategy != "kv":
-        raise ExecutionError(f'cache.strategy = {policy.cache.strategy!r} is not supported; use "kv".')
     if planned:
         return
     if policy.map == "oracle":
@@ -25,6 +23,14 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
     least = {"random": 0, "velocity-change": 2}.get(policy.map, 1)
     if policy.warmup < least:
         raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
+
+
+def refuse_cache(cache: Cache) -> None:
+    """Refuse settings that a strategy would ignore; a policy read from a file has been checked already."""
+    if cache.forecast and cache.strategy != "kv":
+        raise ExecutionError(
+            f"cache.forecast needs strategy kv: {cache.strategy} does not keep keys and values to draw lines through."
+        )
 
 
 def refuse_compiled(name: str, module: torch.nn.Module) -> None:

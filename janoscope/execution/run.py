@@ -4,26 +4,31 @@ For each step: for each network call `call` (look up the step's kind and rows, l
 `step_ends` (the scheduler takes the prediction; the account grows; the steering learns what it wants to know).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..analysis.host import at_the_door
+from ..capture.branches import first_half
 from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
 from ..capture.noise_level import first_step, noise_levels, prediction_type
 from ..errors import ExecutionError
-from ..plan import Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
+from ..plan import Cache, CacheBytes, Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter, StepAccount
 from .cache import BranchCache
 from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
+from .memory import is_out_of_memory, out_of_memory
+from .offload import Offload
 from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sequence
 from .rows import Rows
 from .steering import Steering
+from .stores import Keeper, on_device
 from .warmup import Identity, Warmup, fingerprint_of
 
 Steer = Callable[["Run"], Steering]
@@ -32,7 +37,7 @@ Steer = Callable[["Run"], Steering]
 class Run:
     """State of one generation; made when the pipeline sets its timesteps, and read-only once `ended`.
 
-    steer: makes the steering when the first network call has shown what the run is.
+    cache: what is kept of attentions. steer: makes the steering when the first network call has shown what the run is.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Run:
         pipe: Any,
         sheet: ProbeSheet,
         policy: Policy | None,
+        cache: Cache,
         identity: Identity,
         meter: FlopMeter,
         steer: Steer,
@@ -49,13 +55,16 @@ class Run:
         self._pipe, self._sheet, self._facts_of_sheet = pipe, sheet, sheet.execution
         self.policy, self._identity, self._meter, self._steer = policy, identity, meter, steer
         self._on_select = on_select
-        self.account = Account()
+        self.account = Account(cache_strategy=cache.strategy)
         self.steering: Steering | None = None
+        self._cache_rules = cache
+        self._keeper: Keeper = Offload(cache, self._skipped_groups) if cache.strategy == "offload" else on_device(cache)
         self._caches: dict[tuple[str, int], BranchCache] = {}
+        self._networks: tuple[set[str], set[str]] = set(), set()  # called at this step and at the last
         self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
         self._step = self._calls = self._step_flops = self._step_full_flops = 0
         self._full_flops: dict[tuple[str, Any], int] = {}  # (network, shapes of its input) -> FLOPs of a call for every token
-        self._forced, self._branches = False, 1
+        self._forced, self._branches, self._stacked = False, 1, 1
         self._nonfinite: torch.Tensor | None = None
         self.skipped: np.ndarray | None = None  # bool (token,): not computed at the last closed step; None: all were
 
@@ -86,7 +95,7 @@ class Run:
 
     @property
     def _forecasts_keys(self) -> bool:
-        return self.policy is not None and self.policy.cache.forecast
+        return self._cache_rules.forecast
 
     @property
     def _forecasts(self) -> bool:
@@ -108,8 +117,12 @@ class Run:
 
     def facts(self) -> ModelFacts | None:
         """Sizes for predictions, as far as the run has shown them."""
-        text = self._text_tokens
-        return run_facts(self._facts_of_sheet, self._config, dtype=self._dtype, text_tokens=text, branches=self._branches)
+        sizes = {"text_tokens": self._text_tokens, "branches": self._branches, "stacked": self._stacked}
+        return run_facts(self._facts_of_sheet, self._config, dtype=self._dtype, **sizes)
+
+    def _skipped_groups(self) -> list[np.ndarray]:
+        assert self.steering is not None
+        return self.steering.skipped_groups(self.grid.count)
 
     # --- a network call ---
 
@@ -127,7 +140,7 @@ class Run:
             self._begin(module, arguments)
         if self._calls == 0:
             self._begin_step()
-        cache = self._cache(hooks.name)
+        cache = self._cache(hooks)
         self._calls += 1
         mode = self._mode(cache, arguments)
         same_calls = hooks.name, cache.input_shapes
@@ -135,7 +148,8 @@ class Run:
             self._step_full_flops += self._full_flops[same_calls]
             return cache.reused_output()
         rows = self._rows if mode is Mode.PARTIAL else None
-        with state.during(mode, cache, rows), self._meter.measure((hooks.name, mode, rows and rows.count, cache.input_shapes)):
+        kind_of_call = hooks.name, mode, rows and rows.count, cache.input_shapes, self._cache_rules.strategy
+        with self._memory_told(mode), state.during(mode, cache, rows), self._meter.measure(kind_of_call):
             output = compute()
             hooks.check_served()
         self._step_flops += self._meter.last
@@ -165,14 +179,41 @@ class Run:
         known[1].forget_tables()
         return known[1]
 
-    def _cache(self, network: str) -> BranchCache:
+    def _cache(self, hooks: NetworkHooks) -> BranchCache:
         """The cache of a network and branch; the branch is told by the order of calls within the step."""
-        key = network, self._calls
+        now, before = self._networks
+        if self._calls == 0 and before and hooks.name not in before:
+            self._let_go(before)  # a second transformer takes over from the first
+        now.add(hooks.name)
+        key = hooks.name, self._calls
         if key not in self._caches:
-            self._caches[key] = BranchCache(forecast_keys=self._forecasts_keys, output=self._output_tokens)
+            stores = self._keeper.branch(hooks.layers)
+            self._caches[key] = BranchCache(self.grid.count, stores, output=self._output_tokens)
         cache = self._caches[key]
         cache.at = self._coordinates[self._step]
         return cache
+
+    def _let_go(self, networks: set[str]) -> None:
+        for key in [key for key in self._caches if key[0] in networks]:
+            self._caches.pop(key).close()
+
+    @contextmanager
+    def _memory_told(self, mode: Mode) -> Iterator[None]:
+        """Out of memory is told with what the cache needs and what needs less."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            sizes = self.facts(), self.grid.count, self._network_items // self._stacked
+            caching = mode is not Mode.OFF
+            raise out_of_memory(self._step, self._cache_rules, self._held(), *sizes, caching=caching) from error
+
+    def _held(self) -> CacheBytes:
+        total = self._keeper.bytes
+        for cache in self._caches.values():
+            total = total.plus(cache.bytes)
+        return total
 
     def _mode(self, cache: BranchCache, arguments: Mapping[str, Any]) -> Mode:
         """The step's mode, or a refresh where this branch has nothing stored that fits."""
@@ -203,15 +244,21 @@ class Run:
         assert self.steering is not None, "the first call makes it"
         if self._step == 0:
             refuse_channels(self._sheet, self.grid, sample)
+            self._count_branches(model_output)
         bad = (~torch.isfinite(model_output)).sum()
         self._nonfinite = bad if self._nonfinite is None else self._nonfinite + bad
-        self._branches = max(self._branches, self._calls * self._network_items // model_output.shape[0])
         if self.steering.wants(self._step):
             self.steering.step_ends(self._step, self._latents(sample), self._latents(model_output))
             self._count_levels()
         self._close_step()
         if self._step == self.steps:
             self.end()
+
+    def _count_branches(self, model_output: torch.Tensor) -> None:
+        """Of the first step: how many branches there are, and how many share a call."""
+        stepped = first_half(model_output) if self._sheet.guidance.stacked_step else model_output
+        self._stacked = max(1, self._network_items // stepped.shape[0])
+        self._branches = self._calls * self._stacked
 
     def _latents(self, latent: torch.Tensor) -> Any:
         """(item, channel, frame, row, col); NumPy on the CPU, 16-bit floats widened, else a tensor on the device."""
@@ -235,13 +282,15 @@ class Run:
         flops = self._step_flops, self._step_full_flops
         self.account.steps.append(StepAccount(self._step, str(kind), count, *flops, self._calls, self._forced))
         self._step, self._calls, self._step_flops, self._step_full_flops, self._forced = self._step + 1, 0, 0, 0, False
-        self.account.cache_bytes = max(self.account.cache_bytes, sum(cache.bytes for cache in self._caches.values()))
+        self._networks = set(), self._networks[0]
+        self.account.note_cache(self._held())
 
     def end(self) -> None:
         """Free the caches; waits for the device once, to read the count of non-finite values."""
         if self._nonfinite is not None:
             self.account.nonfinite, self._nonfinite = int(self._nonfinite), None
         self._caches.clear()
+        self._keeper.close()
         self._rows_of.clear()
 
 

@@ -26,6 +26,10 @@ class Steering(Protocol):
         """Whether this full step's keys and values will be read."""
         ...
 
+    def skipped_groups(self, tokens: int) -> list[np.ndarray]:
+        """Tokens that steps may skip, each group skipped as a whole or not at all; known from the first refresh on."""
+        ...
+
     def wants(self, step: int) -> bool:
         """Whether `step_ends` needs this step's latents."""
         ...
@@ -73,6 +77,9 @@ class Planned:
         first_of_two = self._forecast_keys and kind is StepKind.WARMUP and later[:1] == (StepKind.REFRESH,)
         return (kind is StepKind.REFRESH or first_of_two) and any(k in PARTIAL for k in later)
 
+    def skipped_groups(self, tokens: int) -> list[np.ndarray]:
+        return _skipped_groups(self._selector, tokens)
+
     def wants(self, step: int) -> bool:
         return self.plan is None and step < self._warmup
 
@@ -101,6 +108,9 @@ class Choosing:
     def writes_keys(self, step: int) -> bool:
         return self.select(step).kind is StepKind.REFRESH
 
+    def skipped_groups(self, tokens: int) -> list[np.ndarray]:
+        return _skipped_groups(self._selector, tokens)
+
     def wants(self, step: int) -> bool:
         return isinstance(self._selector, ObservingSelector) and self._selector.wants(step)
 
@@ -111,3 +121,7 @@ class Choosing:
         gap = {"sigma": sigma, "sigma_next": following}
         importance = np.stack([to_host(ras_importance(item, self._grid, **gap, metric=self._selector.metric)) for item in tokens])
         self._selector.observe(step, importance.max(axis=0))
+
+
+def _skipped_groups(selector: Selector | None, tokens: int) -> list[np.ndarray]:
+    return getattr(selector, "skipped_groups", [np.arange(tokens)])

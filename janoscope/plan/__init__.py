@@ -4,18 +4,20 @@ Left of it: analysis. Right of it: execution, which asks a selector and decides 
 torch, no HDF5, no files; whoever holds a path reads it and hands the text over.
 """
 
-from .cost import CacheBytes, Predicted, Timing, cache_bytes, predict, step_compute
+from .cost import OFFLOAD_STORES, CacheBytes, Predicted, Timing, cache_bytes, predict, resident_layers, step_compute
 from .facts import ModelFacts, entry_tokens, run_facts
 from .fingerprint import Difference, Fingerprint, transformer_identity
 from .levels import TokenLevel, highest, random_scores, token_ranks
 from .plan import SCHEMA, Plan, make_plan, plan_from_ranks
-from .policy import Cache, Enhance, Intervals, Policy, Split, preset
+from .policy import STRATEGIES, Cache, Enhance, Intervals, Policy, Split, preset
 from .ras import RasOptions, RasSelector
-from .schedule import StepKind, ladder, step_kinds
+from .schedule import StepKind, ladder, skipped_groups, step_kinds
 from .selector import ObservingSelector, PlanSelector, RandomSelector, Selection, Selector, source_steps
 
 __all__ = [
+    "OFFLOAD_STORES",
     "SCHEMA",
+    "STRATEGIES",
     "Cache",
     "CacheBytes",
     "Difference",
@@ -46,7 +48,9 @@ __all__ = [
     "predict",
     "preset",
     "random_scores",
+    "resident_layers",
     "run_facts",
+    "skipped_groups",
     "source_steps",
     "step_compute",
     "step_kinds",

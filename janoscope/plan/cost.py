@@ -14,7 +14,10 @@ import numpy as np
 from ..errors import InputError
 from .facts import ModelFacts
 from .policy import STRATEGIES, Cache
-from .schedule import StepKind
+from .schedule import StepKind, skipped_groups
+
+SCALE_BYTES = 4  # float32
+OFFLOAD_STORES = 2  # buffers of layers on their way to the host: one fills while the other leaves
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,19 @@ class Predicted(NamedTuple):
 class CacheBytes(NamedTuple):
     """Bytes on the accelerator and in host memory."""
 
-    device: int
-    host: int
+    device: int = 0
+    host: int = 0
+
+    def plus(self, other: "CacheBytes") -> "CacheBytes":
+        return CacheBytes(self.device + other.device, self.host + other.host)
 
 
-def step_flops(facts: ModelFacts, computed: int, tokens: int) -> float:
+def step_flops(facts: ModelFacts, computed: int, tokens: int, recomputes: bool = False) -> float:
     """FLOPs of one branch's forward with `computed` of `tokens` image tokens; 0 where nothing is computed, as nothing is called.
 
     A block with q queries and S keys: q (8 D^2 + 4 D F) for projections and feed-forward (24 D^2 q when F = 4 D), 4 q S D for
     attention. Cross-attention adds 4 D^2 + 4 T D a query and 4 D^2 for the keys and values of each of T text tokens.
+    recomputes: keys and values of the tokens that are not computed are projected again, 4 D^2 each (`hidden`).
     """
     if computed == 0:
         return 0.0
@@ -59,17 +66,20 @@ def step_flops(facts: ModelFacts, computed: int, tokens: int) -> float:
     if facts.text == "cross":
         flops += computed * (4 * width**2 + 4 * text * width) + 4 * text * width**2
     dual = computed * (8 * width**2 + 4 * tokens * width)  # the second, image-only attention
-    return float(facts.layers * flops + facts.dual_layers * dual)
+    again = (tokens - computed) * 4 * width**2 if recomputes else 0
+    return float(facts.layers * flops + facts.dual_layers * dual + facts.attentions * again)
 
 
-def step_compute(kinds: Sequence[StepKind], ranks: np.ndarray, facts: ModelFacts | None = None) -> np.ndarray:
+def step_compute(
+    kinds: Sequence[StepKind], ranks: np.ndarray, facts: ModelFacts | None = None, strategy: str = "kv"
+) -> np.ndarray:
     """Compute of every step, (step,), as a fraction of a full step; without facts the fraction of image tokens."""
     computed = {kind: int((ranks >= kind.least_rank).sum()) for kind in StepKind}
     if facts is None:
         share = {kind: count / ranks.size for kind, count in computed.items()}
     else:
-        full = step_flops(facts, ranks.size, ranks.size)
-        share = {kind: step_flops(facts, count, ranks.size) / full for kind, count in computed.items()}
+        full, again = step_flops(facts, ranks.size, ranks.size), strategy == "hidden"
+        share = {kind: step_flops(facts, count, ranks.size, again) / full for kind, count in computed.items()}
     return np.array([share[kind] for kind in kinds])
 
 
@@ -81,34 +91,67 @@ def predict(
     timing: Timing | None = None,
 ) -> Predicted:
     """What a schedule of `kinds` (step) over token `ranks` (token,) costs. Cache bytes need facts."""
-    timing = timing or Timing()
-    compute = step_compute(kinds, ranks, facts)
+    timing, cache = timing or Timing(), cache or Cache()
+    compute = step_compute(kinds, ranks, facts, cache.strategy)
     refresh = np.array([kind is StepKind.REFRESH for kind in kinds])
     time = np.where(compute > 0, timing.fixed + (1 - timing.fixed) * compute, 0.0) + timing.refresh * refresh
     held = None
     if facts is not None:
-        cache = cache or Cache()
-        # the executor's buffers hold every token, joint text among them
-        # and without a partial step nothing reads a cache, so nothing is stored
+        # without a partial step nothing reads a cache, so nothing is stored
         read = any(not kind.is_full and (ranks >= kind.least_rank).any() for kind in kinds)
-        held = sum(cache_bytes(facts, ranks.size + facts.joint_text, cache.strategy, cache.forecast)) if read else 0
+        skipped = sum(len(tokens) for tokens in skipped_groups(kinds, ranks))
+        held = sum(cache_bytes(facts, ranks.size, cache, skipped)) if read else 0
     return Predicted(float(compute.mean()), float(len(compute) / time.sum()), held)
 
 
-def cache_bytes(facts: ModelFacts, rows: int, strategy: str = "kv", forecast: bool = False, window_layers: int = 2) -> CacheBytes:
-    """Bytes of the attention cache with `rows` rows a layer.
+def cache_bytes(facts: ModelFacts, tokens: int, cache: Cache | None = None, skipped: int | None = None) -> CacheBytes:
+    """Bytes of the attention cache of one item, all its guidance branches together.
 
-    rows: the executor's buffers hold every token, joint text included; the official code keeps static and moderate tokens only.
-    kv: two tensors a layer and branch. hidden: one (the attention's input). kv-fp8, kv-int8: a byte a value, scales not counted.
-    offload: kv in host memory, `window_layers` of it on the device. forecast: the values before the last are kept too, twice all.
+    Args:
+        tokens: of the picture or clip. The official code counts static and moderate tokens only.
+        skipped: tokens that a partial step ever skips, which is all that offload keeps; None: all of them.
+
+    kv: keys and values of every token, joint text included; with forecast the slopes as well, twice all. hidden: one tensor, the
+    attention's input, of image tokens. kv-fp8: a byte a value of image tokens, and a float32 scale a token; kv-int8: a scale a
+    token and head. offload: keys and values of skipped tokens in host memory, but for the layers that the budget keeps on the
+    device, beside buffers that hold one layer complete and `window` fetched and OFFLOAD_STORES leaving layers.
     Source: supplementary section 5; layers x branches x 2 x tokens x width x bytes.
     """
-    if strategy not in STRATEGIES:
-        raise InputError(f"no cache strategy {strategy!r}; legal: {', '.join(STRATEGIES)}.")
-    tensors = 1 if strategy == "hidden" else 2
-    itemsize = 1 if strategy in ("kv-fp8", "kv-int8") else facts.itemsize
-    layer = tensors * rows * facts.width * itemsize * facts.branches * (2 if forecast else 1)
-    attentions = facts.layers + facts.dual_layers
-    if strategy == "offload":
-        return CacheBytes(layer * min(window_layers, attentions), layer * attentions)
-    return CacheBytes(layer * attentions, 0)
+    cache = cache or Cache()
+    if cache.strategy not in STRATEGIES:
+        raise InputError(f"no cache strategy {cache.strategy!r}; legal: {', '.join(STRATEGIES)}.")
+    if cache.strategy == "offload":
+        return _offload_bytes(facts, tokens, cache, tokens if skipped is None else skipped)
+    value = facts.width * facts.itemsize
+    if cache.strategy == "kv":
+        joint, image = (2 * rows * value * (2 if cache.forecast else 1) for rows in (tokens + facts.joint_text, tokens))
+        return CacheBytes((facts.layers * joint + facts.dual_layers * image) * facts.branches)
+    token = {
+        "hidden": value,
+        "kv-fp8": 2 * (facts.width + SCALE_BYTES),
+        "kv-int8": 2 * (facts.width + SCALE_BYTES * facts.heads),
+    }[cache.strategy]
+    return CacheBytes(facts.attentions * tokens * token * facts.branches)
+
+
+def _offload_bytes(facts: ModelFacts, tokens: int, cache: Cache, skipped: int) -> CacheBytes:
+    calls = facts.branches // facts.stacked
+    row = 2 * facts.width * facts.itemsize * facts.stacked  # keys and values of a token in one call
+    layer, whole = skipped * row, (tokens + facts.joint_text) * row
+    budget = int(cache.device_mib * 2**20)
+    kept = resident_layers(budget, cache.window, facts.attentions, calls, layer=layer, whole=whole)
+    away = facts.attentions - kept
+    slots = (cache.window + OFFLOAD_STORES) * layer if away else 0
+    return CacheBytes(whole + slots + calls * kept * layer, calls * away * layer)
+
+
+def resident_layers(budget: int, window: int, layers: int, calls: int, *, layer: int, whole: int) -> int:
+    """How many of a branch's layers offload keeps on the device: all where they fit the budget, else what the buffers leave.
+
+    budget: bytes. calls: network calls a step, whose branches share the budget alike. layer: bytes that one keeps. whole: bytes
+    of the buffer that holds one layer complete.
+    """
+    if layers * calls * layer + whole <= budget:
+        return layers
+    left = budget - whole - (window + OFFLOAD_STORES) * layer
+    return max(0, min(layers, left // max(1, calls * layer)))

@@ -26,6 +26,7 @@ class ModelFacts:
     text: `joint` (text tokens stand among the attention's and are always computed), `cross` (a cross-attention's keys) or `none`.
     itemsize: bytes a cached value. branches: guidance branches with a cache of their own (2 with classifier-free guidance).
     dual_layers: blocks with a second, image-only attention (Stable Diffusion 3.5 medium).
+    heads: attention heads of a layer. stacked: branches that share one network call (2 where guidance is batched).
     """
 
     layers: int
@@ -36,6 +37,13 @@ class ModelFacts:
     itemsize: int = 2
     branches: int = 1
     dual_layers: int = 0
+    heads: int = 1
+    stacked: int = 1
+
+    @property
+    def attentions(self) -> int:
+        """Attentions that keep something: one a block, two in dual blocks."""
+        return self.layers + self.dual_layers
 
     @property
     def joint_text(self) -> int:
@@ -44,7 +52,14 @@ class ModelFacts:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], *, text: str, text_tokens: int, dtype: str = "bfloat16", branches: int = 1
+        cls,
+        config: Mapping[str, Any],
+        *,
+        text: str,
+        text_tokens: int,
+        dtype: str = "bfloat16",
+        branches: int = 1,
+        stacked: int = 1,
     ) -> "ModelFacts":
         """Facts from a diffusers transformer config (a dict, or its `config.json`).
 
@@ -66,11 +81,13 @@ class ModelFacts:
             )
         if text not in TEXT_MODES or dtype not in ITEMSIZE:
             raise InputError(f"text = {text!r}, dtype = {dtype!r}; legal: {', '.join(TEXT_MODES)} and {', '.join(ITEMSIZE)}.")
-        width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        heads = int(config["num_attention_heads"])
+        width = heads * int(config["attention_head_dim"])
         feed_forward = next((int(config[key]) for key in FEED_FORWARD_KEYS if config.get(key)), 0)
         feed_forward = feed_forward or round(float(config.get("mlp_ratio") or FEED_FORWARD_RATIO) * width)
         dual_layers = len(config.get(DUAL_KEY) or ())
-        return cls(layers, width, feed_forward, text, text_tokens, ITEMSIZE[dtype], branches, dual_layers)
+        itemsize = ITEMSIZE[dtype]
+        return cls(layers, width, feed_forward, text, text_tokens, itemsize, branches, dual_layers, heads, stacked)
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "ModelFacts":
@@ -85,17 +102,18 @@ class ModelFacts:
 
 
 def run_facts(
-    execution: Execution | None, config: Mapping[str, Any], *, dtype: str, text_tokens: int, branches: int
+    execution: Execution | None, config: Mapping[str, Any], *, dtype: str, text_tokens: int, branches: int, stacked: int = 1
 ) -> ModelFacts | None:
     """Facts of a run that was seen, live or recorded; None where its family or config does not tell them.
 
-    execution: the sheet's section, which says whether the text stands among the attention's tokens.
+    execution: the sheet's section, which says whether the text stands among the attention's tokens. stacked: see the class.
     """
     if execution is None or dtype not in ITEMSIZE:
         return None
     text = "joint" if execution.text != "none" else "cross" if text_tokens else "none"
     try:
-        return ModelFacts.from_config(config, text=text, text_tokens=text_tokens, dtype=dtype, branches=branches)
+        sizes = {"text_tokens": text_tokens, "branches": branches, "stacked": stacked}
+        return ModelFacts.from_config(config, text=text, dtype=dtype, **sizes)
     except InputError:
         return None
 

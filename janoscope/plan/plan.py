@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .cost import Predicted, predict
 from .facts import ModelFacts
 from .fingerprint import Fingerprint
 from .levels import TokenLevel, ranks_of, token_ranks, words_of
-from .policy import Policy
+from .policy import Cache, Policy
 from .schedule import StepKind, counts, ladder, step_kinds
 
 SCHEMA = "janoscope-plan/1"
@@ -45,6 +45,10 @@ class Plan:
         """Whether every token is computed at every step, so that the plan saves nothing."""
         least = min(level.rank for level in self.token_level)
         return all(kind.least_rank <= least for kind in self.step_kind)
+
+    def with_cache(self, cache: Cache) -> "Plan":
+        """The same plan with another cache; what that takes is not known here."""
+        return replace(self, policy=replace(self.policy, cache=cache), predicted=self.predicted._replace(cache_bytes=None))
 
     def to_json(self) -> dict[str, Any]:
         return {

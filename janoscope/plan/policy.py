@@ -14,6 +14,7 @@ PADDINGS = ("count", "exclude")
 TOKEN_RULES = ("majority", "packed", "maximum")
 OUTPUTS = ("hold", "forecast")
 STRATEGIES = ("kv", "hidden", "kv-fp8", "kv-int8", "offload")
+OFFLOAD_ONLY = ("device_mib", "window")  # keys of the cache table that mean nothing to the other strategies
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,23 @@ class Enhance:
 
 @dataclass(frozen=True)
 class Cache:
-    """What attention keeps of skipped tokens, and whether K and V are extrapolated linearly instead of held."""
+    """What attention keeps of skipped tokens, and whether K and V are extrapolated linearly instead of held.
+
+    device_mib, window: of `offload`; MiB on the device that decide how many layers stay there, working buffers included, and how
+    many layers ahead are fetched.
+    """
 
     strategy: str = "kv"
     forecast: bool = False
+    device_mib: float = 0
+    window: int = 2
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], origin: str) -> "Cache":
+        """A cache table by itself; raises InputError naming `origin` and every fault."""
+        if faults := _faults_of("cache", table):
+            raise InputError(f"{origin}: {'; '.join(faults)}. See docs/policy.md.")
+        return cls(**table)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,8 @@ def preset(policies: Mapping[str, Mapping[str, Any]], name: str | None = None) -
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Cache) and value.strategy != "offload":
+        return {key: inner for key, inner in asdict(value).items() if key not in OFFLOAD_ONLY}
     if isinstance(value, Split | Intervals | Enhance | Cache):
         return asdict(value)
     return list(value) if isinstance(value, tuple) else value
@@ -191,7 +207,7 @@ _CHECKS: dict[str, Any] = {
     "quantiles": {"static": _FRACTION, "moderate": _FRACTION},
     "intervals": {"static": _at_least(0), "moderate": _at_least(0), "active": _at_least(1)},
     "output": _one_of(OUTPUTS),
-    "cache": {"strategy": _one_of(STRATEGIES), "forecast": _flag},
+    "cache": {"strategy": _one_of(STRATEGIES), "forecast": _flag, "device_mib": _between(0, 1e9), "window": _at_least(1)},
     "source": _text,
     "measured_on": _table,
 }
@@ -216,6 +232,18 @@ def _faults(table: Any) -> list[str]:
     return faults
 
 
+def _cache_faults(given: Mapping[str, Any]) -> list[str]:
+    cache, faults = Cache(**given), []
+    if cache.forecast and cache.strategy != "kv":
+        faults.append(
+            f"cache.forecast draws a line through keys and values, which strategy {cache.strategy!r} does not hold two of; "
+            "take strategy kv, or leave forecast out"
+        )
+    if cache.strategy != "offload" and (idle := [f"cache.{key}" for key in OFFLOAD_ONLY if key in given]):
+        faults.append(f"{' and '.join(idle)} belong to strategy offload, not to {cache.strategy!r}")
+    return faults
+
+
 def _faults_of(key: str, value: Any) -> list[str]:
     check = _CHECKS.get(key)
     if check is None:
@@ -231,7 +259,7 @@ def _faults_of(key: str, value: Any) -> list[str]:
         for inner in check
         if inner in value and (legal := check[inner](value[inner]))
     ]
-    return faults
+    return faults or (_cache_faults(value) if key == "cache" else [])
 
 
 def _toml_key(key: str) -> str:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
+import numpy as np
+
 from ..errors import InputError
 from .levels import TokenLevel
 from .policy import Policy
@@ -72,6 +74,17 @@ def _kind(policy: Policy, step: int, steps: int) -> StepKind:
         if since % interval == 0:
             return kind
     return StepKind.REUSE
+
+
+def skipped_groups(kinds: Sequence[StepKind], ranks: np.ndarray) -> list[np.ndarray]:
+    """Tokens that partial steps skip, parted so that every step skips a group as a whole or not at all.
+
+    The static tokens, then the moderate ones where some step computes the active alone: indices, int64, ascending.
+    """
+    partial = {kind for kind in kinds if not kind.is_full and (ranks >= kind.least_rank).any()}
+    below = [level.rank for level in (TokenLevel.STATIC, TokenLevel.MODERATE)]
+    groups = [np.flatnonzero(ranks == rank) for rank in below if any(kind.least_rank > rank for kind in partial)]
+    return [group for group in groups if group.size]
 
 
 def ladder(kinds: Sequence[StepKind]) -> str:

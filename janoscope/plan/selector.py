@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from .plan import Plan
-from .schedule import StepKind
+from .schedule import StepKind, skipped_groups
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ def selection_of(kind: StepKind, tokens: np.ndarray) -> Selection:
 
 
 class PlanSelector:
-    """Obeys a plan."""
+    """Obeys a plan. skipped_groups: of its tokens, see `skipped_groups`; a selector without it may skip any token."""
 
     def __init__(self, plan: Plan) -> None:
         ranks = plan.ranks
+        self.skipped_groups = skipped_groups(plan.step_kind, ranks)
         self._kinds = plan.step_kind
         self._selections = {kind: selection_of(kind, np.flatnonzero(ranks >= kind.least_rank)) for kind in StepKind}
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InputError
 from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
-from ..plan import Plan, Policy
+from ..plan import Cache, Plan, Policy
 from ..probe import ProbeSheet
 from . import analysis_files
 from .call import PipelineCall
@@ -37,6 +37,7 @@ def apply(
     guidance: Mapping[str, Any] | None = None,
     any_prompt: bool = False,
     pair: Pair | None = None,
+    cache: Cache | str | None = None,
 ) -> Iterator[Executor]:
     """Accelerate every generation that `pipe` makes inside the context; the pipeline is restored at its end.
 
@@ -45,6 +46,7 @@ def apply(
         plan: a Plan or the path of plan.json, obeyed as it is.
         model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
         pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
+        cache: what is kept of skipped tokens, a strategy's name or a Cache, in the place of the policy's or the plan's own.
 
     Raises:
         InputError, ExecutionError: see `Executor`.
@@ -59,10 +61,12 @@ def apply(
         policy = named_policy(sheet, str(policy))
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan))
+    if isinstance(cache, str):
+        cache = Cache.from_table({"strategy": cache}, "cache")
     identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
-    how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "on_select": pair.selected if pair else None}
+    how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
     with (
-        Executor(pipe, sheet, policy=policy, plan=plan, **how) as executor,
+        Executor(pipe, sheet, policy=policy, plan=plan, **how, on_select=pair.selected if pair else None) as executor,
         pair.attached(pipe, sheet) if pair else nullcontext(),
     ):
         yield executor
@@ -109,6 +113,7 @@ def apply_model(
     policy: Policy | None = None,
     plan: Plan | None = None,
     any_prompt: bool = False,
+    cache: Cache | None = None,
     reference: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Applied:
@@ -120,8 +125,8 @@ def apply_model(
     if reference:
         generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
-    told |= {"sheet": model.sheet, "pair": model.pair}
-    with apply(model.pipe, policy=policy, plan=plan, any_prompt=any_prompt, **told) as executor:
+    told |= {"sheet": model.sheet, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
+    with apply(model.pipe, policy=policy, plan=plan, **told) as executor:
         generated = generate(model, call, on_step)
     made = executor.plan
     if made is None:

@@ -171,7 +171,7 @@ class _Bench:
         assert sheet.execution is not None
         self._facts, self._state = sheet.execution, CallState()
         self._hooks = NetworkHooks("transformer", self._network, self._facts, self._state)
-        self._cache = BranchCache()
+        self._cache = BranchCache(_count(size))
 
     def run(self, shares: tuple[float, ...], repeats: int) -> ExecuteBench:
         count = _count(self._size)
@@ -203,7 +203,7 @@ class _Bench:
             flops["plain"],
             1 / statistics.median(ratios["refresh"]),
             tuple(self._share(share, len(chosen[share]), times, ratios, flops) for share in shares),
-            self._cache.bytes,
+            self._cache.bytes.device,
             torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None,
             _load(),
             self._clock,

@@ -131,7 +131,10 @@ class Executed:
         return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
 
 
-POLICY_OPTIONS = "preset or file, map, tile=F/R/C, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys"
+POLICY_OPTIONS = (
+    "preset or file, map, tile=F/R/C, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys, "
+    "cache=STRATEGY, device_mib, window"
+)
 
 
 def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
@@ -145,8 +148,7 @@ def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
             changes[key] = value
     if "output" in spec.options:
         changes["output"] = options.one_of("output", ("hold", "forecast"), "hold")
-    if "keys" in spec.options:
-        changes["cache"] = {"strategy": "kv", "forecast": options.one_of("keys", ("hold", "forecast"), "hold") == "forecast"}
+    cache = _cache_changes(spec, options)
     for key in ("thresholds", "quantiles"):
         if (values := options.take(key, numbers(2), None)) is not None:
             changes[key] = dict(zip(("static", "moderate"), values, strict=True))
@@ -159,11 +161,23 @@ def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
 
     def make(model: Model) -> Policy:
         table = model.policy(name).to_json()
+        if cache:  # another strategy than the policy's brings none of its settings along
+            table["cache"] = cache if "strategy" in cache else {**table["cache"], **cache}
         if {"thresholds", "quantiles"} & set(changes):
             table = {key: value for key, value in table.items() if key not in ("thresholds", "quantiles")}
         return Policy.from_table(table | changes, f"--method {spec.text}")
 
     return make
+
+
+def _cache_changes(spec: Spec, options: Options) -> dict[str, Any]:
+    cache: dict[str, Any] = {}
+    if "keys" in spec.options:
+        cache["forecast"] = options.one_of("keys", ("hold", "forecast"), "hold") == "forecast"
+    for key, name, kind in (("strategy", "cache", str), ("device_mib", "device_mib", float), ("window", "window", int)):
+        if (value := options.take(name, kind, None)) is not None:
+            cache[key] = value
+    return cache
 
 
 # --- our methods ---

@@ -76,12 +76,14 @@ def facts_of_recording(recording: Recording, sheet: ProbeSheet | None) -> ModelF
     """The sizes from which compute and cache bytes are predicted; None where family or config do not tell them."""
     transformer = recording.provenance["model"]["transformer"]
     text = recording.provenance["capture"]["text_tokens"]
+    branches = max(1, len(recording.branches) - 1)
     return run_facts(
         sheet.execution if sheet else None,
         transformer["config"] if isinstance(transformer, dict) else {},
         dtype=recording.provenance["run"]["dtype"],
         text_tokens=text if isinstance(text, int) else 0,
-        branches=max(1, len(recording.branches) - 1),
+        branches=branches,
+        stacked=branches if sheet and sheet.guidance.calls == "batched" else 1,
     )
 
 

@@ -93,6 +93,9 @@ def test_counts_below_one_are_refused(run, tmp_path, verb, option, value):
         (("-o", "{tmp}/out.png", "--call", 'output_type="latent"'), "output_type"),
         (("-o", "{tmp}/out.png", "--call", "generator=3"), "--seed"),
         (("-o", "{tmp}/out.png", "--call", "num_inference_steps=3"), "--steps"),
+        (("-o", "{tmp}/out.png", "--cache", "ram"), "--cache: cache.strategy = 'ram'; legal: kv, hidden"),
+        (("-o", "{tmp}/out.png", "--cache", "hidden", "--device-mib", "8"), "cache.device_mib belong to strategy offload"),
+        (("-o", "{tmp}/out.png", "--cache", "offload", "--window", "0"), "integers from 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -2,11 +2,23 @@
 
 import pytest
 import torch
-from generations import KINDS, Tiny, generate, policy
+from generations import KINDS, Tiny, generate
+from generations import policy as policy_of
+from strategies import EVERY, table
 from tiny_transformers import EXECUTABLE
 
 FAMILIES = (*EXECUTABLE, "flux2-klein", "wan2.2", "cogvideox-1.5")
-EVERY_STEP_REFRESHED = policy(intervals={"static": 1, "moderate": 1, "active": 1})
+EVERY_STEP_REFRESHED = {"intervals": {"static": 1, "moderate": 1, "active": 1}}
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture
+def policy(strategy):
+    return lambda **changes: policy_of(**{"cache": table(strategy)} | changes)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -16,14 +28,14 @@ def tiny(request):
     return made
 
 
-def test_a_generation_refreshed_at_every_step_equals_the_plain_one_bit_for_bit(tiny):
-    output, executor = tiny.run(EVERY_STEP_REFRESHED)
+def test_a_generation_refreshed_at_every_step_equals_the_plain_one_bit_for_bit(tiny, policy):
+    output, executor = tiny.run(policy(**EVERY_STEP_REFRESHED))
     assert torch.equal(output, tiny.expected)
     assert executor.account.kinds == ["warmup"] * 2 + ["refresh"] * 5 + ["cooldown"]
     assert executor.account.compute == 1.0
 
 
-def test_partial_steps_account_for_what_they_computed_and_leave_nothing_behind(tiny):
+def test_partial_steps_account_for_what_they_computed_and_leave_nothing_behind(tiny, policy):
     output, executor = tiny.run(policy())
     account, tokens = executor.account, executor.account.image_tokens
     assert output.isfinite().all()
@@ -46,14 +58,14 @@ def test_partial_steps_account_for_what_they_computed_and_leave_nothing_behind(t
     assert torch.equal(tiny.plain(), tiny.expected)
 
 
-def test_its_plan_given_back_makes_the_same_generation(tiny):
+def test_its_plan_given_back_makes_the_same_generation(tiny, policy):
     output, executor = tiny.run(policy())
     obeyed, second = tiny.run(plan=executor.plan)
     assert torch.equal(obeyed, output)
     assert second.account.to_json() == executor.account.to_json()
 
 
-def test_an_exception_in_mid_run_restores_the_pipeline(tiny, monkeypatch):
+def test_an_exception_in_mid_run_restores_the_pipeline(tiny, policy, monkeypatch):
     """In the fourth step, a partial one, with caches filled."""
     network = getattr(tiny.pipe, tiny.sheet.tap.components[-1 if tiny.name == "wan2.2" else 0])
     output = network.get_submodule(tiny.sheet.execution.output)
@@ -78,7 +90,7 @@ def test_an_exception_in_mid_run_restores_the_pipeline(tiny, monkeypatch):
     assert torch.equal(tiny.plain(), tiny.expected)
 
 
-def test_a_second_generation_equals_a_fresh_one(tiny):
+def test_a_second_generation_equals_a_fresh_one(tiny, policy):
     fresh, _ = tiny.run(policy(), seed=1)
     with tiny.executor(policy()) as executor:
         generate(tiny.pipe, tiny.call, seed=0)
@@ -87,15 +99,15 @@ def test_a_second_generation_equals_a_fresh_one(tiny):
         assert executor.plan is not first_plan
 
 
-def test_bf16_generations_hold_the_same_laws(tiny):
+def test_bf16_generations_hold_the_same_laws(tiny, policy, strategy):
     """The invariants once more in the dtype of real models; the pipeline goes back to float32 afterwards."""
     halved = {k: v.bfloat16() for k, v in tiny.call.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
     try:
         tiny.pipe.to(torch.bfloat16)
         expected = tiny.plain(**halved)
-        refreshed, _ = tiny.run(EVERY_STEP_REFRESHED, **halved)
+        refreshed, _ = tiny.run(policy(**EVERY_STEP_REFRESHED), **halved)
         assert torch.equal(refreshed, expected)
-        partial, executor = tiny.run(policy(output="forecast", cache={"strategy": "kv", "forecast": True}), **halved)
+        partial, executor = tiny.run(policy(output="forecast", cache=table(strategy, forecast=strategy == "kv")), **halved)
         assert partial.isfinite().all()
         assert partial.dtype == expected.dtype
         assert not torch.equal(partial, expected)

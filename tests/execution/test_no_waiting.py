@@ -3,6 +3,7 @@
 import pytest
 import torch
 from generations import Tiny, policy
+from strategies import OTHERS, table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janoscope.execution.run import Run
@@ -28,8 +29,18 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3", "wan", "pixart"])
-@pytest.mark.parametrize("forecast", [False, True])
-def test_partial_steps_fetch_nothing_from_the_device(family, forecast, monkeypatch):
+@pytest.mark.parametrize("kept", ["held", "forecast"])
+def test_partial_steps_fetch_nothing_from_the_device(family, kept, monkeypatch):
+    more = {"output": "forecast", "cache": {"strategy": "kv", "forecast": True}} if kept == "forecast" else {}
+    _partial_steps_fetch_nothing(family, more, monkeypatch)
+
+
+@pytest.mark.parametrize("strategy", OTHERS)
+def test_no_cache_strategy_fetches_a_value(strategy, monkeypatch):
+    _partial_steps_fetch_nothing("flux", {"cache": table(strategy)}, monkeypatch)
+
+
+def _partial_steps_fetch_nothing(family, more, monkeypatch):
     tiny = Tiny(family)
     waits = {}
 
@@ -47,7 +58,6 @@ def test_partial_steps_fetch_nothing_from_the_device(family, forecast, monkeypat
 
     for name in ("call", "step_ends"):
         monkeypatch.setattr(Run, name, watched(name))
-    more = {"output": "forecast", "cache": {"strategy": "kv", "forecast": True}} if forecast else {}
     _, executor = tiny.run(policy(intervals={"static": 4, "moderate": 2, "active": 1}, **more), num_inference_steps=10)
     assert executor.account.kinds[2:] == ["refresh", "active", "moderate", "active", "refresh", "active", "moderate", "cooldown"]
     assert {step: met for step, met in waits.items() if met and 2 <= step < 9} == {}

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from tiny_pipelines import build
 
 from janoscope.conversion import NoisePath
-from janoscope.plan import Policy
+from janoscope.plan import Cache, Policy
 from janoscope.recording import open_recording
 from janoscope.study.analyze import AnalysisOptions, analyze
 from janoscope.study.apply import apply
@@ -103,7 +103,10 @@ def test_a_path_cut_before_its_end_has_no_known_end(recorded: Path) -> None:
 @pytest.mark.parametrize("name", ["jano", "x0-gradient", "velocity-change", "ras", "random"])
 def test_a_noise_predictor_gets_the_same_plan_live_and_from_its_recording(tmp_path: Path, name: str) -> None:
     """The law between the two homes of the analysis, on a model whose output has to be converted first."""
-    policy = replace(policy_for([1, 2, 2]), map=name)
+    cache = {"jano": Cache("offload", device_mib=0.03), "x0-gradient": Cache("hidden"), "ras": Cache("kv-int8")}.get(
+        name, Cache()
+    )
+    policy = replace(policy_for([1, 2, 2]), map=name, cache=cache)
     told = {"prompt": "class", "seed": 2, "model": "tiny/dit"}
     pipeline, call = build("dit")
     pipeline.scheduler = DDIMScheduler(clip_sample=False)
@@ -116,6 +119,7 @@ def test_a_noise_predictor_gets_the_same_plan_live_and_from_its_recording(tmp_pa
     assert len(set(found.plan.token_level)) == 3
     assert executor.plan.token_level == found.plan.token_level
     assert executor.plan.step_kind == found.plan.step_kind
+    assert executor.plan.predicted == found.plan.predicted
     if name != "random":
         other = analyze(tmp_path / "run.h5", policy=policy, options=AnalysisOptions(warmup={"x0-gradient": 1}.get(name, 3)))
         assert other.plan.token_level != found.plan.token_level

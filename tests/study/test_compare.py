@@ -14,7 +14,7 @@ from tiny_pipelines import build
 
 from janoscope.cli.app import janoscope as command
 from janoscope.errors import ExecutionError, InputError, JanoscopeError
-from janoscope.plan import Plan, random_scores
+from janoscope.plan import Cache, Plan, random_scores
 from janoscope.probe import find_sheet
 from janoscope.report.comparison import fronts_of, read_comparison, render_comparison, strip
 from janoscope.study import branches
@@ -22,7 +22,8 @@ from janoscope.study import compare as compare_module
 from janoscope.study.call import CallOptions
 from janoscope.study.compare import calls_of, compare, make_method
 from janoscope.study.comparison import save_comparison
-from janoscope.study.methods import with_levels_by
+from janoscope.study.method_spec import Options, parse_spec
+from janoscope.study.methods import policy_maker, with_levels_by
 from janoscope.study.model import Model
 
 POLICY = {
@@ -242,6 +243,20 @@ def test_a_method_that_cannot_be_meant_is_refused(text, told):
 )
 def test_the_right_spellings_are_taken(text):
     assert make_method(text).spec.text == text
+
+
+def test_cache_options_change_the_policys_cache_and_nothing_else(model):
+    def cache_of(text):
+        spec = parse_spec(text)
+        made = policy_maker(spec, Options(spec))(model)
+        assert replace(made, cache=model.policy(None).cache) == model.policy(None)
+        return made.cache
+
+    assert cache_of("jano:cache=kv-int8") == Cache("kv-int8")
+    assert cache_of("jano:cache=offload,device_mib=8.5,window=3") == Cache("offload", device_mib=8.5, window=3)
+    assert cache_of("jano:keys=forecast") == Cache(forecast=True)
+    with pytest.raises(InputError, match="window belong to strategy offload"):
+        cache_of("jano:cache=hidden,window=3")
 
 
 def test_a_policy_option_without_meaning_fails_with_the_fault(model):

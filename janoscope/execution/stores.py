@@ -1,0 +1,288 @@
+"""Cache strategies: what one guidance branch keeps of one attention for the tokens that a step will not compute.
+
+A store is told all keys and values at a refresh; at a partial call it takes the computed tokens' and gives everybody's. Keys and
+values are (item, head, token, channel), keys after their norm and rotary embedding, in the sequence's own order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..plan import Cache, CacheBytes
+from .forecast import Forecast, Held, Kept
+from .reentry import Reentry
+from .rows import Rows
+
+KEY_TOKENS = 2  # axis of tokens in keys and values
+INPUT_TOKENS = 1  # and in an attention's input
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One attention in one network call, as its store sees it.
+
+    key, value: of the text and the computed tokens. rows: those tokens, None for all. image_tokens: of the whole sequence.
+    text: where the text stands, `first`, `last` or `none`. at: the forecast coordinate. reentry: the attention, to be run again.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    rows: Rows | None
+    image_tokens: int
+    text: str
+    at: float
+    reentry: Reentry
+
+    @property
+    def computed(self) -> int:
+        return self.image_tokens if self.rows is None else self.rows.count
+
+    @property
+    def text_tokens(self) -> int:
+        return self.key.shape[KEY_TOKENS] - self.computed
+
+    @property
+    def image_start(self) -> int:
+        """Where image tokens begin in the sequence."""
+        return self.text_tokens if self.text == "first" else 0
+
+    def image(self, given: torch.Tensor) -> torch.Tensor:
+        """Keys or values of image tokens alone."""
+        return given.narrow(KEY_TOKENS, self.image_start, self.computed)
+
+    def index(self) -> torch.Tensor:
+        """Places in the whole sequence of what was computed, text included, int64."""
+        assert self.rows is not None
+        return self.rows.joint(self.text_tokens, self.text, self.key.device)
+
+    def image_index(self) -> torch.Tensor:
+        """Image tokens that were computed, counted from the first image token, int64."""
+        assert self.rows is not None
+        return self.rows.image(self.key.device)
+
+    def whole(self) -> KeysValues:
+        """Unfilled keys and values of the whole sequence; the step's own are in place."""
+        return self._whole(self.key), self._whole(self.value)
+
+    def _whole(self, given: torch.Tensor) -> torch.Tensor:
+        items, heads, _, channels = given.shape
+        whole = given.new_empty(items, self.image_tokens + self.text_tokens, heads, channels).transpose(1, 2)
+        return whole.index_copy_(KEY_TOKENS, self.index(), given)
+
+
+class Store(Protocol):
+    """What a branch keeps of one attention."""
+
+    @property
+    def bytes(self) -> CacheBytes:
+        """What it holds by itself, on the device and on the host."""
+        ...
+
+    def refresh(self, attended: Attended) -> None:
+        """Keep what every token's keys and values are."""
+
+    def update(self, attended: Attended) -> KeysValues:
+        """Keep the computed tokens' and give everybody's; not to be written to, and good until the next attention is served."""
+        ...
+
+
+class BranchStores(Protocol):
+    """The stores of all attentions of one branch."""
+
+    @property
+    def bytes(self) -> CacheBytes: ...
+
+    def layer(self, name: str) -> Store:
+        """The store of an attention, made when it is first asked for."""
+        ...
+
+    def begin(self, rows: Rows) -> None:
+        """A partial call of these rows begins."""
+
+    def close(self) -> None:
+        """Let go of everything; the branch will not be called again."""
+
+
+class Keeper(Protocol):
+    """Makes the stores of one run. bytes: of what branches share."""
+
+    @property
+    def bytes(self) -> CacheBytes: ...
+
+    def branch(self, layers: int) -> BranchStores:
+        """Stores of a branch whose network has so many attentions."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; the stores are of no use any more."""
+
+
+class _Layers:
+    """Stores that know nothing of one another."""
+
+    def __init__(self, make: Callable[[], Store]):
+        self._make = make
+        self._stores: dict[str, Store] = {}
+
+    @property
+    def bytes(self) -> CacheBytes:
+        total = CacheBytes()
+        for store in self._stores.values():
+            total = total.plus(store.bytes)
+        return total
+
+    def layer(self, name: str) -> Store:
+        if name not in self._stores:
+            self._stores[name] = self._make()
+        return self._stores[name]
+
+    def begin(self, rows: Rows) -> None:
+        """Nothing to prepare."""
+
+    def close(self) -> None:
+        self._stores.clear()
+
+
+class OnDevice:
+    """A keeper whose stores hold all of theirs on the device."""
+
+    bytes = CacheBytes()
+
+    def __init__(self, make: Callable[[], Store]):
+        self._make = make
+
+    def branch(self, layers: int) -> BranchStores:
+        return _Layers(self._make)
+
+    def close(self) -> None:
+        """Nothing is shared."""
+
+
+def on_device(cache: Cache) -> OnDevice:
+    """The keeper of every strategy but `offload`."""
+    if cache.strategy == "hidden":
+        return OnDevice(InputStore)
+    if cache.strategy == "kv-fp8":
+        return OnDevice(lambda: EightBitStore(FP8))
+    if cache.strategy == "kv-int8":
+        return OnDevice(lambda: EightBitStore(INT8))
+    return OnDevice(lambda: KeyValueStore(cache.forecast))
+
+
+class KeyValueStore:
+    """`kv`: keys and values as they are, the text's among them.
+
+    Full-length buffers in the sequence's order need no permutation of masks, and allocate nothing after the first refresh.
+    """
+
+    def __init__(self, forecast: bool = False) -> None:
+        kind = Forecast if forecast else Held
+        self._kept: tuple[Kept, Kept] = (kind(KEY_TOKENS), kind(KEY_TOKENS))
+
+    @property
+    def bytes(self) -> CacheBytes:
+        return CacheBytes(sum(kept.bytes for kept in self._kept))
+
+    def refresh(self, attended: Attended) -> None:
+        for kept, given in zip(self._kept, (attended.key, attended.value), strict=True):
+            kept.store(attended.at, given)
+
+    def update(self, attended: Attended) -> KeysValues:
+        keys, values = self._kept
+        keys.update(attended.at, attended.index(), attended.key)
+        values.update(attended.at, attended.index(), attended.value)
+        return keys.read(attended.at), values.read(attended.at)
+
+
+class InputStore:
+    """`hidden`: what went into the attention, one tensor instead of two, of image tokens alone: the text's is always at hand.
+
+    The input comes after the block's norm and modulation, so keys and values that are projected from it again are those of the
+    step that computed the token, whatever this step's modulation is.
+    """
+
+    def __init__(self) -> None:
+        self._input = Held(INPUT_TOKENS)
+
+    @property
+    def bytes(self) -> CacheBytes:
+        return CacheBytes(self._input.bytes)
+
+    def refresh(self, attended: Attended) -> None:
+        self._input.store(attended.at, attended.reentry.image_input(attended.image_tokens))
+
+    def update(self, attended: Attended) -> KeysValues:
+        assert attended.rows is not None
+        self._input.update(attended.at, attended.image_index(), attended.reentry.image_input(attended.computed))
+        keys, values = attended.whole()
+        skipped = attended.rows.skipped
+        if skipped.count:
+            index = skipped.image(keys.device)
+            stored = self._input.read(attended.at).index_select(INPUT_TOKENS, index)
+            key, value = attended.reentry.keys_values(stored, attended.rows)
+            keys.index_copy_(KEY_TOKENS, index + attended.image_start, key)
+            values.index_copy_(KEY_TOKENS, index + attended.image_start, value)
+        return keys, values
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """A code of one byte a value. limit: its largest number. over: axes that share a float32 scale."""
+
+    dtype: torch.dtype
+    limit: float
+    over: tuple[int, ...]
+
+    def encode(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(codes, scales): codes as bytes, since tensors of eight-bit floats cannot be indexed."""
+        wide = values.float()
+        scale = wide.abs().amax(dim=self.over, keepdim=True) / self.limit
+        scaled = wide / torch.where(scale == 0, 1.0, scale)
+        if not self.dtype.is_floating_point:
+            scaled = scaled.round_()
+        return scaled.clamp_(-self.limit, self.limit).to(self.dtype).view(torch.uint8), scale
+
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the values to `out`, in its dtype; both codes are exact in every dtype of a model."""
+        torch.mul(codes.view(self.dtype).to(out.dtype), scale, out=out)
+
+
+FP8 = EightBits(torch.float8_e4m3fn, 448.0, (1, 3))  # a scale a token
+INT8 = EightBits(torch.int8, 127.0, (3,))  # a scale a token and head
+
+
+class EightBitStore:
+    """`kv-fp8`, `kv-int8`: keys and values of image tokens in a byte each.
+
+    What the step computed takes part as it is; only skipped tokens are read from the codes.
+    """
+
+    def __init__(self, code: EightBits) -> None:
+        self._code = code
+        self._kept = tuple((Held(KEY_TOKENS), Held(KEY_TOKENS)) for _ in ("keys", "values"))
+
+    @property
+    def bytes(self) -> CacheBytes:
+        return CacheBytes(sum(held.bytes for pair in self._kept for held in pair))
+
+    def refresh(self, attended: Attended) -> None:
+        for pair, given in zip(self._kept, (attended.key, attended.value), strict=True):
+            for held, encoded in zip(pair, self._code.encode(attended.image(given)), strict=True):
+                held.store(attended.at, encoded)
+
+    def update(self, attended: Attended) -> KeysValues:
+        return self._updated(0, attended, attended.key), self._updated(1, attended, attended.value)
+
+    def _updated(self, which: int, attended: Attended, given: torch.Tensor) -> torch.Tensor:
+        codes, scales = self._kept[which]
+        for held, encoded in zip((codes, scales), self._code.encode(attended.image(given)), strict=True):
+            held.update(attended.at, attended.image_index(), encoded)
+        items, heads, _, channels = given.shape
+        whole = given.new_empty(items, attended.image_tokens + attended.text_tokens, heads, channels).transpose(1, 2)
+        image = whole.narrow(KEY_TOKENS, attended.image_start, attended.image_tokens)
+        self._code.decode(codes.read(attended.at), scales.read(attended.at), image)
+        return whole.index_copy_(KEY_TOKENS, attended.index(), given)
