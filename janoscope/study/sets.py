@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..capture import Tap
 from ..errors import InputError, PeerLost
 from ..plan import Policy
 from ..recording import partial_path
@@ -239,7 +240,7 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
     """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
     model = load_model(**recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
-    taps = (*recipe.taps, *export_taps(model.sheet, recipe.tools))
+    taps: tuple[Tap | str, ...] = (*recipe.taps, *export_taps(model.sheet, recipe.tools))
 
     def work(task: SetTask) -> dict[str, Any]:
         call = make_call(model, replace(recipe.call, prompt=task.prompt.text))
