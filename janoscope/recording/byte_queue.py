@@ -49,6 +49,11 @@ class ByteQueue(Generic[Item]):
             self._changed.wait_for(lambda: bool(self._items))
             return self._items.popleft()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return not self._items
+
     def release(self, size: int) -> None:
         with self._changed:
             self._in_flight -= size

@@ -30,8 +30,9 @@ def initial_provenance(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
         raise InputError(f"provenance has no section {', '.join(sorted(unknown))}; legal: {', '.join(SECTIONS)}.")
     sections = {section: dict.fromkeys(PROVENANCE_FIELDS[section], UNKNOWN) for section in SECTIONS}
     sections["packages"] |= {"python": platform.python_version(), "numpy": np.__version__, "h5py": h5py.__version__}
-    with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout: stays "unknown"
-        sections["packages"]["janoscope"] = metadata.version("janoscope")
+    if "janoscope" not in given.get("packages", {}):  # looking it up takes as long as all else here
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout: stays "unknown"
+            sections["packages"]["janoscope"] = metadata.version("janoscope")
     for section, fields in given.items():
         sections[section] |= fields
         provenance_json(section, sections[section])

@@ -85,7 +85,7 @@ def bench_record(
         "overhead": overheads,
         "files": files,
         "cases": [asdict(case) for case in cases],
-        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0]},
+        "machine": _machine(),
         "packages": installed_versions(),
     }
 
@@ -105,8 +105,15 @@ def describe_bench(result: Mapping[str, Any]) -> str:
         lines.append(f"| {words[name]} | {value:.4f} | at {'least' if least else 'most'} {result['limits'][name]} | {kept} |")
     machine = result["machine"]
     spreads = ", ".join(f"{name} {o['least']:.4f} to {o['most']:.4f}" for name, o in result["overhead"].items())
-    lines += ["", f"Overhead of single pairs: {spreads}. {machine['cpus']} CPUs, load {machine['load']:.1f}, one torch thread."]
+    first = ", run before all other processes (real-time priority)" if machine["real_time"] else ""
+    told = f"{machine['cpus']} CPUs, load {machine['load']:.1f}{first}, one torch thread."
+    lines += ["", f"Overhead of single pairs: {spreads}. {told}"]
     return "\n".join(lines)
+
+
+def _machine() -> dict[str, Any]:
+    real_time = hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0], "real_time": real_time}
 
 
 def _within(name: str, value: float) -> bool:
