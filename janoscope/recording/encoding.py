@@ -18,7 +18,7 @@ _EXPONENTS: dict[str, tuple[Any, int]] = {
     "float32": (np.uint32, 0x7F80_0000),
     "float64": (np.uint64, 0x7FF0_0000_0000_0000),
 }
-_BLOCK = 1 << 15
+_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def count_nonfinite(stored: np.ndarray, name: str) -> int:
     kind, exponent = _EXPONENTS[name]
     bits = np.ascontiguousarray(stored).view(kind).reshape(-1)
     unsigned = kind(~(1 << (8 * bits.itemsize - 1)) & (1 << 8 * bits.itemsize) - 1)
-    count = 0
-    for start in range(0, bits.size, _BLOCK):
-        block = bits[start : start + _BLOCK] & unsigned
+    count, length = 0, _BLOCK_BYTES // bits.itemsize
+    for start in range(0, bits.size, length):
+        block = bits[start : start + length] & unsigned
         if block.max() >= exponent:
             count += int(np.count_nonzero(block >= exponent))
     return count
