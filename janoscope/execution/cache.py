@@ -1,13 +1,14 @@
-"""What one guidance branch keeps between steps: for every attention by a strategy, and the last output of every token."""
+"""What guidance branches keep between steps: for every attention by a strategy, and the last output of every token."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..plan import Cache, CacheBytes
+from ..plan import CacheBytes
 from .forecast import Forecast, OutputTokens, prediction_of, with_prediction
 from .rows import Rows
-from .stores import Attended, BranchStores, KeysValues, on_device
+from .stores import Attended, BranchStores, Keeper, KeysValues
 
 OUTPUT_TOKENS = 1
 
@@ -15,19 +16,24 @@ OUTPUT_TOKENS = 1
 class BranchCache:
     """The stores of a branch's attentions, masks and outputs; everything in the model's dtype but what a strategy keeps smaller.
 
-    image_tokens: of the sequence. stores: of a strategy's keeper; `kv` where none are given. output: how outputs are made tokens,
-    where they are extrapolated; None: they are held. at: the forecast coordinate of the step under way, set before each call.
+    image_tokens: of the sequence. stores: of a strategy's keeper; None: no attention is served. output: how outputs are made
+    tokens, where they are extrapolated; None: they are held. at: the forecast coordinate of the step under way.
     """
 
     def __init__(self, image_tokens: int = 0, stores: BranchStores | None = None, *, output: OutputTokens | None = None) -> None:
         self.image_tokens = image_tokens
-        self._stores = stores or on_device(Cache()).branch(0)
+        self._given_stores = stores
         self._masks: dict[str, torch.Tensor | None] = {}
         self._output_rows: torch.Tensor | None = None
         self._tokens, self._forecast = output, Forecast(OUTPUT_TOKENS)
         self._output: Any = None
         self.at = 0.0
         self.input_shapes: Any = None
+
+    @property
+    def _stores(self) -> BranchStores:
+        assert self._given_stores is not None, "a cache that serves no attention"
+        return self._given_stores
 
     @property
     def bytes(self) -> CacheBytes:
@@ -101,6 +107,43 @@ class BranchCache:
         if self._tokens is None:
             return _copied(self._output)
         return self._tokens.join(self._forecast.read(self.at), self._output)
+
+
+class BranchCaches:
+    """The caches of a run, by network and by the order of network calls within a step, which tells branches apart."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._kept: dict[tuple[str, int], BranchCache] = {}
+        self._called: set[str] = set()  # networks of this step
+        self._called_before: set[str] = set()  # and of the last
+
+    @property
+    def bytes(self) -> CacheBytes:
+        total = self._keeper.bytes
+        for cache in self._kept.values():
+            total = total.plus(cache.bytes)
+        return total
+
+    def of(self, network: str, call: int, make: Callable[[BranchStores], BranchCache], layers: int) -> BranchCache:
+        """The cache of a step's call, counted from 0; made when it is first asked for. layers: the network's attentions."""
+        if call == 0 and self._called_before and network not in self._called_before:
+            self._let_go(self._called_before)  # a second transformer takes over from the first
+        self._called.add(network)
+        if (network, call) not in self._kept:
+            self._kept[network, call] = make(self._keeper.branch(layers))
+        return self._kept[network, call]
+
+    def step_ends(self) -> None:
+        self._called_before, self._called = self._called, set()
+
+    def close(self) -> None:
+        self._kept.clear()
+        self._keeper.close()
+
+    def _let_go(self, networks: set[str]) -> None:
+        for key in [key for key in self._kept if key[0] in networks]:
+            self._kept.pop(key).close()
 
 
 def _copied(output: Any) -> Any:

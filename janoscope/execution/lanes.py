@@ -1,6 +1,8 @@
 """Work beside the computation: streams of an accelerator, or nothing of the kind on the CPU."""
 
+import math
 from collections.abc import Callable
+from mmap import PAGESIZE
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -87,7 +89,7 @@ def lanes_of(device: torch.device) -> Lanes:
 class HostMemory:
     """Memory on the host, pinned where the device is a CUDA device.
 
-    Pinned by registering ordinary memory: torch's own pinned allocator rounds every piece up to a power of two.
+    Pinned by registering ordinary memory, whole pages of it: torch's own pinned allocator rounds pieces up to a power of two.
     """
 
     def __init__(self) -> None:
@@ -95,18 +97,25 @@ class HostMemory:
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """An unfilled tensor on the host for copies to and from `device`."""
-        tensor = torch.empty(shape, dtype=dtype)
-        if device.type == "cuda" and tensor.numel():
-            size = tensor.numel() * tensor.element_size()
-            if code := int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), size, 0)):
+        size = math.prod(shape) * dtype.itemsize
+        pages = _whole_pages(size)
+        if device.type == "cuda" and size:
+            if code := int(torch.cuda.cudart().cudaHostRegister(pages.data_ptr(), pages.numel(), 0)):
                 raise ExecutionError(
                     f"{size / 2**20:.0f} MiB of host memory could not be pinned for the offloaded cache (CUDA error {code}); "
                     "keep more on the device with device_mib, or take a smaller strategy (hidden, kv-int8)."
                 )
-            self._pinned[tensor.data_ptr()] = tensor
-        return tensor
+            self._pinned[pages.data_ptr()] = pages
+        return pages[:size].view(dtype).view(shape)
 
     def free(self, tensor: torch.Tensor) -> None:
         """Give a tensor back; nothing may be copying to or from it any more."""
-        if self._pinned.pop(tensor.data_ptr(), None) is not None:
-            torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
+        if (pages := self._pinned.pop(tensor.data_ptr(), None)) is not None:
+            torch.cuda.cudart().cudaHostUnregister(pages.data_ptr())
+
+
+def _whole_pages(size: int) -> torch.Tensor:
+    """Bytes that share no page with anything else, which registering them twice would be."""
+    rounded = -(-size // PAGESIZE) * PAGESIZE
+    space = torch.empty(rounded + PAGESIZE, dtype=torch.uint8)
+    return space.narrow(0, -space.data_ptr() % PAGESIZE, rounded)

@@ -12,7 +12,6 @@ one layer is complete. Between slot and slab a lane of its own copies; marks kee
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,31 +20,8 @@ import torch
 from ..plan import OFFLOAD_STORES, Cache, CacheBytes, resident_layers
 from .lanes import HostMemory, Lanes, lanes_of
 from .rows import Rows
+from .slabs import Group, Pair, Slot, gather, rows_first, scatter, size_of
 from .stores import Attended, KeysValues
-
-Pair = Sequence[torch.Tensor]  # keys and values, each (token, item, head, channel): rows are contiguous, so copies are too
-
-
-@dataclass
-class Slot:
-    """Device memory for one layer's slab under way. mark: behind the last work that used it."""
-
-    tensor: torch.Tensor
-    mark: Any = None
-
-
-@dataclass
-class Group:
-    """Tokens that are skipped together. span: their rows in a slab."""
-
-    tokens: np.ndarray
-    span: slice
-    _index: dict[torch.device, torch.Tensor] = field(default_factory=dict)
-
-    def index(self, device: torch.device) -> torch.Tensor:
-        if device not in self._index:
-            self._index[device] = torch.from_numpy(self.tokens).to(device)
-        return self._index[device]
 
 
 class Offload:
@@ -180,12 +156,12 @@ class Offload:
     def store(self, layer: "OffloadedLayer", source: Pair, groups: Sequence[Group]) -> None:
         """Copy groups of the image tokens' keys and values to a layer's slab."""
         if layer.resident:
-            _gather(source, groups, layer.slab)
+            gather(source, groups, layer.slab)
             return
         slot = self._leaving.popleft()
         compute, lane = self.lanes.compute, self.lanes.store
         compute.wait(slot.mark)
-        _gather(source, groups, slot.tensor)
+        gather(source, groups, slot.tensor)
         lane.wait(compute.mark())
         for pair in range(2):
             for group in groups:
@@ -266,7 +242,7 @@ class OffloadBranch:
         if not self._wanted:
             return
         if layer.resident:
-            _scatter(layer.slab, self._wanted, whole)
+            scatter(layer.slab, self._wanted, whole)
             return
         if not self._coming or self._coming[0][0] is not layer:
             # not the order of the refresh: begin again from here
@@ -276,7 +252,7 @@ class OffloadBranch:
             self._fetch_next()
         _, slot = self._coming.popleft()
         self.offload.lanes.compute.wait(slot.mark)
-        _scatter(slot.tensor, self._wanted, whole)
+        scatter(slot.tensor, self._wanted, whole)
         self.offload.release(slot)
         self._fetch_next()
 
@@ -312,24 +288,3 @@ class OffloadedLayer:
             self._branch.offload.store(self, image, self._branch.touched)
         keys, values = (part.permute(1, 2, 0, 3) for part in whole)
         return keys, values
-
-
-def rows_first(given: torch.Tensor) -> torch.Tensor:
-    """(item, head, token, channel) -> (token, item, head, channel)."""
-    return given.permute(2, 0, 1, 3)
-
-
-def _gather(source: Pair, groups: Sequence[Group], slab: torch.Tensor) -> None:
-    for pair, rows in enumerate(source):
-        for group in groups:
-            torch.index_select(rows, 0, group.index(rows.device), out=slab[pair, group.span])
-
-
-def _scatter(slab: torch.Tensor, groups: Sequence[Group], whole: Pair) -> None:
-    for pair, rows in enumerate(whole):
-        for group in groups:
-            rows.index_copy_(0, group.index(rows.device), slab[pair, group.span])
-
-
-def size_of(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -6,6 +6,7 @@ For each step: for each network call `call` (look up the step's kind and rows, l
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,17 @@ from ..capture.identity import describe_scheduler, describe_transformer, dtype_n
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
 from ..capture.noise_level import first_step, noise_levels, prediction_type
 from ..errors import ExecutionError
-from ..plan import Cache, CacheBytes, Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
+from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter, StepAccount
-from .cache import BranchCache
+from .cache import BranchCache, BranchCaches
 from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
 from .memory import is_out_of_memory, out_of_memory
-from .offload import Offload
 from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sequence
 from .rows import Rows
 from .steering import Steering
-from .stores import Keeper, on_device
+from .strategies import keeper_of
 from .warmup import Identity, Warmup, fingerprint_of
 
 Steer = Callable[["Run"], Steering]
@@ -58,9 +58,7 @@ class Run:
         self.account = Account(cache_strategy=cache.strategy)
         self.steering: Steering | None = None
         self._cache_rules = cache
-        self._keeper: Keeper = Offload(cache, self._skipped_groups) if cache.strategy == "offload" else on_device(cache)
-        self._caches: dict[tuple[str, int], BranchCache] = {}
-        self._networks: tuple[set[str], set[str]] = set(), set()  # called at this step and at the last
+        self._caches = BranchCaches(keeper_of(cache, self._skipped_groups))
         self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
         self._step = self._calls = self._step_flops = self._step_full_flops = 0
         self._full_flops: dict[tuple[str, Any], int] = {}  # (network, shapes of its input) -> FLOPs of a call for every token
@@ -181,21 +179,10 @@ class Run:
 
     def _cache(self, hooks: NetworkHooks) -> BranchCache:
         """The cache of a network and branch; the branch is told by the order of calls within the step."""
-        now, before = self._networks
-        if self._calls == 0 and before and hooks.name not in before:
-            self._let_go(before)  # a second transformer takes over from the first
-        now.add(hooks.name)
-        key = hooks.name, self._calls
-        if key not in self._caches:
-            stores = self._keeper.branch(hooks.layers)
-            self._caches[key] = BranchCache(self.grid.count, stores, output=self._output_tokens)
-        cache = self._caches[key]
+        make = partial(BranchCache, self.grid.count, output=self._output_tokens)
+        cache = self._caches.of(hooks.name, self._calls, make, hooks.layers)
         cache.at = self._coordinates[self._step]
         return cache
-
-    def _let_go(self, networks: set[str]) -> None:
-        for key in [key for key in self._caches if key[0] in networks]:
-            self._caches.pop(key).close()
 
     @contextmanager
     def _memory_told(self, mode: Mode) -> Iterator[None]:
@@ -207,13 +194,7 @@ class Run:
                 raise
             sizes = self.facts(), self.grid.count, self._network_items // self._stacked
             caching = mode is not Mode.OFF
-            raise out_of_memory(self._step, self._cache_rules, self._held(), *sizes, caching=caching) from error
-
-    def _held(self) -> CacheBytes:
-        total = self._keeper.bytes
-        for cache in self._caches.values():
-            total = total.plus(cache.bytes)
-        return total
+            raise out_of_memory(self._step, self._cache_rules, self._caches.bytes, *sizes, caching=caching) from error
 
     def _mode(self, cache: BranchCache, arguments: Mapping[str, Any]) -> Mode:
         """The step's mode, or a refresh where this branch has nothing stored that fits."""
@@ -282,15 +263,14 @@ class Run:
         flops = self._step_flops, self._step_full_flops
         self.account.steps.append(StepAccount(self._step, str(kind), count, *flops, self._calls, self._forced))
         self._step, self._calls, self._step_flops, self._step_full_flops, self._forced = self._step + 1, 0, 0, 0, False
-        self._networks = set(), self._networks[0]
-        self.account.note_cache(self._held())
+        self._caches.step_ends()
+        self.account.note_cache(self._caches.bytes)
 
     def end(self) -> None:
         """Free the caches; waits for the device once, to read the count of non-finite values."""
         if self._nonfinite is not None:
             self.account.nonfinite, self._nonfinite = int(self._nonfinite), None
-        self._caches.clear()
-        self._keeper.close()
+        self._caches.close()
         self._rows_of.clear()
 
 

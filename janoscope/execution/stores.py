@@ -4,13 +4,12 @@ A store is told all keys and values at a refresh; at a partial call it takes the
 values are (item, head, token, channel), keys after their norm and rotary embedding, in the sequence's own order.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from ..plan import Cache, CacheBytes
+from ..plan import CacheBytes
 from .forecast import Forecast, Held, Kept
 from .reentry import Reentry
 from .rows import Rows
@@ -121,58 +120,6 @@ class Keeper(Protocol):
         """Let go of everything; the stores are of no use any more."""
 
 
-class _Layers:
-    """Stores that know nothing of one another."""
-
-    def __init__(self, make: Callable[[], Store]):
-        self._make = make
-        self._stores: dict[str, Store] = {}
-
-    @property
-    def bytes(self) -> CacheBytes:
-        total = CacheBytes()
-        for store in self._stores.values():
-            total = total.plus(store.bytes)
-        return total
-
-    def layer(self, name: str) -> Store:
-        if name not in self._stores:
-            self._stores[name] = self._make()
-        return self._stores[name]
-
-    def begin(self, rows: Rows) -> None:
-        """Nothing to prepare."""
-
-    def close(self) -> None:
-        self._stores.clear()
-
-
-class OnDevice:
-    """A keeper whose stores hold all of theirs on the device."""
-
-    bytes = CacheBytes()
-
-    def __init__(self, make: Callable[[], Store]):
-        self._make = make
-
-    def branch(self, layers: int) -> BranchStores:
-        return _Layers(self._make)
-
-    def close(self) -> None:
-        """Nothing is shared."""
-
-
-def on_device(cache: Cache) -> OnDevice:
-    """The keeper of every strategy but `offload`."""
-    if cache.strategy == "hidden":
-        return OnDevice(InputStore)
-    if cache.strategy == "kv-fp8":
-        return OnDevice(lambda: EightBitStore(FP8))
-    if cache.strategy == "kv-int8":
-        return OnDevice(lambda: EightBitStore(INT8))
-    return OnDevice(lambda: KeyValueStore(cache.forecast))
-
-
 class KeyValueStore:
     """`kv`: keys and values as they are, the text's among them.
 
@@ -227,62 +174,3 @@ class InputStore:
             keys.index_copy_(KEY_TOKENS, index + attended.image_start, key)
             values.index_copy_(KEY_TOKENS, index + attended.image_start, value)
         return keys, values
-
-
-@dataclass(frozen=True)
-class EightBits:
-    """A code of one byte a value. limit: its largest number. over: axes that share a float32 scale."""
-
-    dtype: torch.dtype
-    limit: float
-    over: tuple[int, ...]
-
-    def encode(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(codes, scales): codes as bytes, since tensors of eight-bit floats cannot be indexed."""
-        wide = values.float()
-        scale = wide.abs().amax(dim=self.over, keepdim=True) / self.limit
-        scaled = wide / torch.where(scale == 0, 1.0, scale)
-        if not self.dtype.is_floating_point:
-            scaled = scaled.round_()
-        return scaled.clamp_(-self.limit, self.limit).to(self.dtype).view(torch.uint8), scale
-
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the values to `out`, in its dtype; both codes are exact in every dtype of a model."""
-        torch.mul(codes.view(self.dtype).to(out.dtype), scale, out=out)
-
-
-FP8 = EightBits(torch.float8_e4m3fn, 448.0, (1, 3))  # a scale a token
-INT8 = EightBits(torch.int8, 127.0, (3,))  # a scale a token and head
-
-
-class EightBitStore:
-    """`kv-fp8`, `kv-int8`: keys and values of image tokens in a byte each.
-
-    What the step computed takes part as it is; only skipped tokens are read from the codes.
-    """
-
-    def __init__(self, code: EightBits) -> None:
-        self._code = code
-        self._kept = tuple((Held(KEY_TOKENS), Held(KEY_TOKENS)) for _ in ("keys", "values"))
-
-    @property
-    def bytes(self) -> CacheBytes:
-        return CacheBytes(sum(held.bytes for pair in self._kept for held in pair))
-
-    def refresh(self, attended: Attended) -> None:
-        for pair, given in zip(self._kept, (attended.key, attended.value), strict=True):
-            for held, encoded in zip(pair, self._code.encode(attended.image(given)), strict=True):
-                held.store(attended.at, encoded)
-
-    def update(self, attended: Attended) -> KeysValues:
-        return self._updated(0, attended, attended.key), self._updated(1, attended, attended.value)
-
-    def _updated(self, which: int, attended: Attended, given: torch.Tensor) -> torch.Tensor:
-        codes, scales = self._kept[which]
-        for held, encoded in zip((codes, scales), self._code.encode(attended.image(given)), strict=True):
-            held.update(attended.at, attended.image_index(), encoded)
-        items, heads, _, channels = given.shape
-        whole = given.new_empty(items, attended.image_tokens + attended.text_tokens, heads, channels).transpose(1, 2)
-        image = whole.narrow(KEY_TOKENS, attended.image_start, attended.image_tokens)
-        self._code.decode(codes.read(attended.at), scales.read(attended.at), image)
-        return whole.index_copy_(KEY_TOKENS, attended.index(), given)

@@ -18,6 +18,8 @@ from ..execution.account import flop_counter
 from ..execution.cache import BranchCache
 from ..execution.hooks import CallState, Mode, NetworkHooks
 from ..execution.rows import Rows
+from ..execution.strategies import keeper_of
+from ..plan import Cache
 from ..probe import find_sheet
 
 SCHEMA = "janoscope-bench-execute/1"
@@ -171,7 +173,7 @@ class _Bench:
         assert sheet.execution is not None
         self._facts, self._state = sheet.execution, CallState()
         self._hooks = NetworkHooks("transformer", self._network, self._facts, self._state)
-        self._cache = BranchCache(_count(size))
+        self._cache = BranchCache(_count(size), keeper_of(Cache(), list).branch(self._hooks.layers))
 
     def run(self, shares: tuple[float, ...], repeats: int) -> ExecuteBench:
         count = _count(self._size)

@@ -5,7 +5,7 @@ import pytest
 
 from janoscope.execution.cache import BranchCache
 from janoscope.execution.offload import Offload
-from janoscope.execution.stores import on_device
+from janoscope.execution.strategies import keeper_of
 from janoscope.plan import STRATEGIES, Cache
 
 OTHERS = STRATEGIES[1:]
@@ -24,5 +24,5 @@ def branch_cache(strategy, tokens, layers, groups=None, **options):
     """A cache of one branch; offloaded, all tokens are one group unless groups are given."""
     rules = Cache(strategy)
     asked = (lambda: [np.arange(tokens)]) if groups is None else (lambda: groups)
-    keeper = Offload(rules, asked, **options) if strategy == "offload" else on_device(rules)
+    keeper = Offload(rules, asked, **options) if options else keeper_of(rules, asked)
     return BranchCache(tokens, keeper.branch(layers))

@@ -6,6 +6,7 @@ poison or another layer's keys, and the outputs differ.
 """
 
 from functools import cache, partial
+from mmap import PAGESIZE
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from strategies import branch_cache
 from test_strategies import Network
 
+from janoscope.errors import ExecutionError
 from janoscope.execution.cache import BranchCache
 from janoscope.execution.hooks import Mode, NetworkHooks
 from janoscope.execution.lanes import HostMemory, Inline, Lanes
@@ -335,3 +337,57 @@ def test_a_branch_that_is_closed_gives_its_memory_back():
     keeper.close()
     assert keeper.bytes == (0, 0)
     assert caches[1].bytes == (0, 0)
+
+
+class Runtime:
+    """CUDA's calls for pinning; `code` is what registering answers."""
+
+    def __init__(self, code=0):
+        self.code, self.pinned = code, {}
+
+    def cudaHostRegister(self, pointer, size, flags):
+        assert pointer % PAGESIZE == size % PAGESIZE == flags == 0
+        assert all(pointer + size <= at or at + taken <= pointer for at, taken in self.pinned.items()), "no page twice"
+        self.pinned[pointer] = size
+        return self.code
+
+    def cudaHostUnregister(self, pointer):
+        del self.pinned[pointer]
+
+
+def test_host_memory_is_pinned_by_whole_pages_of_its_own_and_given_back(monkeypatch):
+    runtime, memory = Runtime(), HostMemory()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    taken = [memory.take((2, 3 + n, 1, 2, 5), torch.bfloat16, torch.device("cuda")) for n in range(40)]
+    for n, tensor in enumerate(taken):
+        tensor.fill_(n)
+    assert [tensor.shape[1] for tensor in taken] == list(range(3, 43))
+    assert all((tensor == n).all() for n, tensor in enumerate(taken))
+    assert len(runtime.pinned) == 40
+    for tensor in taken:
+        memory.free(tensor)
+    assert runtime.pinned == {}
+    memory.free(memory.take((4,), torch.float32, torch.device("cpu")))
+    assert runtime.pinned == {}, "nothing to pin for the CPU"
+
+
+def test_memory_that_cannot_be_pinned_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(code=2))
+    with pytest.raises(ExecutionError, match=r"^8 MiB of host memory could not be pinned .*device_mib.*$"):
+        HostMemory().take((2, 2**20), torch.float32, torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="streams and pinned memory need a CUDA device")
+def test_streams_give_what_kv_gives_bit_for_bit():
+    made = Branches()
+    made.network.module.to("cuda")
+    made.network.arguments = {
+        name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in made.network.arguments.items()
+    }
+    hooks, caches = made.kept(Offload(Cache("offload"), lambda: made.groups))
+    expected = made.run(hooks, [branch_cache("kv", made.network.tokens, hooks.layers) for _ in range(2)])
+    hooks, caches = made.kept(keeper := Offload(Cache("offload"), lambda: made.groups))
+    assert torch.equal(made.run(hooks, caches), expected)
+    assert all(layer.slab.is_pinned() for branch in keeper._branches for layer in branch._layers.values())
+    keeper.close()

@@ -49,7 +49,7 @@ def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch)
         return result
 
     def first_cache(state):
-        return executor._run._caches[("transformer", 0)]
+        return executor._run._caches._kept["transformer", 0]
 
     monkeypatch.setattr(hooks_module._ServeKeysValues, "_serve", watching)
     with tiny.executor(policy(intervals={"static": 6, "moderate": 3, "active": 1})) as executor:

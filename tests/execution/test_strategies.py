@@ -7,10 +7,10 @@ from tiny_transformers import EXECUTABLE, tiny_transformer
 
 from janoscope.errors import ExecutionError
 from janoscope.execution.account import flop_counter
+from janoscope.execution.eight_bits import FP8, INT8
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.reentry import Reentry
 from janoscope.execution.rows import Rows
-from janoscope.execution.stores import FP8, INT8
 from janoscope.probe import find_sheet
 
 EXACT = ("hidden", "offload")
@@ -35,7 +35,7 @@ class Network:
     def at(self, step):
         """The call of a step: another latent and another timestep, so that every modulation differs."""
         latent = self.arguments["hidden_states"]
-        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(step)).to(latent.dtype)
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(step)).to(latent)
         return self.arguments | {"hidden_states": latent + 0.5 * noise, "timestep": self.arguments["timestep"] * (1 - 0.2 * step)}
 
     def some(self, seed):

@@ -1,0 +1,65 @@
+"""From a strategy's name to the stores that keep by it."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..plan import Cache, CacheBytes
+from .eight_bits import FP8, INT8, EightBitStore
+from .offload import Offload
+from .rows import Rows
+from .stores import BranchStores, InputStore, Keeper, KeyValueStore, Store
+
+
+def keeper_of(cache: Cache, skipped_groups: Callable[[], Sequence[np.ndarray]]) -> Keeper:
+    """What makes a run's stores. skipped_groups: asked at the first refresh, see `Offload`."""
+    if cache.strategy == "offload":
+        return Offload(cache, skipped_groups)
+    if cache.strategy == "hidden":
+        return OnDevice(InputStore)
+    if cache.strategy == "kv-fp8":
+        return OnDevice(lambda: EightBitStore(FP8))
+    if cache.strategy == "kv-int8":
+        return OnDevice(lambda: EightBitStore(INT8))
+    return OnDevice(lambda: KeyValueStore(cache.forecast))
+
+
+class _Layers:
+    """Stores that know nothing of one another."""
+
+    def __init__(self, make: Callable[[], Store]):
+        self._make = make
+        self._stores: dict[str, Store] = {}
+
+    @property
+    def bytes(self) -> CacheBytes:
+        total = CacheBytes()
+        for store in self._stores.values():
+            total = total.plus(store.bytes)
+        return total
+
+    def layer(self, name: str) -> Store:
+        if name not in self._stores:
+            self._stores[name] = self._make()
+        return self._stores[name]
+
+    def begin(self, rows: Rows) -> None:
+        """Nothing to prepare."""
+
+    def close(self) -> None:
+        self._stores.clear()
+
+
+class OnDevice:
+    """A keeper whose stores hold all of theirs on the device."""
+
+    bytes = CacheBytes()
+
+    def __init__(self, make: Callable[[], Store]):
+        self._make = make
+
+    def branch(self, layers: int) -> BranchStores:
+        return _Layers(self._make)
+
+    def close(self) -> None:
+        """Nothing is shared."""
