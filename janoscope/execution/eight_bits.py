@@ -61,8 +61,4 @@ class EightBitStore:
         codes, scales = self._kept[which]
         for held, encoded in zip((codes, scales), self._code.encode(attended.image(given)), strict=True):
             held.update(attended.at, attended.image_index(), encoded)
-        items, heads, _, channels = given.shape
-        whole = given.new_empty(items, attended.image_tokens + attended.text_tokens, heads, channels).transpose(1, 2)
-        image = whole.narrow(KEY_TOKENS, attended.image_start, attended.image_tokens)
-        self._code.decode(codes.read(attended.at), scales.read(attended.at), image)
-        return whole.index_copy_(KEY_TOKENS, attended.index(), given)
+        return attended.whole(given, lambda image: self._code.decode(codes.read(attended.at), scales.read(attended.at), image))

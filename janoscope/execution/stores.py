@@ -4,6 +4,7 @@ A store is told all keys and values at a refresh; at a partial call it takes the
 values are (item, head, token, channel), keys after their norm and rotary embedding, in the sequence's own order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,13 +64,11 @@ class Attended:
         assert self.rows is not None
         return self.rows.image(self.key.device)
 
-    def whole(self) -> KeysValues:
-        """Unfilled keys and values of the whole sequence; the step's own are in place."""
-        return self._whole(self.key), self._whole(self.value)
-
-    def _whole(self, given: torch.Tensor) -> torch.Tensor:
+    def whole(self, given: torch.Tensor, skipped: Callable[[torch.Tensor], object]) -> torch.Tensor:
+        """Keys or values of the whole sequence: those given, and what `skipped` writes to the other rows of the image's part."""
         items, heads, _, channels = given.shape
         whole = given.new_empty(items, self.image_tokens + self.text_tokens, heads, channels).transpose(1, 2)
+        skipped(whole.narrow(KEY_TOKENS, self.image_start, self.image_tokens))
         return whole.index_copy_(KEY_TOKENS, self.index(), given)
 
 
@@ -165,12 +164,10 @@ class InputStore:
     def update(self, attended: Attended) -> KeysValues:
         assert attended.rows is not None
         self._input.update(attended.at, attended.image_index(), attended.reentry.image_input(attended.computed))
-        keys, values = attended.whole()
-        skipped = attended.rows.skipped
-        if skipped.count:
-            index = skipped.image(keys.device)
-            stored = self._input.read(attended.at).index_select(INPUT_TOKENS, index)
-            key, value = attended.reentry.keys_values(stored, attended.rows)
-            keys.index_copy_(KEY_TOKENS, index + attended.image_start, key)
-            values.index_copy_(KEY_TOKENS, index + attended.image_start, value)
-        return keys, values
+        if not attended.rows.skipped.count:
+            return attended.key, attended.value
+        skipped = attended.rows.skipped.image(attended.key.device)
+        stored = self._input.read(attended.at).index_select(INPUT_TOKENS, skipped)
+        key, value = attended.reentry.keys_values(stored, attended.rows)
+        keys = attended.whole(attended.key, lambda image: image.index_copy_(KEY_TOKENS, skipped, key))
+        return keys, attended.whole(attended.value, lambda image: image.index_copy_(KEY_TOKENS, skipped, value))
