@@ -66,7 +66,7 @@ Message = Step | Provenance | Finish | Drained
 # A caller who has just committed is in the sampler's Python code, which h5py's calls would keep waiting: they go once the network
 # computes. Half a millisecond a step at Flux size. Not where steps are waiting.
 CALLER_FIRST_S = 0.002
-CHECKED_BEHIND = 2  # maps whose sums may be outstanding while the next is written
+CHECKED_BEHIND = 1  # map whose sums may be outstanding while the next is written
 
 
 class WriterThread:
@@ -113,14 +113,9 @@ class WriterThread:
             message, size = self.queue.take()
             finished = isinstance(message, Finish)
             self._handle(message)
-            self._reuse_memory(message)
             del message  # its arrays must be gone before their bytes are released
             self.queue.release(size)
         self._checks.stop()
-
-    def _reuse_memory(self, message: Message) -> None:
-        for chunk in message.chunks if isinstance(message, Step) else ():
-            self.buffers.give_back(chunk.values)
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -168,6 +163,7 @@ class WriterThread:
 
     def _note(self, file: RecordingFile, chunk: Chunk, pending: Future[Checked]) -> None:
         name, checked = chunk.spec.name, pending.result()
+        self.buffers.give_back(chunk.values)  # written and summed
         file.note_map(chunk.spec, chunk.item, chunk.branch, checked)
         self.found[name] += checked.found
         self.created[name] += checked.created

@@ -38,6 +38,7 @@ class Case:
     guided: bool
     steps: int = 10
     repeats: int = 7
+    file_repeats: int = 15  # of writing and reading, where other users of the disk are felt
 
     @property
     def grid(self) -> TokenGrid:
@@ -49,7 +50,7 @@ class Case:
 
 
 CASES = (Case("flux-1024", (1, 128, 128), guided=False), Case("wan-480p", (21, 60, 104), guided=True))
-SMALL_CASES = tuple(Case(f"{c.name}-small", (1, 12, 20), c.guided, steps=3, repeats=2) for c in CASES)
+SMALL_CASES = tuple(Case(f"{c.name}-small", (1, 12, 20), c.guided, steps=3, repeats=2, file_repeats=2) for c in CASES)
 # ratio -> (limit, whether it is the least allowed); writing and curves are asked of the largest case
 LIMITS = {"overhead_flux": (0.01, False), "overhead_wan": (0.10, False), "write_ratio": (0.6, True), "curve_ratio": (0.05, False)}
 
@@ -146,7 +147,7 @@ def _files(case: Case, folder: Path) -> dict[str, Any]:
     shape = (case.signals, case.grid.count, case.grid.token_channels)
     maps = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
     raw, recorded, curve, whole = [], [], [], []
-    for _ in range(case.repeats):
+    for _ in range(case.file_repeats):
         for name in ("raw.bin", "run.h5"):  # both begin with a new file: freeing the old one's pages is not writing
             (folder / name).unlink(missing_ok=True)
         raw.append(_seconds(lambda: _write_raw(folder / "raw.bin", maps, case.steps)))

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from janoscope.recording import buffers
 from janoscope.recording.buffers import BufferPool
 from janoscope.recording.side_thread import SideThread
 
@@ -29,6 +30,18 @@ def test_a_pool_holds_no_more_idle_bytes_than_its_limit():
         pool.give_back(array)
     again = [pool.copy_of(np.zeros(10, np.float32)) for _ in range(4)]
     assert sum(any(one is array for array in arrays) for one in again) == 2
+
+
+@pytest.mark.parametrize("wait_s", [30, 0])
+def test_a_caller_far_ahead_waits_a_moment_for_a_used_buffer(monkeypatch, wait_s):
+    """The control does not wait and gets a new one."""
+    monkeypatch.setattr(buffers, "FRESH_S", wait_s)
+    pool = BufferPool(ahead=50)
+    lent = [pool.copy_of(np.zeros(10, np.float32)) for _ in range(2)]  # 80 bytes
+    returns = threading.Timer(0.2, pool.give_back, lent[:1])
+    returns.start()
+    assert (pool.copy_of(np.zeros(10, np.float32)) is lent[0]) == bool(wait_s)
+    returns.join()
 
 
 def test_calls_run_in_order_on_one_other_thread_and_errors_come_out():
