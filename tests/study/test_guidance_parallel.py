@@ -134,6 +134,14 @@ def test_the_recording_holds_both_branches_and_no_time_for_the_received_one(told
     assert known == {"guided": True, "cond": True, "uncond": False}
 
 
+def test_hidden_states_and_two_processes_hold_a_quarter(told):
+    _, leader, other = told
+    kv, alone, shared = (leader["hidden"][name] for name in ("kv one", "hidden one", "hidden two"))
+    assert shared[0] / kv[0] == pytest.approx(0.25, abs=0.02)
+    assert other["hidden"]["hidden two"] == shared
+    assert shared[1] == alone[1]  # and the latents are those of one process with the same strategy
+
+
 def test_swapped_halves_would_be_seen(told):
     for facts in told[1:]:
         assert facts["swapped"] > 1e-3

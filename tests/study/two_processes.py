@@ -29,7 +29,6 @@ from janoscope.study.model import load_model
 from janoscope.study.pair import Pair
 
 TIMEOUT_S = 2.0
-HIDDEN = {"strategy": "hidden", "forecast": False}
 
 
 def second_branch(tiny):
@@ -85,6 +84,17 @@ class Script:
                 }
             }
         )
+
+    def hidden(self):
+        """What one process holds with strategy kv, and each of two with strategy hidden."""
+        wan, held = Tiny("wan"), {}
+        for strategy, pair in (("kv", None), ("hidden", None), ("hidden", self.pair)):
+            if pair is None and not self.pair.leads:
+                continue
+            with janoscope.apply(wan.pipe, policy=policy(cache={"strategy": strategy}), pair=pair) as run:
+                latents = generate(wan.pipe, wan.call)
+            held[f"{strategy} {'one' if pair is None else 'two'}"] = [run.account.cache_bytes, float(latents.double().sum())]
+        self.tell(hidden=held)
 
     def guards(self):
         """What is wrong must be found out, by both processes, and the next generation must be right again."""
@@ -191,6 +201,7 @@ if __name__ == "__main__":
     for family in sys.argv[2:]:
         script.family(family)
     if not os.environ.get("ONLY_FAMILIES"):
+        script.hidden()
         script.guards()
         script.verbs()
         script.lost()
