@@ -28,7 +28,8 @@ BATCHED = ("sd3", "hidream", "z-image")  # with learned layers before the batch,
 SLOW_TWO_PASSES = ("chroma", "qwen-image", "flux2-klein", "hunyuanvideo", "wan2.2", "lumina2")
 SLOW_BATCHED = ("sd3.5", "cogvideox", "cogvideox-1.5", "ltx-video", "pixart", "dit", "latte", "unet", "sdxl")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-BATCHED_TOLERANCE = 1e-5  # of the largest value: half a batch takes other kernels
+BATCHED_TOLERANCE = 1e-5  # of the largest value, after eight steps: half a batch takes other kernels
+MAGNIFIED = dict.fromkeys(("latte", "unet", "sdxl", "pixart", "dit"), 1e-4)  # by samplers that divide by a small alpha
 
 
 def torchrun(*arguments, **more):
@@ -68,21 +69,22 @@ def arrays(file):
     return {k: v for k, v in found.items() if not k.startswith(("provenance", "time_s", "peak_bytes"))}
 
 
-def check_same(directory, name):
-    one, two = (arrays(directory / f"{name}-{count}.h5") for count in ("one", "two"))
+def check_same(directory, name, other="one"):
+    one, two = (arrays(directory / f"{name}-{count}.h5") for count in (other, "two"))
     assert one.keys() == two.keys()
-    assert len(one["model_output"]) == 8 or name in ("lumina2", "sdxl", "unet")
+    assert len(one["model_output"]) == 8
     for key, value in one.items():
         np.testing.assert_array_equal(value, two[key], err_msg=f"{name}: {key}")
 
 
 def check_close(directory, name):
+    """Bit for bit what one process makes that computes one half of the batch after the other; nearly what it makes at once."""
+    check_same(directory, name, other="halves")
     one, two = (arrays(directory / f"{name}-{count}.h5") for count in ("one", "two"))
     assert one.keys() == two.keys()
+    share = MAGNIFIED.get(name, BATCHED_TOLERANCE)
     for key in ("model_output", "sample", *(["predicted_variance"] if "predicted_variance" in one else [])):
-        np.testing.assert_allclose(
-            two[key], one[key], rtol=0, atol=BATCHED_TOLERANCE * np.abs(one[key]).max(), err_msg=f"{name}: {key}"
-        )
+        np.testing.assert_allclose(two[key], one[key], rtol=0, atol=share * np.nanmax(np.abs(one[key])), err_msg=f"{name}: {key}")
     if "skipped" in one:
         np.testing.assert_array_equal(one["skipped"], two["skipped"])
 

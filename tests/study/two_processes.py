@@ -6,6 +6,7 @@ Every run is made by one process alone first (the leading one), then by both. Wh
 as one JSON a process; the test judges it.
 """
 
+import inspect
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ import janoscope
 from janoscope.capture.watch import InstancePatch
 from janoscope.errors import JanoscopeError
 from janoscope.execution import batch_cut
+from janoscope.execution.forecast import prediction_of, with_prediction
 from janoscope.study.apply import apply_model
 from janoscope.study.call import CallOptions, make_call
 from janoscope.study.compare import compare
@@ -40,6 +42,28 @@ def second_branch(tiny):
             | {"negative_prompt_attention_mask": tiny.call["prompt_attention_mask"]}
         )
     return TWO_PASSES.get(tiny.name, {})
+
+
+def by_halves(sheet):
+    """One process that computes a batched call as two do: one half, then the other, and joins them."""
+
+    def wrap(original):
+        signature = inspect.signature(original)
+
+        def forward(*args, **kwargs):
+            given = signature.bind(*args, **kwargs)
+            outputs = []
+            for half in (0, 1):
+                cut = batch_cut.BatchCut(sheet, half).cut(given.arguments)
+                call = inspect.BoundArguments(signature, cut)
+                outputs.append(original(*call.args, **call.kwargs))
+            first, second = map(prediction_of, outputs)
+            joined = [*first, *second] if isinstance(first, list) else torch.cat([first, second])
+            return with_prediction(outputs[0], joined)
+
+        return forward
+
+    return wrap
 
 
 class Script:
@@ -68,11 +92,17 @@ class Script:
         if self.pair.leads:
             with janoscope.record(tiny.pipe, self.directory / f"{name}-one.h5", **how) as one:
                 generate(tiny.pipe, tiny.call, **changes)
+            if tiny.sheet.guidance.calls == "batched":
+                with janoscope.record(tiny.pipe, self.directory / f"{name}-halves.h5", **how):
+                    network = getattr(tiny.pipe, tiny.sheet.tap.components[0])
+                    patch = InstancePatch(network, "forward", by_halves(tiny.sheet))
+                    generate(tiny.pipe, tiny.call, **changes)
+                    patch.remove()
             bytes_alone = one.executor.account.cache_bytes if how else 0
         with janoscope.record(tiny.pipe, self.directory / f"{name}-two.h5", pair=self.pair, **how) as two:
             latents = generate(tiny.pipe, tiny.call, **changes)
         account = two.executor.account if how else None
-        owners = (tiny.pipe.transformer, tiny.pipe.scheduler)
+        owners = (getattr(tiny.pipe, tiny.sheet.tap.components[0]), tiny.pipe.scheduler)
         self.tell(
             **{
                 name: {
