@@ -280,7 +280,7 @@ def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
 
 
 def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("janoscope.cli.compare.load", lambda options, verbose: options.clear() or replace(model))
+    monkeypatch.setattr("janoscope.study.model.load_model", lambda **given: replace(model))
     monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
     out, more, methods = tmp_path / "c", tmp_path / "prompts.txt", tmp_path / "methods.txt"
     more.write_text("a dog\n\n")
@@ -300,7 +300,7 @@ def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_pat
 
 
 def _as_command(model, monkeypatch, *words):
-    monkeypatch.setattr("janoscope.cli.compare.load", lambda options, verbose: options.clear() or replace(model))
+    monkeypatch.setattr("janoscope.study.model.load_model", lambda **given: replace(model))
     monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
     return CliRunner().invoke(command, ["compare", "tiny", "-q", *map(str, words)])
 
@@ -340,13 +340,13 @@ def test_lpips_without_weights_is_an_empty_column_with_its_reason_and_without_it
 
 def test_a_comparison_is_gone_on_with_and_makes_only_what_it_lacks(model, tmp_path, monkeypatch):
     """More prompts, more methods, in three sittings; as many generations as are new, and rows as of one sitting."""
-    made, honest = [], compare_module._Contest._generate
+    made, honest = [], compare_module.Contest._generate
 
     def generate(self, method, call, count):
         made.append((method.spec.text, call.prompt, count))
         return honest(self, method, call, count)
 
-    monkeypatch.setattr(compare_module._Contest, "_generate", generate)
+    monkeypatch.setattr(compare_module.Contest, "_generate", generate)
     out = tmp_path / "c"
     few, half = ["--method", "fewer-steps:steps=2"], ["--method", "uniform:k=2"]
     assert _as_command(model, monkeypatch, "-p", "a cat", *few, "-o", out).exit_code == 0
@@ -388,7 +388,7 @@ def test_a_comparison_of_something_else_is_not_gone_on_with(model, tmp_path, mon
 @pytest.mark.parametrize(("stop_at", "kept"), [(5, 1), (3, 0)])
 def test_what_was_measured_before_ctrl_c_is_kept_and_said_to_be_incomplete(model, tmp_path, monkeypatch, stop_at, kept):
     """Each of the two is warmed up, then they take turns. Control: before the first call is through nothing is kept."""
-    honest, made = compare_module._Contest._generate, []
+    honest, made = compare_module.Contest._generate, []
 
     def generate(self, method, call, count):
         made.append(method.spec.text)
@@ -396,7 +396,7 @@ def test_what_was_measured_before_ctrl_c_is_kept_and_said_to_be_incomplete(model
             raise KeyboardInterrupt
         return honest(self, method, call, count)
 
-    monkeypatch.setattr(compare_module._Contest, "_generate", generate)
+    monkeypatch.setattr(compare_module.Contest, "_generate", generate)
     words = ["-p", "a cat", "-p", "a dog", "--method", "fewer-steps:steps=2", "-o", tmp_path / "c"]
     stopped = _as_command(model, monkeypatch, *words)
     assert stopped.exit_code != 0
