@@ -25,6 +25,7 @@ _VERBS = {
     "apply": "apply",
     "compare": "compare",
     "calibrate": "calibrate",
+    "memory": "memory",
     "bench": "bench",
     "report": "report",
     "probes": "probes",
