@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import click
 
-_NAMES = ("record", "analyze", "execute")  # bench_<name>.py defines the command bench_<name>
+_NAMES = ("record", "analyze", "execute", "scale")  # bench_<name>.py defines the command bench_<name>
 
 
 class _Benches(click.Group):

@@ -1,0 +1,112 @@
+"""Bench of scale: merging a thousand manifests, writing and reading recordings, in CPU seconds of one core."""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..grid import TokenGrid
+from ..recording import Recorder, open_recording
+from .record import installed_versions
+from .run_view import RunView
+from .scaling import GB
+from .sets import COMPLETE, MANIFEST, Entry, sha256_of
+from .shards import gather_shards
+
+SCHEMA = "janoscope-bench-scale/1"
+BRANCHES = ("guided", "cond", "uncond")
+WAN_480P = (21, 60, 104)  # latent cells
+SMALL = (2, 6, 8)
+RECIPES = 8  # as many as there were machines: each opens one recording
+
+
+def bench_scale(
+    manifests: int = 1000,
+    cells: tuple[int, int, int] = WAN_480P,
+    steps: int = 10,
+    repeats: int = 3,
+    scratch: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """All measurements of this process, the fastest of `repeats`; about 170 MB are written under `scratch` and removed.
+
+    A manifest holds one recording; their files are links to one, as what is merged does not depend on what they hold.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        say(f"merging {manifests} manifests")
+        merge_s = _merge(Path(folder), manifests, repeats)
+        say(f"writing and reading {cells} latent cells, {steps} steps")
+        write_s, read_s, size = _files(Path(folder), cells, steps, repeats)
+    return {
+        "schema": SCHEMA,
+        "manifests": manifests,
+        "merge_cpu_s": merge_s,
+        "write_cpu_s_a_gb": write_s / size * GB,
+        "read_cpu_s_a_gb": read_s / size * GB,
+        "bytes": size,
+        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0]},
+        "packages": installed_versions(),
+    }
+
+
+def _merge(folder: Path, manifests: int, repeats: int) -> float:
+    recording = _write(folder / "one.h5", SMALL, 2)
+    told = {"sha256": sha256_of(recording), "bytes": recording.stat().st_size, "steps": 2}
+    for at in range(manifests):
+        directory = folder / "shards" / f"{at:05d}"
+        directory.mkdir(parents=True)
+        os.link(recording, directory / f"{at:04d}.h5")
+        entry = Entry(f"{at:04d}.h5", at, f"prompt {at}", 0, COMPLETE, f"recipe {at % RECIPES}", **told)
+        (directory / MANIFEST).write_text(json.dumps(asdict(entry)) + "\n", encoding="utf-8")
+
+    def merge() -> None:
+        assert len(gather_shards([folder / "shards"]).recordings) == manifests
+
+    return min(_cpu_seconds(merge) for _ in range(repeats))
+
+
+def _files(folder: Path, cells: tuple[int, int, int], steps: int, repeats: int) -> tuple[float, float, int]:
+    """CPU seconds to write a recording, all threads together, and to read it as the analysis does; its bytes."""
+    path, written, read = folder / "run.h5", [], []
+    for _ in range(repeats):
+        path.unlink(missing_ok=True)
+        written.append(_cpu_seconds(lambda: _write(path, cells, steps)))
+        read.append(_cpu_seconds(lambda: _read(path)))
+    return min(written), min(read), path.stat().st_size
+
+
+def _write(path: Path, cells: tuple[int, int, int], steps: int) -> Path:
+    grid = TokenGrid(16, cells, (1, 2, 2))
+    rng = np.random.default_rng(0)
+    sample = rng.standard_normal((grid.count, grid.token_channels), dtype=np.float32)
+    outputs = {branch: sample.astype(np.float16) for branch in BRANCHES}
+    with Recorder(path, grid=grid, prediction_type="flow", branches=BRANCHES, planned_steps=steps) as recorder:
+        for step in range(steps):
+            recorder.put("sample", sample)
+            for branch, output in outputs.items():
+                recorder.put("model_output", output, branch=branch)
+            sigma = 1 - step / steps
+            recorder.commit(timestep=1000 * sigma, alpha=1 - sigma, sigma=sigma)
+    return path
+
+
+def _read(path: Path) -> None:
+    with open_recording(path) as recording:
+        view = RunView(recording)
+        for step in range(view.steps):
+            view.step(step)
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started

@@ -1,0 +1,62 @@
+"""Scaling: arithmetic that can be followed by hand, measurements that run, and a docs page that is their output."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from janoscope.study.bench_scale import SMALL, bench_scale
+from janoscope.study.scaling import Assumptions, Measured, describe_scaling, generation_flops, recording_bytes, scale_to
+
+ROOT = Path(__file__).parents[2]
+WAN_14B, TOKENS, STEPS = Assumptions().model, 75600, 50
+MEASURED = Measured(manifests=1000, merge_cpu_s=2.0, write_cpu_s_a_gb=1.0, read_cpu_s_a_gb=1.0)
+
+
+def test_sizes_and_flops_are_those_that_can_be_counted_by_hand():
+    # 64 values a token: x_t in float32, and three branches in bfloat16
+    assert recording_bytes(WAN_14B) == STEPS * TOKENS * 64 * (4 + 3 * 2)
+    width, feed, text = 5120, 13824, 512
+    self_attention = TOKENS * (8 * width**2 + 4 * width * feed) + 4 * TOKENS**2 * width
+    cross = TOKENS * (4 * width**2 + 4 * text * width) + 4 * text * width**2
+    assert generation_flops(WAN_14B) == pytest.approx(2 * STEPS * 40 * (self_attention + cross))
+
+
+def test_eight_times_the_gpus_take_an_eighth_of_the_time_at_the_same_cost_while_gpus_are_the_bound():
+    small, large = (scale_to(gpus, Assumptions(), MEASURED) for gpus in (8, 64))
+    by_name = {stage.name: (stage, other) for stage, other in zip(small.stages, large.stages, strict=True)}
+    for name in ("record", "validate"):
+        one, other = by_name[name]
+        assert one.bound == other.bound == "GPUs"
+        assert one.wall_s == pytest.approx(8 * other.wall_s)
+        assert one.gpu_s == other.gpu_s
+    assert small.bottleneck.name == "validate"
+    assert small.usd == pytest.approx(2.5 * sum(stage.gpu_s for stage in small.stages) / 3600)
+    merge, _ = by_name["merge"]
+    assert merge.wall_s == 2.0
+
+
+def test_a_slow_file_system_becomes_the_bound():
+    slow = replace(Assumptions(), shared_gb_s=0.005)
+    assert {scale.stages[0].bound for scale in (scale_to(8, slow, MEASURED), scale_to(64, slow, MEASURED))} == {"the file system"}
+    assert scale_to(64, slow, MEASURED).stages[0].wall_s == scale_to(8, slow, MEASURED).stages[0].wall_s
+
+
+def test_the_bench_measures_and_prints(janoscope, tmp_path):
+    result = bench_scale(4, SMALL, steps=2, repeats=1, scratch=tmp_path, say=lambda text: None)
+    measured = Measured.from_json(result)
+    assert measured.manifests == 4
+    assert min(measured.merge_cpu_s, measured.write_cpu_s_a_gb, measured.read_cpu_s_a_gb) > 0
+    assert list(tmp_path.iterdir()) == []
+    said = janoscope("bench", "scale", "--small", "-q", "--gpus", 16, "-o", tmp_path / "out")
+    assert said.code == 0
+    assert "| 16 |" in said.out
+    assert json.loads((tmp_path / "out" / "scale.json").read_text())["manifests"] == 10
+
+
+def test_the_page_is_what_the_committed_measurements_give():
+    measured = Measured.from_json(json.loads((ROOT / "reports" / "performance" / "scale.json").read_text()))
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert describe_scaling(measured) in page
+    assert describe_scaling(replace(measured, read_cpu_s_a_gb=9.0)) not in page
