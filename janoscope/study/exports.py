@@ -1,17 +1,21 @@
 """Exports: what a recording tells other tools' step caches, TeaCache's polynomial and MagCache's ratios, as these take them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..capture import Tap, parse_tap
 from ..errors import InputError
 from ..probe import ProbeSheet
 from ..recording import Recording, open_recording
+from .analysis_files import write_json
+from .record import refuse_existing
 from .recording_identity import sheet_of_recording
+from .shards import gather_shards
 
 TOOLS = ("teacache", "magcache")
 DEGREE = 4  # of TeaCache's polynomial
@@ -155,6 +159,40 @@ def export_magcache(recordings: Sequence[Path], probe: Path | None = None) -> Ma
     )
 
 
+@dataclass(frozen=True)
+class Exported:
+    """One tool's file and what it says; left_out: a sentence for every recording that was not taken."""
+
+    path: Path
+    text: str
+    left_out: tuple[str, ...]
+
+
+def write_exports(
+    places: Sequence[Path], tools: Sequence[str], directory: Path, *, probe: Path | None = None, force: bool = False
+) -> list[Exported]:
+    """`teacache.json`, `magcache.json` from the recordings of `places` (as `gather_shards` takes them), into `directory`.
+
+    Raises InputError for an unknown tool, recordings without the taps, and files that are there already, unless `force`.
+    """
+    for tool in tools:
+        if tool not in TOOLS:
+            raise InputError(f"no export for {tool!r}; legal: {', '.join(TOOLS)}.")
+        refuse_existing(directory / f"{tool}.json", force)
+    shards = gather_shards(places)
+    told = shards.made_with.to_json()
+    facts = {key: told[key] for key in ("model", "transformer", "grid", "steps", "scheduler", "guidance")}
+    facts["recordings"] = [{"file": one.path.name, "prompt": one.prompt, "seed": one.seed} for one in shards.recordings]
+    results = {tool: _EXPORTS[tool](shards.paths, probe) for tool in tools}  # all of them before anything is written
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for tool, result in results.items():
+        path = directory / f"{tool}.json"
+        write_json(path, result.to_json() | {"measured_on": facts, "janoscope": __version__})
+        written.append(Exported(path, _DESCRIBE[tool](result), shards.left_out))
+    return written
+
+
 def describe_teacache(fit: TeaCacheFit) -> str:
     """Lines to paste into TeaCache's scripts, and how far to trust them."""
     r2 = [one.r2 for one in fit.per_prompt]
@@ -239,3 +277,10 @@ def _goodness(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[f
     errors = y - np.polyval(coefficients, x)
     spread = np.square(y - y.mean()).sum()
     return float(1 - np.square(errors).sum() / spread) if spread else 0.0, float(np.sqrt(np.square(errors).mean()))
+
+
+_EXPORTS: Mapping[str, Callable[[Sequence[Path], Path | None], TeaCacheFit | MagCacheRatios]] = {
+    "teacache": export_teacache,
+    "magcache": export_magcache,
+}
+_DESCRIBE: Mapping[str, Callable[[Any], str]] = {"teacache": describe_teacache, "magcache": describe_magcache}
