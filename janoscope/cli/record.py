@@ -99,7 +99,7 @@ def _tools(text: str | None) -> tuple[str, ...]:
     """Tools to record for, before a model is loaded for ones that do not exist."""
     if text is None:
         return ()
-    from ..study.exports import TOOLS
+    from ..study.tool_taps import TOOLS
 
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     if unknown := [name for name in names if name not in TOOLS]:
@@ -118,8 +118,8 @@ def _record_one(
     pair: "Pair | None",
 ) -> None:
     from ..study.call import make_call
-    from ..study.exports import export_taps
     from ..study.record import follow, record_model
+    from ..study.tool_taps import export_taps
 
     name, loading = options["model"], take_model(dict(options))
     model = load(options, verbose, pair)

@@ -8,44 +8,17 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..capture import Tap, parse_tap
+from ..capture import parse_tap
 from ..errors import InputError
-from ..probe import ProbeSheet
 from ..recording import Recording, open_recording
 from .analysis_files import write_json
 from .record import refuse_existing
 from .recording_identity import sheet_of_recording
 from .shards import gather_shards
+from .tool_taps import TOOLS, needed_taps
 
-TOOLS = ("teacache", "magcache")
 DEGREE = 4  # of TeaCache's polynomial
-SAMPLE = 1024  # tokens of a tap; means over more change the third digit at most
 EPSILON = 1e-8  # as diffusers' MagCache guards its division
-_NEEDS = {"teacache": ("modulated",), "magcache": ("first", "last")}
-
-
-def export_taps(sheet: ProbeSheet, tools: Sequence[str]) -> tuple[Tap, ...]:
-    """The inner modules to record for these tools, of every step, with at most `SAMPLE` tokens.
-
-    Raises InputError for an unknown tool, and for a family whose sheet does not name what the tool needs.
-    """
-    found: dict[str, Tap] = {}
-    for tool in tools:
-        for text in _needed(sheet, tool):
-            tap = parse_tap(f"{text}:tokens={SAMPLE}")
-            found[tap.name] = tap
-    return tuple(found.values())
-
-
-def _needed(sheet: ProbeSheet, tool: str) -> list[str]:
-    if tool not in TOOLS:
-        raise InputError(f"no export for {tool!r}; legal: {', '.join(TOOLS)}.")
-    named = [getattr(sheet.residual, key) if sheet.residual else None for key in _NEEDS[tool]]
-    taps = [name for name in named if name is not None]
-    if len(taps) < len(named):
-        keys = " and ".join(_NEEDS[tool])
-        raise InputError(f"the probe sheet {sheet.family} names no {keys} under [residual], which {tool} needs (docs/probes.md).")
-    return taps
 
 
 @dataclass(frozen=True)
@@ -228,7 +201,7 @@ def _tap_names(recording: Recording, tool: str, probe: Path | None) -> list[str]
     sheet = sheet_of_recording(recording, probe)
     if sheet is None:
         raise InputError(f"{recording.path.name} names no probe sheet, which says what {tool} looks at; pass it with --probe.")
-    names = [parse_tap(text).name for text in _needed(sheet, tool)]
+    names = [parse_tap(text).name for text in needed_taps(sheet, tool)]
     if missing := [name for name in names if name not in recording.signals]:
         raise InputError(f"{recording.path.name} holds no tap {missing[0]}; record with `janoscope record --for {tool}`.")
     return names

@@ -17,12 +17,12 @@ from ..errors import InputError, PeerLost
 from ..plan import Policy
 from ..recording import partial_path
 from .call import CallOptions, make_call
-from .exports import export_taps
 from .fanout import Outcome, Rank, fan_out
 from .model import load_model
 from .pair import Pair
 from .prompts import Prompt
 from .record import follow, record_model
+from .tool_taps import export_taps
 
 MANIFEST = "manifest.jsonl"
 COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"

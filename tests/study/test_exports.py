@@ -16,10 +16,11 @@ from janoscope.errors import InputError
 from janoscope.probe import find_sheet
 from janoscope.recording import open_recording
 from janoscope.study.call import CallOptions, make_call
-from janoscope.study.exports import DEGREE, export_magcache, export_taps, export_teacache, fit_polynomial
+from janoscope.study.exports import DEGREE, export_magcache, export_teacache, fit_polynomial, write_exports
 from janoscope.study.generate import generate
 from janoscope.study.model import load_model
 from janoscope.study.record import record_model
+from janoscope.study.tool_taps import export_taps
 
 STEPS = 8
 PROMPTS = ("a large red apple on grass, blue sky", "a small blue cube on sand, grey sky")
@@ -173,8 +174,19 @@ def test_record_for_tools_on_the_command_line(janoscope, tmp_path):
     assert "legal are teacache, magcache" in said.err
 
 
-def test_what_is_written_is_json(demo_runs):
-    for result in (export_teacache(demo_runs), export_magcache(demo_runs)):
-        data = json.loads(json.dumps(result.to_json(), allow_nan=False))
-        assert data["schema"].endswith("/1")
+def test_files_say_what_they_were_measured_on(demo_runs, tmp_path):
+    written = write_exports([demo_runs[0].parent], ("teacache", "magcache"), tmp_path / "out")
+    assert [one.path.name for one in written] == ["teacache.json", "magcache.json"]
+    for one in written:
+        data = json.loads(one.path.read_text())
+        assert data["measured_on"]["model"] == "demo"
+        assert data["measured_on"]["steps"] == STEPS
+        assert [run["prompt"] for run in data["measured_on"]["recordings"]] == sorted(PROMPTS)
         assert torch.tensor(data.get("coefficients", data.get("mag_ratios"))).isfinite().all()
+    assert written[0].text.startswith("coefficients = [")
+    assert written[1].text.startswith(f"MagCacheConfig(num_inference_steps={STEPS}, mag_ratios=[1.00000, ")
+    with pytest.raises(InputError, match="pass --force"):
+        write_exports(demo_runs, ("magcache",), tmp_path / "out")
+    with pytest.raises(InputError, match="no export for 'pab'"):
+        write_exports(demo_runs, ("pab",), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
