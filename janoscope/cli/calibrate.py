@@ -40,6 +40,13 @@ from .options import (
 @click.option("--trials", type=click.IntRange(min=1), default=3000, show_default=True, help="Policies scored on the recordings.")
 @click.option("--expert", metavar="NAME", help="One network of a model with two (transformer, transformer_2) [default: each].")
 @click.option("--boundary", type=float, metavar="SHARE", help="With RUNS: where two experts change over, such as 0.875.")
+@click.option(
+    "--export",
+    "tools",
+    multiple=True,
+    type=click.Choice(["teacache", "magcache"]),
+    help="Of RUNS made with `record --for`: what another tool's cache is calibrated with, instead of a policy.",
+)
 @click.option("--ray", metavar="ADDRESS", help="Spread recording, replay and validation over a Ray cluster.")
 @model_flags
 @call_flags
@@ -63,6 +70,7 @@ def calibrate(
     trials: int,
     expert: str | None,
     boundary: float | None,
+    tools: tuple[str, ...],
     ray: str | None,
     output: Path,
     force: bool,
@@ -80,6 +88,11 @@ def calibrate(
     from ..study.calibrate import Effort
     from ..study.calibrate import calibrate as run_calibration
 
+    if tools:
+        _refuse_policy_options(sources, target_compute, target_speedup, target_psnr, pareto)
+        _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
+        _export(sources, tools, output, options["probe"], force, as_json)
+        return
     target = _target(target_compute, target_speedup, target_psnr, pareto)
     told: dict[str, Any] = {"effort": Effort(max_runs, trials, options["seed"], ray), "expert": expert, "force": force}
     source: str | list[str] = list(sources)
@@ -124,6 +137,32 @@ def _kept_at_a_stop(output: Path) -> Iterator[None]:
         if output.exists():
             click.echo(f"What was done lies in {output}; the same command goes on with it.", err=True)
         raise
+
+
+def _export(
+    sources: tuple[str, ...], tools: tuple[str, ...], output: Path, probe: Path | None, force: bool, as_json: bool
+) -> None:
+    """Other tools' figures from recordings."""
+    from ..study.exports import write_exports
+
+    written = write_exports([Path(source) for source in sources], tools, output, probe=probe, force=force)
+    for sentence in written[0].left_out:
+        click.echo(sentence, err=True)
+    for one in written:
+        click.echo(one.path.read_text(encoding="utf-8").rstrip() if as_json else one.text)
+        click.echo(f"Wrote {one.path}", err=as_json)
+
+
+def _refuse_policy_options(sources: tuple[str, ...], *targets: float | bool | None) -> None:
+    """An export has no target, and a model is not run for it."""
+    if any(target not in (None, False) for target in targets):
+        raise click.UsageError(
+            "--export finds no policy; leave --target-compute, --target-speedup, --target-psnr and --pareto out."
+        )
+    if not _are_recordings(sources):
+        raise click.UsageError(
+            f"--export reads recordings, and {sources[0]} is none; make them with `janoscope record --for TOOL`."
+        )
 
 
 def _target(compute: float | None, speedup: float | None, psnr: float | None, pareto: bool) -> Any:

@@ -190,3 +190,20 @@ def test_files_say_what_they_were_measured_on(demo_runs, tmp_path):
     with pytest.raises(InputError, match="no export for 'pab'"):
         write_exports(demo_runs, ("pab",), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_calibrate_exports_from_recordings(demo_runs, janoscope, tmp_path):
+    said = janoscope("calibrate", *demo_runs, "--export", "magcache", "--export", "teacache", "-o", tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"MagCacheConfig(num_inference_steps={STEPS}, mag_ratios=[")
+    assert "coefficients = [" in said.out
+    assert said.out.endswith(f"Wrote {tmp_path / 'teacache.json'}\n")
+    for arguments, told in (
+        ((*demo_runs, "--export", "magcache", "-o", tmp_path), "pass --force"),
+        ((*demo_runs, "--export", "magcache", "--target-compute", 0.5), "--export finds no policy"),
+        (("demo", "--export", "magcache"), "demo is none"),
+        ((*demo_runs, "--export", "magcache", "--steps", 9), "--steps has no effect on recordings"),
+    ):
+        refused = janoscope("calibrate", *arguments)
+        assert refused.code == 2
+        assert told in refused.err

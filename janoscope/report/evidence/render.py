@@ -10,7 +10,7 @@ import matplotlib
 from ...errors import InputError
 from ...study.recipe import MADE, Recipe, read_recipe
 from ..style import styled
-from . import analysis, comparison, gallery, maps, performance
+from . import analysis, comparison, gallery, maps, memory, performance
 from .page import Figures, Section, Shown, how_made
 
 Draw = Callable[[Recipe, Shown, Figures], Section]
@@ -21,7 +21,7 @@ KINDS: Mapping[str, Draw] = {
     "maps": maps.draw,
     "gallery": gallery.draw,
 }
-WHOLE_KINDS: Mapping[str, Callable[[Recipe, Figures], Section]] = {"performance": performance.draw}
+WHOLE_KINDS: Mapping[str, Callable[[Recipe, Figures], Section]] = {"performance": performance.draw, "memory": memory.draw}
 
 
 def render_report(directory: Path) -> list[Path]:

@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = {
     "maps": "maps",
     "gallery": "gallery",
     "performance": "performance",
+    "memory": "memory",
 }
 Progress = Callable[[str], Any]
 Load = Callable[..., Model]
