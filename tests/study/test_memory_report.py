@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from janoscope.report.evidence.page import Figures
-from janoscope.study.recipe import read_recipe
 
 from janoscope.errors import InputError
 from janoscope.report.evidence import memory as drawn
+from janoscope.report.evidence.page import Figures
 from janoscope.study.evidence import memory as made
+from janoscope.study.recipe import read_recipe
 
 REPORT = Path(__file__).parents[2] / "reports" / "memory"
 
