@@ -62,8 +62,8 @@ class Levels:
 class StrategyMemory:
     """One strategy. Bytes; a layer: of one branch, wherever it lies. levels: device and host bytes of each token level.
 
-    total: on the device while denoising, None where activations are not known. device_mib: of offload, its budget.
-    guidance_parallel: on each of two devices.
+    total: on the device while denoising, None where activations are not known. device_mib: of offload, its budget. forecast: keys
+    and values are extrapolated. guidance_parallel: on each of two devices.
     """
 
     strategy: str
@@ -72,14 +72,16 @@ class StrategyMemory:
     levels: Mapping[str, int] | None
     total: int | None
     device_mib: float | None = None
+    forecast: bool = False
     guidance_parallel: bool = False
     fits: bool | None = None
 
     @property
     def words(self) -> str:
         """The policy table that chooses it."""
-        budget = "" if self.device_mib is None else f", device_mib = {self.device_mib:.0f}"
-        return f'cache = {{ strategy = "{self.strategy}"{budget} }}' + (" with --guidance-parallel 2" * self.guidance_parallel)
+        more = "" if self.device_mib is None else f", device_mib = {self.device_mib:.0f}"
+        more += ", forecast = true" * self.forecast
+        return f'cache = {{ strategy = "{self.strategy}"{more} }}' + (" with --guidance-parallel 2" * self.guidance_parallel)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def predict_memory(
 ) -> Memory:
     """What `published` takes in this setting.
 
-    budget: bytes of the device. policy: its strategy is tried first, and its quantiles tell the levels. levels: where neither a
-    policy's quantiles do.
+    budget: bytes of the device. policy: its cache is tried first, as it is, and its quantiles tell the levels. levels: instead of
+    those. offload keeps on the device what fits the budget, unless the policy says how much.
 
     Weights are counted on networks built without memory. Activations are the height of one forward of every token, traced on
     tensors without memory, with attention that stores no scores; a partial step needs less. The cache is `plan.cache_bytes`.
@@ -140,28 +142,16 @@ def predict_memory(
         Weights(name, type(module).__name__, parameter_count(module), weight_bytes(module)) for name, module in modules.items()
     )
     activations = _activations(published, setting, modules[published.networks[0].name], notes)
-    known = None if activations is None else sum(part.total for part in weights) + activations
-    levels = levels or _levels_of(policy)
-    facts = _facts(published, setting)
-    rows: list[StrategyMemory] = []
-    if facts is None:
-        limit = published.sheet.limits[0] if published.sheet.limits else "its config does not tell sizes"
-        notes.append(f"no cache: {published.sheet.family} is not executed ({limit}).")
-    else:
-        if levels is None:
-            notes.append(
-                "levels are not known before a run: cache as if every token were skipped at some step (--static, --moderate)."
-            )
-        for strategy in _ordered(policy):
-            free = None if budget is None or known is None else budget - known
-            rows += _rows(facts, setting, strategy, levels, known, free)
-        rows = [replace(row, fits=None if budget is None or row.total is None else row.total <= budget) for row in rows]
-    one_device = [row for row in rows if not row.guidance_parallel]
-    fits = next((row for row in one_device if row.fits), None)
-    lacking = min((row.total for row in one_device if row.total is not None), default=known)
-    shortfall = None if budget is None or lacking is None or fits is not None else max(0, lacking - budget)
-    plain = known
-    return Memory(published.name, setting, weights, activations, plain, tuple(rows), budget, fits, shortfall, tuple(notes))
+    plain = None if activations is None else sum(part.total for part in weights) + activations
+    if len(published.networks) > 1:
+        names = " and ".join(part.name for part in published.networks)
+        notes.append(f"{names} take turns: weights are of all, activations and cache of one.")
+    rows = _strategies(published, setting, policy, levels or _levels_of(policy), plain, budget, notes)
+    alone = [row for row in rows if not row.guidance_parallel]
+    fits = next((row for row in alone if row.fits), None)
+    least = min((row.total for row in alone if row.total is not None), default=plain)
+    shortfall = None if budget is None or least is None or fits is not None else max(0, least - budget)
+    return Memory(published.name, setting, weights, activations, plain, rows, budget, fits, shortfall, tuple(notes))
 
 
 def device_memory() -> int | None:
@@ -220,25 +210,52 @@ def _ordered(policy: Policy | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *PREFERRED, *STRATEGIES)))
 
 
+def _strategies(
+    published: Published,
+    setting: Setting,
+    policy: Policy | None,
+    levels: Levels | None,
+    plain: int | None,
+    budget: int | None,
+    notes: list[str],
+) -> tuple[StrategyMemory, ...]:
+    """Every strategy, the policy's first; none where the family is not executed."""
+    facts = _facts(published, setting)
+    if facts is None:
+        limit = published.sheet.limits[0] if published.sheet.limits else "its config does not tell sizes"
+        notes.append(f"no cache: {published.sheet.family} is not executed ({limit}).")
+        return ()
+    if levels is None:
+        notes.append(
+            "levels are not known before a run: cache as if every token were skipped at some step (--static, --moderate)."
+        )
+    free = None if budget is None or plain is None else budget - plain
+    rows: list[StrategyMemory] = []
+    for strategy in _ordered(policy):
+        own = policy.cache if policy is not None and policy.cache.strategy == strategy else Cache(strategy)
+        rows += _rows(facts, setting, own, levels, plain, free)
+    return tuple(replace(row, fits=None if budget is None or row.total is None else row.total <= budget) for row in rows)
+
+
 def _rows(
-    facts: ModelFacts, setting: Setting, strategy: str, levels: Levels | None, known: int | None, free: int | None
+    facts: ModelFacts, setting: Setting, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
 ) -> list[StrategyMemory]:
     """The strategy on one device, and with a branch on each of two."""
-    rows = [_row(facts, setting, strategy, levels, known, free)]
+    rows = [_row(facts, setting, cache, levels, plain, free)]
     if setting.branches == 2:
         alone = with_guidance_parallel(setting)
         halved = replace(facts, branches=1, stacked=1)
-        rows.append(replace(_row(halved, alone, strategy, levels, known, free), guidance_parallel=True))
+        rows.append(replace(_row(halved, alone, cache, levels, plain, free), guidance_parallel=True))
     return rows
 
 
 def _row(
-    facts: ModelFacts, setting: Setting, strategy: str, levels: Levels | None, known: int | None, free: int | None
+    facts: ModelFacts, setting: Setting, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
 ) -> StrategyMemory:
-    tokens, is_offload = setting.token_count, strategy == "offload"
+    tokens, is_offload = setting.token_count, cache.strategy == "offload"
     skipped = None if levels is None else round(tokens * (levels.static + levels.moderate))
-    device_mib = max(0, (free or 0) // 2**20) if is_offload else None
-    cache = Cache(strategy, device_mib=device_mib or 0) if is_offload else Cache(strategy)
+    if is_offload and not cache.device_mib:
+        cache = replace(cache, device_mib=max(0, (free or 0) // 2**20))
     held = cache_bytes(facts, tokens, cache, skipped)
     resident = Cache("kv") if is_offload else cache  # of a token the same bytes, wherever they are
     everything = cache_bytes(facts, tokens, resident).device
@@ -248,6 +265,7 @@ def _row(
         of_levels = {level: cache_bytes(replace(facts, text="none"), count, resident).device for level, count in counts.items()}
         if is_offload:
             of_levels["active"] = 0  # never skipped, so never fetched
-    total = None if known is None else known + held.device
+    total = None if plain is None else plain + held.device
     layer = everything // (facts.attentions * facts.branches)
-    return StrategyMemory(strategy, held, layer, of_levels, total, device_mib)
+    device_mib = cache.device_mib if is_offload else None
+    return StrategyMemory(cache.strategy, held, layer, of_levels, total, device_mib, cache.forecast)

@@ -220,7 +220,12 @@ def test_a_policys_strategy_is_tried_first():
     told = predict_memory(model, setting_of(model, Asked()), budget=usable(8), policy=policy)
     assert told.fits.strategy == "kv-int8"
     assert told.fits.levels["static"] == pytest.approx(2 * told.fits.levels["moderate"], rel=1e-3)
-    assert predict_memory(model, setting_of(model, Asked()), budget=usable(8)).fits.strategy == "kv"
+    plain = predict_memory(model, setting_of(model, Asked()), budget=usable(8)).fits
+    assert plain.strategy == "kv"
+    forecast = predict_memory(model, setting_of(model, Asked()), policy=replace(policy, cache=Cache("kv", forecast=True)))
+    assert forecast.strategies[0].cache.device == 2 * plain.cache.device
+    window = replace(policy, cache=Cache("offload", device_mib=1, window=1))
+    assert predict_memory(model, setting_of(model, Asked()), budget=usable(8), policy=window).fits.device_mib == 1
 
 
 def test_the_shortfall_is_told_with_what_helps(janoscope):
