@@ -21,13 +21,13 @@ from .options import json_option, quiet_option
 def bench_scale(
     gpus: tuple[int, ...], prompts: int, gpu_hour_usd: float, output: Path | None, small: bool, as_json: bool, quiet: bool
 ) -> None:
-    """What calibrating Wan2.1-14B on many prompts takes: merging, writing and reading measured here, the rest assumed."""
+    """What calibrating Wan2.1-14B on many prompts takes, from what is measured here and what is assumed."""
     from ..study.analysis_files import write_json, write_whole
     from ..study.bench_scale import SMALL, bench_scale
     from ..study.scaling import Assumptions, Measured, describe_scaling
 
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
-    result = bench_scale(10, SMALL, 3, 1, say=say) if small else bench_scale(say=say)
+    result = bench_scale(10, SMALL, 12, 1, say=say) if small else bench_scale(say=say)
     assumed = Assumptions(prompts=prompts, gpu_hour_usd=gpu_hour_usd)
     text = describe_scaling(Measured.from_json(result), assumed, gpus)
     click.echo(json.dumps(result, indent=1) if as_json else text)

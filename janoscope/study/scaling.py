@@ -30,6 +30,7 @@ class Assumptions:
     tb_month_usd: float = 20.0
     shared_gb_s: float = 2.0
     cores_a_gpu: int = 8
+    candidates: int = 3000
     policy_compute: float = 0.5
 
 
@@ -41,7 +42,8 @@ SOURCES = {
     "gpu_hour_usd": "a rented H100, late 2025; prices move",
     "tb_month_usd": "object storage",
     "shared_gb_s": "all nodes together, to and from one file system",
-    "cores_a_gpu": "host cores that reading may use",
+    "cores_a_gpu": "host cores that reducing may use",
+    "candidates": "policies scored, the default of `calibrate --trials`",
     "policy_compute": "of the policies that are validated, against full runs",
 }
 
@@ -50,13 +52,16 @@ SOURCES = {
 class Measured:
     """What `janoscope bench scale` measured; CPU seconds of one core, since times of a busy machine say nothing.
 
-    merge: s for `manifests` manifests. write, read: s a GB of recording; read includes the conversion to velocity and x0.
+    merge: s for `manifests` manifests. write, read, reduce: s a GB of recording; reading converts to velocity and x0, reducing
+    makes the Gram matrices and all maps of a calibration. score: s for one candidate on one recording of a million tokens.
     """
 
     manifests: int
     merge_cpu_s: float
     write_cpu_s_a_gb: float
     read_cpu_s_a_gb: float
+    reduce_cpu_s_a_gb: float
+    score_cpu_s_a_million_tokens: float
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Measured":
@@ -107,10 +112,13 @@ def recording_bytes(model: str) -> int:
 
 def generation_flops(model: str) -> float:
     """FLOPs of the transformer's blocks in one full run; embedding, text encoder and VAE are under a few per cent."""
-    entry = find_published(model).entry
-    frames, rows, cols = entry_tokens(entry)
-    tokens = frames * rows * cols
+    entry, tokens = find_published(model).entry, _tokens(model)
     return step_flops(ModelFacts.from_entry(entry), tokens, tokens) * entry["branches"] * entry["steps"]
+
+
+def _tokens(model: str) -> int:
+    frames, rows, cols = entry_tokens(find_published(model).entry)
+    return frames * rows * cols
 
 
 def scale_to(gpus: int, assumed: Assumptions, measured: Measured) -> Scale:
@@ -121,9 +129,11 @@ def scale_to(gpus: int, assumed: Assumptions, measured: Measured) -> Scale:
     policy_runs = budget.held_out * budget.candidates + budget.fit_runs
     record = _generating("record", budget.fit * full_s, recorded_gb, measured.write_cpu_s_a_gb, gpus, assumed)
     merge = Stage("merge", measured.merge_cpu_s * assumed.prompts / measured.manifests, 0.0, 0.0, "one core")
-    reduce = _reading(recorded_gb, measured.read_cpu_s_a_gb, gpus, assumed)
+    reduce = _reducing(recorded_gb, measured.reduce_cpu_s_a_gb, gpus, assumed)
+    scored = assumed.candidates * budget.fit * _tokens(assumed.model) / 1e6
+    search = Stage("search", scored * measured.score_cpu_s_a_million_tokens, 0.0, 0.0, "one core")
     validate = budget.held_out * full_s + policy_runs * full_s * assumed.policy_compute
-    stages = (record, merge, reduce, _generating("validate", validate, 0.0, 0.0, gpus, assumed))
+    stages = (record, merge, reduce, search, _generating("validate", validate, 0.0, 0.0, gpus, assumed))
     gpu_hours = sum(stage.gpu_s for stage in stages) / HOUR
     return Scale(gpus, stages, gpu_hours * assumed.gpu_hour_usd)
 
@@ -139,11 +149,11 @@ def _generating(name: str, gpu_s: float, gb: float, cpu_s_a_gb: float, gpus: int
     return Stage(name, limits[bound], gpu_s, gb, bound)
 
 
-def _reading(gb: float, cpu_s_a_gb: float, gpus: int, assumed: Assumptions) -> Stage:
-    """Every recording is read once and reduced to what the search needs; no GPU takes part, but they are paid for."""
+def _reducing(gb: float, cpu_s_a_gb: float, gpus: int, assumed: Assumptions) -> Stage:
+    """Every recording becomes what the search needs, a task a core; no GPU takes part."""
     limits = {"cores": gb * cpu_s_a_gb / (gpus * assumed.cores_a_gpu), "the file system": gb / assumed.shared_gb_s}
     bound = max(limits, key=lambda limit: limits[limit])
-    return Stage("reduce", limits[bound], limits[bound] * gpus, gb, bound)
+    return Stage("reduce", limits[bound], 0.0, gb, bound)
 
 
 def describe_scaling(measured: Measured, assumed: Assumptions | None = None, gpus: Sequence[int] = (8, 64)) -> str:

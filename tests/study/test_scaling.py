@@ -1,7 +1,7 @@
 """Scaling: arithmetic that can be followed by hand, measurements that run, and a docs page that is their output."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,9 @@ from janoscope.study.scaling import Assumptions, Measured, describe_scaling, gen
 
 ROOT = Path(__file__).parents[2]
 WAN_14B, TOKENS, STEPS = Assumptions().model, 75600, 50
-MEASURED = Measured(manifests=1000, merge_cpu_s=2.0, write_cpu_s_a_gb=1.0, read_cpu_s_a_gb=1.0)
+MEASURED = Measured(
+    1000, merge_cpu_s=2.0, write_cpu_s_a_gb=1.0, read_cpu_s_a_gb=1.0, reduce_cpu_s_a_gb=40.0, score_cpu_s_a_million_tokens=0.1
+)
 
 
 def test_sizes_and_flops_are_those_that_can_be_counted_by_hand():
@@ -35,6 +37,12 @@ def test_eight_times_the_gpus_take_an_eighth_of_the_time_at_the_same_cost_while_
     assert small.usd == pytest.approx(2.5 * sum(stage.gpu_s for stage in small.stages) / 3600)
     merge, _ = by_name["merge"]
     assert merge.wall_s == 2.0
+    reduce, less = by_name["reduce"]  # 500 recordings of 2.4192 GB, 64 cores; then 512, faster than 2 GB/s
+    assert (reduce.bound, less.bound) == ("cores", "the file system")
+    assert reduce.wall_s == pytest.approx(500 * 2.4192 * 40 / 64)
+    assert less.wall_s == pytest.approx(500 * 2.4192 / 2)
+    search, same = by_name["search"]
+    assert search.wall_s == same.wall_s == pytest.approx(3000 * 500 * 0.0756 * 0.1)
 
 
 def test_a_slow_file_system_becomes_the_bound():
@@ -44,10 +52,10 @@ def test_a_slow_file_system_becomes_the_bound():
 
 
 def test_the_bench_measures_and_prints(janoscope, tmp_path):
-    result = bench_scale(4, SMALL, steps=2, repeats=1, scratch=tmp_path, say=lambda text: None)
+    result = bench_scale(4, SMALL, steps=12, repeats=1, scratch=tmp_path, say=lambda text: None)
     measured = Measured.from_json(result)
     assert measured.manifests == 4
-    assert min(measured.merge_cpu_s, measured.write_cpu_s_a_gb, measured.read_cpu_s_a_gb) > 0
+    assert min(astuple(measured)) > 0
     assert list(tmp_path.iterdir()) == []
     said = janoscope("bench", "scale", "--small", "-q", "--gpus", 16, "-o", tmp_path / "out")
     assert said.code == 0
@@ -59,4 +67,4 @@ def test_the_page_is_what_the_committed_measurements_give():
     measured = Measured.from_json(json.loads((ROOT / "reports" / "performance" / "scale.json").read_text()))
     page = (ROOT / "docs" / "scaling.md").read_text()
     assert describe_scaling(measured) in page
-    assert describe_scaling(replace(measured, read_cpu_s_a_gb=9.0)) not in page
+    assert describe_scaling(replace(measured, reduce_cpu_s_a_gb=900.0)) not in page
