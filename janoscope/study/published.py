@@ -127,11 +127,14 @@ def _entry(name: str, probe: Path | None) -> Published:
     sheet = known[name]
     entry = sheet.models[name]
     network = Part(sheet.tap.components[0], "diffusers", sheet.match.transformer[0], entry["config"], entry["dtype"])
-    others = tuple(
-        Part(told["name"], *told["class"].split("."), told["config"], told["dtype"]) for told in entry.get("components", ())
-    )
+    others = tuple(_component(told) for told in entry.get("components", ()))
     notes = () if others else ("text encoders and VAE are not counted: the probe sheet does not tell them.",)
     return Published(name, sheet, (network,), others, entry, notes=notes)
+
+
+def _component(told: Mapping[str, Any]) -> Part:
+    library, class_name = told["class"].split(".")
+    return Part(told["name"], library, class_name, told["config"], told["dtype"])
 
 
 def _like(sheet: ProbeSheet, config: Mapping[str, Any]) -> Mapping[str, Any]:

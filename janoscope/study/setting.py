@@ -163,7 +163,7 @@ def _branches(published: Published, asked: Asked, defaults: Mapping[str, Any]) -
     guidance = published.sheet.guidance
     if guidance.calls == "none" or (guidance.embedded_if and published.config.get(guidance.embedded_if)):
         return 1, []
-    scale = asked.guidance if asked.guidance is not None else published.call.get(guidance.argument)
+    scale = asked.guidance if asked.guidance is not None else published.call.get(guidance.argument or "")
     if scale is None and "branches" in published.entry:
         return int(published.entry["branches"]), []
     scale = scale if scale is not None else defaults.get(guidance.argument or "")
