@@ -69,7 +69,7 @@ def bench_scale(
 
 def _merge(folder: Path, manifests: int, repeats: int) -> float:
     recording = _write(folder / "one.h5", SMALL, 2)
-    told = {"sha256": sha256_of(recording), "bytes": recording.stat().st_size, "steps": 2}
+    told: dict[str, Any] = {"sha256": sha256_of(recording), "bytes": recording.stat().st_size, "steps": 2}
     for at in range(manifests):
         directory = folder / "shards" / f"{at:05d}"
         directory.mkdir(parents=True)

@@ -23,7 +23,7 @@ RESULTS = "memory.json"
 SCHEMA = "janoscope-report-memory/1"
 PROMPT = "a large red apple on grass, blue sky"
 # two thirds of the tokens are skipped at some step, and every kind of step comes within a few
-MEASURED_RULES = {"warmup": 2, "cooldown": 1, "quantiles": Split(0.3, 0.6), "intervals": Intervals(4, 2, 1)}
+MEASURED_RULES: Mapping[str, Any] = {"warmup": 2, "cooldown": 1, "quantiles": Split(0.3, 0.6), "intervals": Intervals(4, 2, 1)}
 
 
 def files(recipe: Recipe) -> list[str]:
