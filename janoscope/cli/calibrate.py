@@ -37,6 +37,9 @@ from .options import (
 )
 @click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
 @click.option("--max-runs", type=click.IntRange(min=1), help="Generations in all [default: 72 for 16 prompts].")
+@click.option(
+    "--candidates", type=click.IntRange(min=1), default=4, show_default=True, help="Policies run on every held-out prompt."
+)
 @click.option("--trials", type=click.IntRange(min=1), default=3000, show_default=True, help="Policies scored on the recordings.")
 @click.option("--expert", metavar="NAME", help="One network of a model with two (transformer, transformer_2) [default: each].")
 @click.option("--boundary", type=float, metavar="SHARE", help="With RUNS: where two experts change over, such as 0.875.")
@@ -67,6 +70,7 @@ def calibrate(
     prompts_file: Path | None,
     prompt_column: str | None,
     max_runs: int | None,
+    candidates: int,
     trials: int,
     expert: str | None,
     boundary: float | None,
@@ -94,7 +98,11 @@ def calibrate(
         _export(sources, tools, output, options["probe"], force, as_json)
         return
     target = _target(target_compute, target_speedup, target_psnr, pareto)
-    told: dict[str, Any] = {"effort": Effort(max_runs, trials, options["seed"], ray), "expert": expert, "force": force}
+    told: dict[str, Any] = {
+        "effort": Effort(max_runs, candidates, trials, options["seed"], ray),
+        "expert": expert,
+        "force": force,
+    }
     source: str | list[str] = list(sources)
     if _are_recordings(sources):
         _refuse_model_options(sources, options, prompts, prompts_file, max_runs)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .calibrate_budget import Budget
+from .calibrate_budget import CANDIDATES, Budget
 from .calibrate_choice import Target, Validated, choose, choose_unseen, cliff, worth_running
 from .calibrate_directory import open_directory
 from .calibrate_runs import Generation, Ran, Runs
@@ -40,10 +40,15 @@ def _silent(label: str) -> AbstractContextManager[OnStep | None]:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent. max_runs: generations in all, None for the usual number. trials: candidates scored on recordings.
-    seed: of the search, of what is drawn, and of the first prompt's generation; the others count up."""
+    """How much is spent.
+
+    max_runs: generations in all, None for the usual number. candidates: policies validated on every held-out prompt. trials:
+    policies scored on recordings. seed: of the search, of what is drawn, and of the first prompt's generation; the others count
+    up. ray: address of a cluster.
+    """
 
     max_runs: int | None = None
+    candidates: int = CANDIDATES
     trials: int = TRIALS
     seed: int = 0
     ray: str | None = None
@@ -75,7 +80,7 @@ def calibrate_model(
         InputError: too few prompts or runs, no run succeeded, nothing can be skipped in so few steps.
     """
     effort = effort or Effort()
-    budget = Budget.of(len(prompts), effort.max_runs)
+    budget = Budget.of(len(prompts), effort.max_runs, effort.candidates)
     runs = Runs(directory, load, call, ray=effort.ray)
     generations = [Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)]
     # the first and every second: lists that are sorted by kind are halved fairly
@@ -329,7 +334,7 @@ def calibrate(
     directory, effort = Path(directory), effort or Effort()
     told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
     if isinstance(source, str):
-        Budget.of(len(prompts), effort.max_runs)  # refused before a directory is made
+        Budget.of(len(prompts), effort.max_runs, effort.candidates)  # refused before a directory is made
         arguments = {**(load or {}), "name": source}
         call = call or CallOptions(prompts[0])
         recipe: dict[str, Any] = {"load": arguments, "call": vars(call) | {"prompt": None, "seed": None}}

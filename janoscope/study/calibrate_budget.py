@@ -23,7 +23,7 @@ class Budget:
         return self.fit + self.held_out * (1 + self.candidates) + self.fit_runs
 
     @classmethod
-    def of(cls, prompts: int, max_runs: int | None) -> "Budget":
+    def of(cls, prompts: int, max_runs: int | None, most_candidates: int = CANDIDATES) -> "Budget":
         """Half the prompts, the larger half, are recorded and fitted on; the others are held out.
 
         Raises InputError for fewer than two prompts, and for too few runs for one candidate.
@@ -33,12 +33,12 @@ class Budget:
         fit = (prompts + 1) // 2
         held_out = prompts - fit
         if max_runs is None:
-            return cls(fit, held_out, CANDIDATES, FIT_RUNS)
+            return cls(fit, held_out, most_candidates, FIT_RUNS)
         left = max_runs - prompts
         if left < held_out:
             raise InputError(
                 f"--max-runs {max_runs} is too few for {prompts} prompts: {prompts} full runs and one candidate on {held_out} "
                 f"held-out prompts take {prompts + held_out}. Give more runs or fewer prompts."
             )
-        candidates = min(CANDIDATES, max(1, int(VALIDATION_SHARE * left / held_out)))
+        candidates = min(most_candidates, max(1, int(VALIDATION_SHARE * left / held_out)))
         return cls(fit, held_out, candidates, min(FIT_RUNS, left - candidates * held_out))

@@ -54,23 +54,29 @@ def worth_running(candidates: Sequence[Candidate], target: Target, count: int) -
     band = target.band
     if target.kind == "psnr":
         found = [_cheapest(candidates, target.value + margin) for margin in PSNR_MARGINS_DB]
-        return list({c.policy.name + str(c.policy.to_json()): c for c in found if c is not None}.values())[:count]
+        return _different([c for c in found if c is not None])[:count]
     if target.kind == "pareto":
         line = front(candidates, band)
         places = np.linspace(0, len(line) - 1, min(count, len(line))).round().astype(int)
         return [line[place] for place in dict.fromkeys(places.tolist())]
     goal = target.value if target.kind == "compute" else 1 / target.value
     near = [c for c in candidates if goal - COMPUTE_TOLERANCE <= band.of(c) <= goal + ABOVE]
-    near.sort(key=lambda c: -c.quality)
+    near = _different(sorted(near, key=lambda c: -c.quality))
     kinds: dict[tuple[str, str], Candidate] = {}
     for candidate in near:
-        kinds.setdefault((candidate.method, candidate.policy.map), candidate)
+        no_map = skips_steps_only(candidate.policy)
+        kinds.setdefault((candidate.method, "" if no_map else candidate.policy.map), candidate)
     first = list(kinds.values())
     steps = next((c for c in first if skips_steps_only(c.policy)), None)
     chosen = first[:count]
     if steps is not None and steps not in chosen and count > 1:
         chosen[-1] = steps  # the simplest policy is always put to the test
     return chosen + [c for c in near if c not in chosen][: count - len(chosen)]
+
+
+def _different(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Without those that compute the same and do the same to every recording: where every token is active no map matters."""
+    return list({(c.compute, c.each): c for c in reversed(candidates)}.values())[::-1]
 
 
 def _cheapest(candidates: Sequence[Candidate], quality: float) -> Candidate | None:

@@ -85,6 +85,7 @@ class Runs:
         self.directory, self._load, self._call, self._ray = directory, dict(load), call, ray
         self._journal = directory / RUNS
         self.known = {ran.key: ran for ran in self._read()}
+        self.failures: list[str] = []
         self._worker: Callable[[Generation], Ran] | None = None
 
     @property
@@ -108,10 +109,8 @@ class Runs:
         found = [self.known.get(g.key) for g in wanted]
         if wanted and not any(found):
             raise InputError(f"none of {len(wanted)} runs succeeded; the first failed: {errors[0] if errors else 'unknown'}")
-        self.failures = errors
+        self.failures += errors
         return found
-
-    failures: Sequence[str] = ()
 
     def _is_known(self, generation: Generation) -> bool:
         kept = [self.directory / REFERENCES / f"{generation.key}.npz"] if generation.policy is None else []

@@ -2,10 +2,12 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from test_compare import POLICY as TABLE
 from test_compare import tiny_model
 
 from janoscope.cli.app import janoscope as command
@@ -261,3 +263,33 @@ def test_a_target_out_of_reach_is_told_with_exit_code_1(recordings, tmp_path):
     assert "no policy comes near compute 0.1" in result.output
     assert not list((tmp_path / "c").glob("policy*"))
     assert math.isfinite(read_calibration(tmp_path / "c")["front"][0]["predicted"])
+
+
+def test_ctrl_c_says_where_the_work_lies_and_exits_with_130(offered, tmp_path, monkeypatch, capsys):
+    from janoscope.cli import main
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrate_runs, "_full_run", interrupted)
+    given = ["demo", "-p", "a cat", "-p", "a dog", "--target-compute", "0.5", "-q", "-o", str(tmp_path / "c")]
+    monkeypatch.setattr("sys.argv", ["janoscope", "calibrate", *given])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert f"What was done lies in {tmp_path / 'c'}; the same command goes on with it." in capsys.readouterr().err
+    assert (tmp_path / "c" / "recipe.json").exists()
+    assert not (tmp_path / "c" / "calibration.json").exists()
+
+
+def test_what_a_cluster_is_sent_can_travel(tmp_path):
+    """Ray pickles the worker, its tasks and their results."""
+    runs = calibrate_runs.Runs(tmp_path, {"name": "demo"}, CallOptions("a cat"), ray="auto")
+    task = calibrate_runs.Generation("a cat", 3, Policy.from_table(TABLE, "p"))
+    ran = calibrate_runs.Ran(task.key, "a cat", 3, 1.0, 40.0, 0.5, (calibrate_runs.TimedStep("active", 0.5, 0.1),))
+    worker, *rest = pickle.loads(pickle.dumps((runs._make_worker(), task, ran)))
+    assert worker.func is calibrate_runs.generation_worker
+    assert rest == [task, ran]
+    assert calibrate_runs.Ran.from_json(json.loads(json.dumps(ran.to_json()))) == ran
+    assert task.key != task.full.key
+    assert task.key == replace(task, policy=replace(task.policy, name="another")).key, "a name changes no run"

@@ -216,7 +216,15 @@ def test_the_few_are_of_different_kinds_and_near_the_target():
     assert worth_running(pool, Target("compute", 0.8), 3) == []
     line = worth_running(pool, Target("pareto"), 3)
     assert [c.compute for c in line] == [0.3, 0.49, 0.58]
-    assert worth_running(pool, Target("psnr", 45), 3)[0].compute == 0.49
+    assert [c.compute for c in worth_running(pool, Target("psnr", 45), 3)] == [0.49, 0.58]
+
+
+def test_policies_that_do_the_same_are_run_once():
+    """Every token active: neither map nor tile matters, and a second run would show the first's picture."""
+    twin = candidate(0.5, 40, **STEP_POLICY, map="jano")
+    pool = [candidate(0.5, 40, **STEP_POLICY), twin, candidate(0.49, 39, **STEP_POLICY), candidate(0.49, 38)]
+    assert [c.quality for c in worth_running(pool, Target("compute", 0.5), 3)] == [40, 38, 39]
+    assert worth_running(pool, Target("compute", 0.5), 4)[0] is pool[0]
 
 
 def validated(compute, *psnr):
