@@ -54,7 +54,8 @@ class Run:
         return None if self.compute is None else self.speedup * self.compute
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"efficiency": self.efficiency}
+        facts = asdict(self) | {"efficiency": self.efficiency}
+        return facts if self.machine else {name: fact for name, fact in facts.items() if name != "machine"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Run":
