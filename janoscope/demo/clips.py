@@ -68,8 +68,9 @@ def _place(glyph: np.ndarray, x: int, y: int) -> tuple[np.ndarray, int, int]:
 
 
 def _start(direction: int, room: float, travel: float, rng: np.random.Generator) -> float:
+    """Near the edge that the object comes from, so that its direction says where it is; anywhere in the middle across."""
     if direction == 0:
-        return rng.uniform(0, room)
+        return rng.uniform(0.2, 0.8) * room
     return rng.uniform(0, room - travel) if direction > 0 else rng.uniform(travel, room)
 
 
@@ -78,14 +79,14 @@ def draw_clip(scene: MovingScene, glyphs: dict[str, Image.Image], rng: np.random
     still = background(SKIES[scene.sky], PLACES[scene.place], rng, size)
     picture = glyphs[scene.object]
     fine = OVERSAMPLING * size
-    scale = rng.uniform(0.36, 0.44) * fine / max(picture.size)
+    scale = rng.uniform(0.40, 0.46) * fine / max(picture.size)
     shape = round(picture.width * scale), round(picture.height * scale)
     glyph = np.asarray(picture.resize(shape, Image.Resampling.LANCZOS)).astype(np.float32)
     glyph[..., :3] *= glyph[..., 3:] / 255 * rng.uniform(0.92, 1.06)
-    travel = rng.uniform(0.32, 0.44) * fine
     dx, dy = DIRECTIONS[scene.direction]
-    x0 = _start(dx, fine - shape[0] - OVERSAMPLING, travel, rng)
-    y0 = _start(dy, fine - shape[1] - OVERSAMPLING, travel, rng)
+    room_x, room_y = fine - shape[0] - OVERSAMPLING, fine - shape[1] - OVERSAMPLING
+    travel = rng.uniform(0.8, 1) * abs(room_x * dx + room_y * dy)
+    x0, y0 = _start(dx, room_x, travel, rng), _start(dy, room_y, travel, rng)
     clip = np.repeat(still[None], frames, axis=0)
     for index, share in enumerate(np.linspace(0, 1, frames)):
         block, left, top = _place(glyph, round(x0 + dx * travel * share), round(y0 + dy * travel * share))

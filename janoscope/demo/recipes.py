@@ -186,7 +186,7 @@ class VideoRecipe:
     trained = ("transformer", "text_encoder")
     # many small noisy batches first: that objects hold together and where they go is learned at high noise, and slowly
     stages = (
-        Stage("512 tokens, noisier", 2600, 1.5, (Size(CLIP_PIXELS, 2, noise_shift=2.5),)),
+        Stage("512 tokens, noisier", 5000, 1.5, (Size(CLIP_PIXELS, 2, noise_shift=2.5),)),
         Stage("512 tokens", 1000, 0.6, (Size(CLIP_PIXELS, 4, noise_shift=2.5), Size(CLIP_PIXELS, 4))),
     )
 
