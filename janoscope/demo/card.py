@@ -20,20 +20,20 @@ SAMPLES = {
     ),
     "video": (
         "a red strawberry moving left, blue sky",
-        "a yellow cat moving down, night meadow",
-        "a green tree moving right, sunset beach",
-        "a pink pig moving up, blue sky",
+        "a yellow cat moving right, night meadow",
+        "a green tree moving left, sunset beach",
+        "a pink pig moving right, blue sky",
     ),
     "latte": (
         "a red strawberry moving left, blue sky",
-        "a yellow cat moving down, night meadow",
-        "a green tree moving right, sunset beach",
-        "a purple grapes moving up, blue sky",
+        "a yellow cat moving right, night meadow",
+        "a green tree moving left, sunset beach",
+        "a purple grapes moving right, blue sky",
     ),
 }
 ABOUT = {
     "image": "Text to image: one emoji over a smooth sky and, perhaps, a textured ground. Flow matching, v = eps - x0.",
-    "video": "Text to video: one emoji gliding in the named direction before a still background. Flow matching, v = eps - x0.",
+    "video": "Text to video: one emoji gliding to the left or right, as told, before a still background. Flow matching, v = eps - x0.",
     "latte": "Text to video in Latte's factorised blocks, epsilon prediction on linear betas, to be sampled with DDIM. "
     "The second half of the output channels, Latte's learned variance, is not trained; the stock pipeline drops it.",
 }

@@ -35,8 +35,7 @@ def motion(clip: np.ndarray) -> np.ndarray:
 def moves(clip: np.ndarray, direction: str, least_px: float = 4.0) -> bool:
     """At least `least_px` along the named direction, and more than twice as far along it as across."""
     moved = motion(clip)
-    along = moved @ DIRECTIONS[direction]
-    across = np.abs(moved @ DIRECTIONS[direction][::-1])
+    along, across = moved[0] * DIRECTIONS[direction], abs(moved[1])
     return bool(along >= least_px and along > 2 * across)
 
 

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.skipif(
 PROMPTS = {
     "a red strawberry moving left, blue sky": "red",
     "a yellow cat moving right, night sky": "yellow",
-    "a green tree moving up, night sky": "green",
-    "a purple grapes moving down, blue sky": "purple",
+    "a green tree moving left, night sky": "green",
+    "a purple grapes moving right, blue sky": "purple",
     "a pink pig moving left, night sky": "pink",
-    "a red strawberry moving down, night meadow": "red",
+    "a red strawberry moving right, night meadow": "red",
     "a green tree moving right, blue sky": "green",
-    "a yellow cat moving up, blue beach": "yellow",
+    "a yellow cat moving left, blue beach": "yellow",
 }
 BAR = 6
 

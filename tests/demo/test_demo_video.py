@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(
 PROMPTS = {
     "a red strawberry moving left, blue sky": "left",
     "a yellow cat moving right, night sky": "right",
-    "a green tree moving up, night sky": "up",
-    "a purple grapes moving down, blue sky": "down",
+    "a green tree moving left, night sky": "left",
+    "a purple grapes moving right, blue sky": "right",
     "a pink pig moving left, night meadow": "left",
-    "a red strawberry moving down, night beach": "down",
-    "a purple grapes moving right, blue beach": "right",
-    "a yellow cat moving up, blue sky": "up",
+    "a red strawberry moving right, night beach": "right",
+    "a purple grapes moving left, blue beach": "left",
+    "a yellow cat moving right, blue sky": "right",
 }
-OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+OPPOSITE = {"left": "right", "right": "left"}
 BAR = 6
 FLICKER = 0.03  # of 0..1; drawn clips stay below 0.016, noise is above 0.2
 
