@@ -184,10 +184,17 @@ class ImageRecipe:
 
 class VideoRecipe:
     trained = ("transformer", "text_encoder")
-    # many small noisy batches first: that objects hold together and where they go is learned at high noise, and slowly
+    # What moves where is settled between t = 0.97 and 0.9, where an object's tokens together stand out of the noise and single
+    # ones do not yet; two of three small batches are therefore very noisy.
     stages = (
-        Stage("512 tokens, noisier", 5000, 1.5, (Size(CLIP_PIXELS, 2, noise_shift=2.5),)),
-        Stage("512 tokens", 1000, 0.6, (Size(CLIP_PIXELS, 4, noise_shift=2.5), Size(CLIP_PIXELS, 4))),
+        Stage(
+            "512 tokens, noisier",
+            5000,
+            1.5,
+            (Size(CLIP_PIXELS, 2, noise_shift=6), Size(CLIP_PIXELS, 2, noise_shift=6), Size(CLIP_PIXELS, 2, noise_shift=1.5)),
+        ),
+        Stage("512 tokens", 1000, 0.6, (Size(CLIP_PIXELS, 4, noise_shift=4), Size(CLIP_PIXELS, 4))),
+        Stage("512 tokens, again", 1200, 1.0, (Size(CLIP_PIXELS, 2, noise_shift=6), Size(CLIP_PIXELS, 4))),
     )
 
     def build(self) -> Pipeline:

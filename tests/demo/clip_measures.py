@@ -6,8 +6,7 @@ Clips are (frame, row, col, 3) in 0..1. The measures were set up on drawn clips;
 import numpy as np
 from scipy.ndimage import binary_dilation, uniform_filter
 
-from janoscope.demo.clips import DIRECTIONS
-
+DIRECTIONS = {"left": -1, "right": 1}  # pixels to the right
 # mean colour of the drawn objects, RGB 0..255
 COLOURS = {
     "red": (212, 89, 42),

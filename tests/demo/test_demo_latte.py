@@ -23,14 +23,14 @@ pytestmark = pytest.mark.skipif(
     reason="demo:latte has no trained weights yet; `python -m janoscope.demo.train latte` makes them",
 )
 PROMPTS = {
-    "a red strawberry moving left, blue sky": "red",
+    "a red strawberry moving right, blue sky": "red",
     "a yellow cat moving right, night sky": "yellow",
-    "a green tree moving left, night sky": "green",
+    "a green tree moving right, night sky": "green",
     "a purple grapes moving right, blue sky": "purple",
-    "a pink pig moving left, night sky": "pink",
+    "a pink pig moving right, night sky": "pink",
     "a red strawberry moving right, night meadow": "red",
     "a green tree moving right, blue sky": "green",
-    "a yellow cat moving left, blue beach": "yellow",
+    "a yellow cat moving right, blue beach": "yellow",
 }
 BAR = 6
 

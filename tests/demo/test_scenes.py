@@ -10,7 +10,6 @@ from janoscope.demo.clips import (
     CLIP_OBJECTS,
     CLIP_SKIES,
     CLIP_WORDS,
-    DIRECTIONS,
     PLACES,
     MovingScene,
     draw_clip,
@@ -21,7 +20,7 @@ from janoscope.demo.recipes import CLIP_TEXT_TOKENS
 from janoscope.demo.scenes import GROUNDS, OBJECTS, SIZES, SKIES, Scene
 
 IMAGE_PROMPTS = [Scene(*parts).prompt(style) for *parts, style in product(OBJECTS, SIZES, SKIES, GROUNDS, range(3))]
-CLIP_PROMPTS = [MovingScene(*parts).prompt() for parts in product(CLIP_OBJECTS, DIRECTIONS, CLIP_SKIES, PLACES)]
+CLIP_PROMPTS = [MovingScene(*parts).prompt() for parts in product(CLIP_OBJECTS, CLIP_SKIES, PLACES)]
 
 
 def square(colour: tuple[int, int, int]) -> dict[str, Image.Image]:
@@ -39,14 +38,14 @@ def test_every_possible_image_prompt_is_known_and_fits():
 def test_every_possible_clip_prompt_is_known_and_of_one_length():
     tokenizer = word_tokenizer(CLIP_WORDS)
     encoded = tokenizer(CLIP_PROMPTS).input_ids
-    assert len(CLIP_PROMPTS) == 5 * 2 * 3 * 3
+    assert len(CLIP_PROMPTS) == 5 * 3 * 3
     assert tokenizer.unk_token_id not in {token for ids in encoded for token in ids}
     assert {len(ids) for ids in encoded} == {CLIP_TEXT_TOKENS}
 
 
 def test_a_word_outside_the_vocabulary_is_unknown():
     tokenizer = word_tokenizer(CLIP_WORDS)
-    assert tokenizer.unk_token_id in tokenizer("a red zeppelin moving left, blue sky").input_ids
+    assert tokenizer.unk_token_id in tokenizer("a red zeppelin moving right, blue sky").input_ids
 
 
 @pytest.mark.parametrize("words", [None, CLIP_WORDS])
@@ -57,13 +56,12 @@ def test_prompts_come_back_from_their_tokens(words):
     assert decoded.replace(" ,", ",") == prompt
 
 
-@pytest.mark.parametrize(("direction", "step"), DIRECTIONS.items())
-def test_the_object_of_a_clip_moves_where_its_word_says(direction, step):
+def test_the_object_of_a_clip_moves_to_the_right():
     rng = np.random.default_rng(3)
-    clip = draw_clip(MovingScene("cat", direction, "night", "sky"), square((255, 255, 255)), rng, 32, 15)
+    clip = draw_clip(MovingScene("cat", "night", "sky"), square((255, 255, 255)), rng, 32, 15)
     (row, col), (last_row, last_col) = (np.argwhere(frame.min(-1) > 150).mean(0) for frame in clip[[0, -1]])
     assert clip.shape == (15, 32, 32, 3)
-    assert (last_col - col) * step > 9
+    assert last_col - col > 9
     assert abs(last_row - row) < 1
 
 
