@@ -30,6 +30,7 @@ def type_it(script, folder):
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.timeout(1800)  # the machine may be busy
 @pytest.mark.slow(reason="a minute: every command in a process of its own, as a reader types it; .ci/run does")
 @pytest.mark.parametrize("page", PAGES)
 def test_a_tutorial_works_as_written(page, tmp_path):

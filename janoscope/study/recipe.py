@@ -15,7 +15,8 @@ BUNDLED = ("demo", "demo:video", "demo:latte")
 CALL_KEYS = ("steps", "height", "width", "frames", "guidance", "negative_prompt")
 QUICK_KEYS = ("prompts", "seeds", *CALL_KEYS[:4])
 _TOP_KEYS = ("kind", "title", "claim", "about", "source", "subject")
-_SUBJECT_KEYS = ("model", "name", "probe", "revision", "prompts", "seeds", "call", "quick", "device", "policy", "about", "method")
+_OF_SUBJECT = ("model", "name", "probe", "revision", "prompts", "seeds", "call", "quick", "device", "policy", "about")
+_SUBJECT_KEYS = (*_OF_SUBJECT, "method", "methods")
 _METHOD_KEYS = ("spec", "title", "theirs", "headline")
 
 
@@ -129,28 +130,31 @@ def _subject(entry: Mapping[str, Any], directory: Path, faults: list[str]) -> Su
     return Subject(
         name=str(entry.get("name") or slug_of(model)),
         model=model,
-        prompts=_prompts(entry.get("prompts", []), directory, where, faults),
+        prompts=_lines(entry.get("prompts", []), directory, where, faults),
         seeds=tuple(seeds),
         call=call,
         quick=quick,
-        methods=tuple(_method(line, where, faults) for line in _tables(entry, "method", faults)),
+        methods=(
+            *(_method(line, where, faults) for line in _tables(entry, "method", faults)),
+            *(MethodLine(line, line, is_headline=False) for line in _lines(entry.get("methods", []), directory, where, faults)),
+        ),
         settings={key: value for key, value in entry.items() if key not in _SUBJECT_KEYS},
         **{key: str(entry.get(key, "")).strip() for key in ("probe", "revision", "device", "policy", "about")},
     )
 
 
-def _prompts(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[str, ...]:
-    """A list of prompts, or the name of a text file in the report's folder with a prompt a line."""
+def _lines(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[str, ...]:
+    """A list of prompts or methods, or the name of a text file in the report's folder with one a line; # begins a remark."""
     if isinstance(told, str):
         try:
             told = (directory / told).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{where}: prompts cannot be read: {error}")
+            faults.append(f"{where}: {told} cannot be read: {error}")
             return ()
-    if not isinstance(told, list) or not all(isinstance(prompt, str) for prompt in told):
-        faults.append(f"{where}: prompts has to be a list of texts or the name of a text file")
+    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+        faults.append(f"{where}: prompts and methods are lists of texts or names of text files")
         return ()
-    return tuple(prompt.strip() for prompt in told if prompt.strip())
+    return tuple(line.strip() for line in told if line.strip() and not line.startswith("#"))
 
 
 def _method(line: Mapping[str, Any], where: str, faults: list[str]) -> MethodLine:

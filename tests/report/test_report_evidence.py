@@ -117,7 +117,7 @@ def test_all_faults_of_a_recipe_are_told_at_once(tmp_path):
         ("kind = ", "cannot be read"),
         (RECIPE.replace("comparison", "painting"), "no kind 'painting'"),
         (RECIPE, "holds no results"),
-        (RECIPE.replace('["a red apple"]', '"absent.txt"'), "prompts cannot be read"),
+        (RECIPE.replace('["a red apple"]', '"absent.txt"'), "absent.txt cannot be read"),
         (RECIPE + RECIPE[RECIPE.index("[[") :], "two subjects are named demo"),
     ],
 )

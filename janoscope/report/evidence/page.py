@@ -92,6 +92,8 @@ def how_made(recipe: Recipe, shown: Sequence[Shown]) -> list[str]:
 
 def _made_of(one: Shown) -> list[str]:
     made = one.made
+    if not made:
+        return [f"**{one.name}**: made by its verb; the results say how."]
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in sorted(made.get("versions", {})))
     call = ", ".join(f"{key} {json.dumps(told)}" for key, told in made.get("call", {}).items())
     facts = [

@@ -10,7 +10,7 @@ import matplotlib
 from ...errors import InputError
 from ...study.recipe import MADE, Recipe, read_recipe
 from ..style import styled
-from . import analysis, comparison, gallery, maps, memory, performance
+from . import analysis, calibration, comparison, gallery, maps, memory, performance
 from .page import Figures, Section, Shown, how_made
 
 Draw = Callable[[Recipe, Shown, Figures], Section]
@@ -20,6 +20,7 @@ KINDS: Mapping[str, Draw] = {
     "analysis": analysis.draw,
     "maps": maps.draw,
     "gallery": gallery.draw,
+    "calibration": calibration.draw,
 }
 WHOLE_KINDS: Mapping[str, Callable[[Recipe, Figures], Section]] = {"performance": performance.draw, "memory": memory.draw}
 
@@ -53,18 +54,21 @@ def render_report(directory: Path) -> list[Path]:
 
 
 def shown_subjects(recipe: Recipe) -> list[Shown]:
-    """Folders with a made.json, in the recipe's order, others after them by name."""
+    """Folders with a made.json, and those of subjects that a verb has filled; in the recipe's order, then by name."""
     order = [subject.name for subject in recipe.subjects]
-    folders = [path.parent for path in recipe.directory.glob(f"*/{MADE}") if not path.parent.name.startswith(".")]
+    found = {path.parent for path in recipe.directory.glob(f"*/{MADE}") if not path.parent.name.startswith(".")}
+    folders = list(found | {path for name in order if (path := recipe.directory / name).is_dir()})
     folders.sort(key=lambda folder: (order.index(folder.name) if folder.name in order else len(order), folder.name))
     by_name = {subject.name: subject for subject in recipe.subjects}
     made = [read_made(folder) for folder in folders]
-    return [Shown(folder, facts, by_name.get(facts.get("subject", ""))) for folder, facts in zip(folders, made, strict=True)]
+    return [Shown(at, facts, by_name.get(facts.get("subject", at.name))) for at, facts in zip(folders, made, strict=True)]
 
 
 def read_made(folder: Path) -> dict[str, Any]:
-    """How a subject's results came to be."""
+    """How a subject's results came to be; empty where a verb made them, whose own file says it."""
     path = folder / MADE
+    if not path.exists():
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

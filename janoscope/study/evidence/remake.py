@@ -26,6 +26,7 @@ KINDS: Mapping[str, str] = {
     "analysis": "analysis",
     "maps": "maps",
     "gallery": "gallery",
+    "calibration": "calibration",
     "performance": "performance",
     "memory": "memory",
 }
@@ -80,13 +81,14 @@ def remake(
     _refuse_results(target, names, force)
     for at, name in enumerate(names):
         device = request.load.get("device") or (None if request.model else bundled[at].device or None)
-        model = load(request.model or bundled[at].model, **{**request.load, "device": device})
+        told = {**request.load, "name": request.model or bundled[at].model, "device": device}
+        model = load(**told)
         described = subject_for(recipe, model, request.model) if request.model else bundled[at]
         subject = _changed(described, request)
         calls = make_calls(model, subject)
         _copy_recipe(recipe, target)
         with _making(target, name) as folder, progress(f"{recipe.slug} {name}") as on_step:
-            task = Task(recipe, subject, model, calls, folder, on_step or (lambda done, total: None))
+            task = Task(recipe, subject, model, told, calls, folder, on_step or (lambda done, total: None))
             write_json(folder / MADE, _made(task, request.quick, maker.make(task)))
     return target
 

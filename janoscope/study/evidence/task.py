@@ -18,11 +18,12 @@ Made = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a maker is given. folder is empty and becomes the subject's; on_step takes (done, in all)."""
+    """What a maker is given. load: what loaded the model. folder: empty, becomes the subject's. on_step: (done, in all)."""
 
     recipe: Recipe
     subject: Subject
     model: Model
+    load: Mapping[str, Any]
     calls: Sequence[PipelineCall]
     folder: Path
     on_step: OnStep
