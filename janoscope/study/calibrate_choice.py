@@ -94,7 +94,9 @@ class Validated:
     speedup: tuple[float, ...]
 
     def mean(self, figure: str) -> float:
-        return float(np.mean(getattr(self, figure)))
+        """Of times the median: the first run of a policy also counts its FLOPs, and other programs disturb single ones."""
+        values = getattr(self, figure)
+        return float(np.median(values) if figure == "speedup" else np.mean(values))
 
     def to_json(self) -> dict[str, Any]:
         means = {figure: self.mean(figure) for figure in ("psnr", "compute", "speedup")}

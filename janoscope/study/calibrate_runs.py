@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import ExecutionError, InputError
 from ..execution import Executor, Identity
 from ..execution.account import FlopMeter
 from ..metrics import quality
@@ -147,8 +147,13 @@ class Runs:
 
 
 def generation_worker(directory: str, load: Mapping[str, Any], options: CallOptions) -> Callable[[Generation], Ran]:
-    """Load the model; the worker makes one generation after another."""
+    """Load the model; the worker makes one generation after another. Raises ExecutionError where the family cannot."""
     model, meter = load_model(**load), FlopMeter()
+    if model.sheet.execution is None:  # before hours of full runs
+        raise ExecutionError(
+            f"{model.sheet.title} can be recorded and analysed, not executed, so no policy can be tried on it; calibrate its "
+            "recordings alone."
+        )
     root = Path(directory)
 
     def work(task: Generation) -> Ran:

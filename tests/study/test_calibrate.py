@@ -11,7 +11,7 @@ from test_compare import POLICY as TABLE
 from test_compare import tiny_model
 
 from janoscope.cli.app import janoscope as command
-from janoscope.errors import InputError
+from janoscope.errors import ExecutionError, InputError
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.report.calibration import read_calibration, render_calibration
@@ -162,6 +162,14 @@ def test_one_run_that_fails_costs_its_own_prompt(offered, monkeypatch, tmp_path)
     found = calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=replace(EFFORT, max_runs=6))
     assert len(found.main.validated[0].psnr) == 1
     assert any("a lost worker" in reason for reason in found.left_out)
+
+
+def test_a_family_that_cannot_be_executed_is_refused_before_any_run(model, monkeypatch, tmp_path):
+    unable = replace(model, sheet=replace(model.sheet, execution=None))
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: unable)
+    with pytest.raises(ExecutionError, match="not executed, so no policy can be tried"):
+        calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
+    assert not (tmp_path / "c" / "runs.jsonl").exists()
 
 
 def test_few_steps_get_the_honest_answer(offered, tmp_path):
