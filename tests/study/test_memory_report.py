@@ -29,7 +29,7 @@ def test_remade_results_are_the_committed_ones(tmp_path):
 
 
 def test_a_bundled_model_holds_what_was_predicted():
-    (row, *_) = made.measured_rows("demo", 4)
+    row = next(made.measured_rows("demo", 6))  # of fewer steps none is partial, and nothing is stored
     assert row["predicted_bytes"] == row["measured_bytes"] > 0
     assert row["predicted_weight_bytes"] == row["measured_weight_bytes"]
 
