@@ -253,7 +253,7 @@ def test_a_transformers_config_is_enough(tmp_path, janoscope):
 
 
 def test_latte_is_predicted_without_a_cache(saved):
-    told = predicted(saved("latte"), height=80, width=112)
+    told = predicted(saved("latte"), height=80, width=112, frames=3)
     assert told.strategies == ()
     assert told.activations > 0
     assert "latte is not executed" in told.notes[-1]
