@@ -28,19 +28,22 @@ BATCHED = ("sd3", "hidream", "z-image")  # with learned layers before the batch,
 SLOW_TWO_PASSES = ("chroma", "qwen-image", "flux2-klein", "hunyuanvideo", "wan2.2", "lumina2")
 SLOW_BATCHED = ("sd3.5", "cogvideox", "cogvideox-1.5", "ltx-video", "pixart", "dit", "latte", "unet", "sdxl")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TIMEOUT_S = 1500  # half a minute of CPU, on machines that have other things to do
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 BATCHED_TOLERANCE = 1e-5  # of the largest value, after eight steps: half a batch takes other kernels
 MAGNIFIED = dict.fromkeys(("latte", "unet", "sdxl", "pixart", "dit"), 1e-4)  # by samplers that divide by a small alpha
 
 
 def torchrun(*arguments, **more):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "OMP_NUM_THREADS": "1", **more}
-    return subprocess.run(
-        [*TORCHRUN, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*TORCHRUN, *map(str, arguments)], env=environment, **pipes) as process:
+        try:
+            said, complained = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun takes its own processes along, which killing it would leave behind
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
 
 
 def script(directory, *families, **more):
