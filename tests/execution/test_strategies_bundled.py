@@ -10,7 +10,7 @@ from janoscope.study.apply import apply_model
 from janoscope.study.call import CallOptions, make_call
 from janoscope.study.model import bundled_directory, load_model
 
-# dB, a few below the worst met (docs/execution.md has the means)
+# dB; a picture of the demo met 68.6 and 58.4 and was identical under hidden (docs/execution.md)
 LEAST = {"hidden": 60, "kv-int8": 40, "kv-fp8": 30}
 PROMPTS = {"demo": "two blue balls on snow", "demo:video": "a red ball"}
 
