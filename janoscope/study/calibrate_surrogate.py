@@ -86,8 +86,10 @@ def method_class(policy: Policy) -> str:
 
 
 def skips_steps_only(policy: Policy) -> bool:
-    """Whether every token is active, so that a step is computed whole or not at all."""
-    return policy.quantiles is not None and policy.quantiles.moderate == 0
+    """Whether a step is computed whole or not at all: every token is active, or all levels have one interval."""
+    every = policy.intervals
+    all_active = policy.quantiles is not None and policy.quantiles.moderate == 0
+    return all_active or every.static == every.moderate == every.active
 
 
 def cross_validated(observed: Sequence[Observed]) -> np.ndarray:

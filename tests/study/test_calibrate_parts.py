@@ -16,7 +16,15 @@ from janoscope.study.calibrate_choice import Target, Validated, choose, worth_ru
 from janoscope.study.calibrate_search import Band, Candidate, Scorer, front, search
 from janoscope.study.calibrate_space import Space, Span
 from janoscope.study.calibrate_statistics import Expectation, chosen_by_others
-from janoscope.study.calibrate_surrogate import Observed, Surrogate, agreement, cross_validated, fit_surrogate, rank_correlation
+from janoscope.study.calibrate_surrogate import (
+    Observed,
+    Surrogate,
+    agreement,
+    cross_validated,
+    fit_surrogate,
+    method_class,
+    rank_correlation,
+)
 from janoscope.study.calibrate_times import StepTimes, TimedStep
 from janoscope.study.calibrate_tracks import Track, Tracks, map_key, tokens_per_run
 from janoscope.study.measured_on import departures
@@ -217,6 +225,12 @@ def test_the_few_are_of_different_kinds_and_near_the_target():
     line = worth_running(pool, Target("pareto"), 3)
     assert [c.compute for c in line] == [0.3, 0.49, 0.58]
     assert [c.compute for c in worth_running(pool, Target("psnr", 45), 3)] == [0.49, 0.58]
+
+
+def test_one_interval_for_all_levels_skips_whole_steps():
+    assert method_class(policy(intervals={"static": 3, "moderate": 3, "active": 3})) == "steps, hold"
+    assert method_class(policy(**STEP_POLICY, output="forecast")) == "steps, forecast"
+    assert method_class(policy()) == "tokens, hold, keys hold"
 
 
 def test_policies_that_do_the_same_are_run_once():
