@@ -228,7 +228,7 @@ class LatteRecipe:
     trained = ("transformer", "text_encoder")
     # LattePipeline trims the text of a single prompt and pads that of several; an eighth of the steps shows the padding
     sizes = (*[Size(CLIP_PIXELS, 2, CLIP_TEXT_TOKENS)] * 7, Size(CLIP_PIXELS, 2, LATTE_TEXT_TOKENS))
-    stages = (Stage("1024 tokens", 2400, 1.5, sizes),)
+    stages = (Stage("1024 tokens", 2400, 1.5, sizes), Stage("1024 tokens, again", 1500, 1.2, sizes))
 
     def build(self) -> Pipeline:
         return latte_pipeline()
