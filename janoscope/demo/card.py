@@ -72,7 +72,7 @@ It is a blurred model: shapes are coarse, and faces are not faces.
 
 In 20 steps 6 of the 8 prompts of `tests/demo/test_demo_latte.py` have the named colour (bar: six); in 25 steps 14 of 16 others
 (prompts of the training distribution, seeds 100-115), of which 14 glide to the right and 12 before a background that stays.
-Yellow is the colour it misses. It was given a third of the video model's clips, and its contrast shows it.
+Yellow is the colour it misses. It saw under half as many clips as the video model, and its contrast shows it.
 """,
 }
 

@@ -18,10 +18,6 @@ from janoscope.demo.pipeline import latte_pipeline
 from janoscope.demo.recipes import RECIPES
 
 DIRECTORY = MODELS / "latte"
-pytestmark = pytest.mark.skipif(
-    not (DIRECTORY / "model_index.json").is_file(),
-    reason="demo:latte has no trained weights yet; `python -m janoscope.demo.train latte` makes them",
-)
 PROMPTS = {
     "a red strawberry moving right, blue sky": "red",
     "a yellow cat moving right, night sky": "yellow",

@@ -18,10 +18,6 @@ from janoscope.demo.pipeline import video_pipeline
 from janoscope.demo.recipes import RECIPES
 
 DIRECTORY = MODELS / "video"
-pytestmark = pytest.mark.skipif(
-    not (DIRECTORY / "model_index.json").is_file(),
-    reason="demo:video has no trained weights yet; `python -m janoscope.demo.train video` makes them",
-)
 PROMPTS = (
     "a red strawberry moving right, blue sky",
     "a yellow cat moving right, night sky",
