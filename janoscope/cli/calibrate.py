@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import (
+    all_prompts,
     call_flags,
     force_option,
     hush,
@@ -112,7 +113,7 @@ def calibrate(
             raise click.UsageError("--boundary is for RUNS; a MODEL's pipeline says it itself.")
         if not verbose:
             hush()
-        source, given = sources[0], _prompts(prompts, prompts_file, prompt_column)
+        source, given = sources[0], all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
         load = take_model({**options, "model": source})
         call = take_call({**options, "prompt": given[0]})
         told |= {"prompts": given, "load": load, "call": call}
@@ -206,15 +207,3 @@ def _refuse_model_options(
     if idle:
         flags = ", ".join("--call" if name == "extra" else f"--{name.replace('_', '-')}" for name in idle)
         raise click.UsageError(f"{flags} has no effect on recordings ({sources[0]}); name a MODEL, or leave it out.")
-
-
-def _prompts(given: tuple[str, ...], file: Path | None, column: str | None) -> list[str]:
-    from ..errors import InputError
-    from ..study.prompts import read_prompts
-
-    if column is not None and file is None:
-        raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
-    prompts = [*given, *(prompt.text for prompt in (read_prompts(file, column) if file else ()))]
-    if not prompts:
-        raise click.UsageError("give two prompts or more with -p PROMPT, or --prompts FILE.")
-    return list(dict.fromkeys(prompts))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    all_prompts,
     force_option,
     hush,
     json_option,
@@ -109,7 +110,7 @@ def compare(
     chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
     for text in chosen:
         make_method(text)  # a misspelt method is told before a model is loaded
-    given = _prompts(prompts, prompts_file, prompt_column)
+    given = all_prompts(prompts, prompts_file, prompt_column, "at least one -p PROMPT")
     measure = _lpips() if lpips else None
     loading, asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
     told_lpips = measure if isinstance(measure, str) else lpips
@@ -205,18 +206,6 @@ def _report_at_a_stop(output: Path) -> Iterator[None]:
             render_comparison(output)
             click.echo(f"Stopped before the last call; what was measured so far lies in {output}, marked incomplete.", err=True)
         raise
-
-
-def _prompts(given: tuple[str, ...], file: Path | None, column: str | None) -> list[str]:
-    from ..errors import InputError
-    from ..study.prompts import read_prompts
-
-    if column is not None and file is None:
-        raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
-    prompts = [*given, *(prompt.text for prompt in (read_prompts(file, column) if file else ()))]
-    if not prompts:
-        raise click.UsageError("give at least one -p PROMPT, or --prompts FILE.")
-    return list(dict.fromkeys(prompts))
 
 
 def _lines(file: Path | None, option: str) -> list[str]:

@@ -89,6 +89,19 @@ def take_call(options: dict[str, Any]) -> "CallOptions":
     return CallOptions(**{name: options.pop(name) for name in names}, extra=extra)
 
 
+def all_prompts(given: tuple[str, ...], file: Path | None, column: str | None, least: str) -> list[str]:
+    """The prompts of -p and --prompts together, each once. least: how many are needed, for the refusal where there is none."""
+    from ..errors import InputError
+    from ..study.prompts import read_prompts
+
+    if column is not None and file is None:
+        raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
+    prompts = [*given, *(prompt.text for prompt in (read_prompts(file, column) if file else ()))]
+    if not prompts:
+        raise click.UsageError(f"give {least}, or --prompts FILE.")
+    return list(dict.fromkeys(prompts))
+
+
 def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     try:

@@ -32,15 +32,15 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("kept", ["held", "forecast"])
 def test_partial_steps_fetch_nothing_from_the_device(family, kept, monkeypatch):
     more = {"output": "forecast", "cache": {"strategy": "kv", "forecast": True}} if kept == "forecast" else {}
-    _partial_steps_fetch_nothing(family, more, monkeypatch)
+    _assert_nothing_is_fetched(family, more, monkeypatch)
 
 
 @pytest.mark.parametrize("strategy", OTHERS)
 def test_no_cache_strategy_fetches_a_value(strategy, monkeypatch):
-    _partial_steps_fetch_nothing("flux", {"cache": table(strategy)}, monkeypatch)
+    _assert_nothing_is_fetched("flux", {"cache": table(strategy)}, monkeypatch)
 
 
-def _partial_steps_fetch_nothing(family, more, monkeypatch):
+def _assert_nothing_is_fetched(family, more, monkeypatch):
     tiny = Tiny(family)
     waits = {}
 
