@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..plan import CacheBytes
-from .forecast import Forecast, OutputTokens, prediction_of, with_prediction
+from .forecast import Corrected, Forecast, OutputTokens, prediction_of, with_prediction
 from .rows import Rows
 from .stores import Attended, BranchStores, Keeper, KeysValues
 
@@ -17,17 +17,25 @@ class BranchCache:
     """The stores of a branch's attentions, masks and outputs; everything in the model's dtype but what a strategy keeps smaller.
 
     image_tokens: of the sequence. stores: of a strategy's keeper; None: no attention is served. output: how outputs are made
-    tokens, where they are extrapolated; None: they are held. at: the forecast coordinate of the step under way.
+    tokens, where they are extrapolated; None: they are held. corrected: extrapolations are made up for. at, weight: the forecast
+    coordinate of the step under way, and the change of the final latent for one unit of its output.
     """
 
-    def __init__(self, image_tokens: int = 0, stores: BranchStores | None = None, *, output: OutputTokens | None = None) -> None:
+    def __init__(
+        self,
+        image_tokens: int = 0,
+        stores: BranchStores | None = None,
+        *,
+        output: OutputTokens | None = None,
+        corrected: bool = False,
+    ) -> None:
         self.image_tokens = image_tokens
         self._given_stores = stores
         self._masks: dict[str, torch.Tensor | None] = {}
         self._output_rows: torch.Tensor | None = None
-        self._tokens, self._forecast = output, Forecast(OUTPUT_TOKENS)
+        self._tokens, self._forecast = output, (Corrected if corrected else Forecast)(OUTPUT_TOKENS)
         self._output: Any = None
-        self.at = 0.0
+        self.at = self.weight = 0.0
         self.input_shapes: Any = None
 
     @property
@@ -98,15 +106,19 @@ class BranchCache:
         tokens = self._tokens.split(output)
         if computed is None:
             self._forecast.store(self.at, tokens)
-            return _copied(output)
-        self._forecast.update(self.at, computed, tokens.index_select(OUTPUT_TOKENS, computed))
-        return self._tokens.join(self._forecast.read(self.at), output)
+        else:
+            self._forecast.update(self.at, computed, tokens.index_select(OUTPUT_TOKENS, computed))
+        return self._handed_over()
 
     def reused_output(self) -> Any:
         """For a step without a call: the last output again, or its forecast."""
         if self._tokens is None:
             return _copied(self._output)
-        return self._tokens.join(self._forecast.read(self.at), self._output)
+        return self._handed_over()
+
+    def _handed_over(self) -> Any:
+        assert self._tokens is not None
+        return self._tokens.join(self._forecast.handed_over(self.at, self.weight), self._output)
 
 
 class BranchCaches:

@@ -1,4 +1,4 @@
-"""What stands for a token that is not computed: its last value, or the line through its last two."""
+"""What stands for a token that is not computed: its last value, or the line through its last two, corrected afterwards or not."""
 
 import math
 from typing import Any, Protocol
@@ -87,11 +87,55 @@ class Forecast:
         last = self._last.read(at)
         return torch.addcmul(last.float(), self._slope.float(), at - self._along(self._computed_at, last)).to(last.dtype)
 
+    def handed_over(self, at: float, weight: float) -> torch.Tensor:
+        """What the sampler is handed for all tokens; asked for once a step, after the step's values were taken.
+
+        weight: change of the final latent for one unit of output at this step.
+        """
+        return self.read(at)
+
     def _along(self, per_token: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """(token,) shaped to broadcast along the token axis of `like`."""
         shape = [1] * like.ndim
         shape[self._axis] = -1
         return per_token.reshape(shape)
+
+
+class Corrected(Forecast):
+    """A forecast that is corrected when the token is computed again: a predictor and its corrector.
+
+    Over the skipped steps the sampler was handed the line through the two values before them. Now the value behind them is known
+    too, and the line between the values on either side is the better one. The steps' weights times the difference of the two
+    lines, over this step's own weight, is added to what is handed over: with a sampler that is linear in the newest output the
+    latent comes to lie where the better line would have led it. Both lines leave the last value together, so all that a token has
+    to remember is the weighted sum of the distances from it. What is kept and drawn through is the value as computed.
+    """
+
+    def __init__(self, axis: int):
+        super().__init__(axis)
+        self._moment = torch.empty(0)  # (token,): weight times distance from the last value, summed over the steps skipped since
+        self._owed: torch.Tensor | None = None  # as the values, float32: to be added at the computed step, times its weight
+
+    def store(self, at: float, values: torch.Tensor) -> None:
+        before = self._slope.clone()
+        super().store(at, values)
+        self._owed = None
+        if before.shape == values.shape:
+            self._owed = self._along(self._moment, values) * (self._slope.float() - before.float())
+        self._moment = torch.zeros_like(self._computed_at)
+
+    def update(self, at: float, rows: torch.Tensor, values: torch.Tensor) -> None:
+        before = self._slope.index_select(self._axis, rows)
+        super().update(at, rows, values)
+        turned = self._slope.index_select(self._axis, rows).float() - before.float()
+        owed = self._along(self._moment.index_select(0, rows), values) * turned
+        self._owed = torch.zeros_like(self._slope, dtype=torch.float32).index_copy_(self._axis, rows, owed)
+        self._moment.index_fill_(0, rows, 0.0)
+
+    def handed_over(self, at: float, weight: float) -> torch.Tensor:
+        self._moment += weight * (at - self._computed_at)  # nothing for the tokens computed at this very step
+        values, owed, self._owed = self.read(at), self._owed, None
+        return values if owed is None else (values.float() + owed / weight).to(values.dtype)
 
 
 def _slope(values: torch.Tensor, previous: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:

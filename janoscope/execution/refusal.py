@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from ..capture.identity import describe_scheduler
 from ..errors import ExecutionError
 from ..grid import TokenGrid
-from ..plan import Cache, Policy
+from ..plan import ONE_STEP_SAMPLERS, Cache, Policy, is_one_step
 from ..probe import ProbeSheet
 
 RUN_PLAIN = "run without the executor"
@@ -23,6 +24,15 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
     least = {"random": 0, "velocity-change": 2}.get(policy.map, 1)
     if policy.warmup < least:
         raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
+
+
+def refuse_sampler(scheduler: Any) -> None:
+    """Refuse to correct forecasts under a sampler whose step is not linear in the newest prediction alone."""
+    if not is_one_step(describe_scheduler(scheduler)):
+        raise ExecutionError(
+            f'output = "corrected" needs a sampler that uses each prediction once ({", ".join(ONE_STEP_SAMPLERS)}), which '
+            f'{type(scheduler).__name__} does not: take output = "forecast", or another sampler with --scheduler.'
+        )
 
 
 def refuse_cache(cache: Cache) -> None:

@@ -17,15 +17,16 @@ from ..capture.branches import first_half
 from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
 from ..capture.noise_level import first_step, noise_levels, prediction_type
+from ..conversion import NoisePath
 from ..errors import ExecutionError
-from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, run_facts
+from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, final_weights, run_facts
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter, StepAccount
 from .cache import BranchCache, BranchCaches
 from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
 from .memory import is_out_of_memory, out_of_memory
-from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sequence
+from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sampler, refuse_sequence
 from .rows import Rows
 from .steering import Steering
 from .strategies import keeper_of
@@ -84,12 +85,20 @@ class Run:
         )
         self._coordinates = forecast_coordinates(scheduler)[self._left_out :] if self._forecasts else [0.0] * self.steps
         self._output_tokens = OutputTokens(self._sheet.tokens.layout, self.grid) if self._forecasts_output else None
+        self._weights = [0.0] * self.steps
+        if self._corrects:
+            refuse_sampler(scheduler)
+            self._weights = final_weights(self._path(), self._prediction()).tolist()
         self.steering = self._steer(self)
         self._count_levels()
 
     @property
     def _forecasts_output(self) -> bool:
-        return self.policy is not None and self.policy.output == "forecast"
+        return self.policy is not None and self.policy.output != "hold"
+
+    @property
+    def _corrects(self) -> bool:
+        return self.policy is not None and self.policy.output == "corrected"
 
     @property
     def _forecasts_keys(self) -> bool:
@@ -107,11 +116,17 @@ class Run:
         timestep, alpha, sigma = noise_levels(self._pipe.scheduler)
         return timestep[self._left_out :], alpha[self._left_out :], sigma[self._left_out :]
 
+    def _path(self) -> NoisePath:
+        timestep, alpha, sigma = (np.array(values) for values in self._levels())
+        return NoisePath(timestep, alpha, sigma, tuple(describe_scheduler(self._pipe.scheduler)["final"]))
+
+    def _prediction(self) -> str:
+        predicts = self._sheet.output.prediction
+        return prediction_type(self._pipe.scheduler) if predicts == "scheduler" else predicts
+
     def warmup(self, policy: Policy) -> Warmup:
         """What collects this run's warm-up."""
-        scheduler, predicts = self._pipe.scheduler, self._sheet.output.prediction
-        kind = prediction_type(scheduler) if predicts == "scheduler" else predicts
-        return Warmup(policy, self.fingerprint, kind, self._levels(), describe_scheduler(scheduler)["final"])
+        return Warmup(policy, self.fingerprint, self._prediction(), self._path())
 
     def facts(self) -> ModelFacts | None:
         """Sizes for predictions, as far as the run has shown them."""
@@ -179,9 +194,9 @@ class Run:
 
     def _cache(self, hooks: NetworkHooks) -> BranchCache:
         """The cache of a network and branch; the branch is told by the order of calls within the step."""
-        make = partial(BranchCache, self.grid.count, output=self._output_tokens)
+        make = partial(BranchCache, self.grid.count, output=self._output_tokens, corrected=self._corrects)
         cache = self._caches.of(hooks.name, self._calls, make, hooks.layers)
-        cache.at = self._coordinates[self._step]
+        cache.at, cache.weight = self._coordinates[self._step], self._weights[self._step]
         return cache
 
     @contextmanager

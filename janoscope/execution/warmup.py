@@ -1,10 +1,8 @@
 """The warm-up: keep its predictions, analyse them in place, make the plan. The same functions that analyse a recording do it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from ..conversion import NoisePath
 from ..grid import TokenGrid
@@ -46,13 +44,10 @@ class Warmup:
         policy: Policy,
         fingerprint: Fingerprint,
         prediction_type: str,
-        levels: tuple[Sequence[float], Sequence[float], Sequence[float]],
-        final: Sequence[float],
+        path: NoisePath,
     ):
-        timestep, alpha, sigma = levels
         self._policy, self._fingerprint = policy, fingerprint
-        self._prediction_type = prediction_type
-        self._path = NoisePath(np.array(timestep), np.array(alpha), np.array(sigma), (final[0], final[1]))
+        self._prediction_type, self._path = prediction_type, path
         self._samples: list[Any] = []
         self._outputs: list[Any] = []
 

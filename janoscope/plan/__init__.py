@@ -9,13 +9,16 @@ from .facts import ModelFacts, entry_tokens, run_facts
 from .fingerprint import Difference, Fingerprint, transformer_identity
 from .levels import TokenLevel, highest, random_scores, token_ranks
 from .plan import SCHEMA, Plan, make_plan, plan_from_ranks
-from .policy import STRATEGIES, Cache, Enhance, Intervals, Policy, Split, preset
+from .policy import OUTPUTS, STRATEGIES, Cache, Enhance, Intervals, Policy, Split, preset
 from .ras import RasOptions, RasSelector
+from .replay import ONE_STEP_SAMPLERS, final_weights, is_one_step
 from .schedule import StepKind, ladder, skipped_groups, step_kinds
 from .selector import ObservingSelector, PlanSelector, RandomSelector, Selection, Selector, source_steps
 
 __all__ = [
     "OFFLOAD_STORES",
+    "ONE_STEP_SAMPLERS",
+    "OUTPUTS",
     "SCHEMA",
     "STRATEGIES",
     "Cache",
@@ -41,7 +44,9 @@ __all__ = [
     "TokenLevel",
     "cache_bytes",
     "entry_tokens",
+    "final_weights",
     "highest",
+    "is_one_step",
     "ladder",
     "make_plan",
     "plan_from_ranks",

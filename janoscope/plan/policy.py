@@ -12,7 +12,7 @@ from ..errors import InputError
 MAPS = ("jano", "x0-gradient", "velocity-change", "ras", "random", "oracle")
 PADDINGS = ("count", "exclude")
 TOKEN_RULES = ("majority", "packed", "maximum")
-OUTPUTS = ("hold", "forecast")
+OUTPUTS = ("hold", "forecast", "corrected")
 STRATEGIES = ("kv", "hidden", "kv-fp8", "kv-int8", "offload")
 OFFLOAD_ONLY = ("device_mib", "window")  # keys of the cache table that mean nothing to the other strategies
 

@@ -199,7 +199,7 @@ class Tracks:
         """Raises InputError where a map was not kept, or the policy does not fit."""
         counts, ranks = self._levels(policy)
         kinds = step_kinds(policy, self.steps)
-        error = self._replay.error(kinds, ranks, forecast_output=policy.output == "forecast", forecast_keys=policy.cache.forecast)
+        error = self._replay.error(kinds, ranks, output=policy.output, forecast_keys=policy.cache.forecast)
         compute = np.stack([self._flops[counts[:, kind.least_rank]] for kind in kinds], axis=1)  # (run, step)
         return Score(compute.mean(axis=1), error.output / self._signal, error.stale / self._signal, kinds, compute)
 

@@ -13,7 +13,7 @@ from ..capture.watch import InstancePatch
 from ..errors import InputError
 from ..execution import Executor, Identity
 from ..execution.account import FlopMeter
-from ..plan import Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, random_scores
+from ..plan import OUTPUTS, Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, random_scores
 from ..plan.levels import words_of
 from .call import PipelineCall
 from .generate import Generated, generate
@@ -147,7 +147,7 @@ def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
         if (value := options.take(key, kind, None)) is not None:
             changes[key] = value
     if "output" in spec.options:
-        changes["output"] = options.one_of("output", ("hold", "forecast"), "hold")
+        changes["output"] = options.one_of("output", OUTPUTS, "hold")
     cache = _cache_changes(spec, options)
     for key in ("thresholds", "quantiles"):
         if (values := options.take(key, numbers(2), None)) is not None:
@@ -214,7 +214,7 @@ def _jano(spec: Spec) -> Method:
 def _uniform(spec: Spec) -> Method:
     """Every k-th step between warm-up and cool-down, all tokens of it; the others hold or forecast the output."""
     options = Options(spec)
-    every, output = options.take("k", positive, 2), options.one_of("output", ("hold", "forecast"), "hold")
+    every, output = options.take("k", positive, 2), options.one_of("output", OUTPUTS, "hold")
     warmup, cooldown = options.take("warmup", int, None), options.take("cooldown", int, None)
     options.end("k, output, warmup, cooldown")
 

@@ -63,7 +63,21 @@ class Tokens:
     """History of computed values a token, and what is served for those that were not computed now."""
 
     def __init__(self, forecast):
-        self._forecast, self._history = forecast, {}
+        self._forecast, self._history, self._skipped = forecast, {}, {}
+
+    def correct(self, computed, at, weight, served, axis):
+        """`served` with, for tokens computed now, what their last skipped steps lacked to the line between both sides."""
+        rows = served.movedim(axis, 0).clone()
+        for token, fresh in enumerate(computed):
+            if not fresh:
+                self._skipped.setdefault(token, []).append((at, weight, rows[token].clone()))
+                continue
+            owed = self._skipped.pop(token, [])
+            if owed:
+                (first, low), (_, high) = self._history[token][-2:]
+                for s, w, used in owed:
+                    rows[token] += w / weight * (low + (high - low) * (s - first) / (at - first) - used)
+        return rows.movedim(0, axis)
 
     def serve(self, computed, at, values, axis, remember=True):
         """`values` with the skipped tokens' rows replaced; `computed` is a bool a token."""
@@ -81,8 +95,9 @@ class Tokens:
 class BruteForce:
     """Replaces `transformer.forward` and `scheduler.step` of a pipeline while it is open.
 
-    policy: warmup, cooldown, tile, weight, static, moderate (thresholds), intervals (static, moderate, active), output, keys
-    ("hold" or "forecast"). text_first: text tokens before the image's in every hooked attention's keys.
+    policy: warmup, cooldown, tile, weight, static, moderate (thresholds), intervals (static, moderate, active), output ("hold",
+    "forecast" or "corrected"), keys ("hold" or "forecast"). text_first: text tokens before the image's in every hooked
+    attention's keys.
     """
 
     def __init__(self, pipe, grid, steps, policy, to_grid, text_first=True, hooked=lambda key: True):
@@ -135,7 +150,11 @@ class BruteForce:
         finally:
             F.scaled_dot_product_attention = original
         rows = self._to_grid(self._last[call], self.grid)  # (item, token, channel)
-        served = self._outputs.setdefault(call, Tokens(self.p["output"] == "forecast")).serve(computed, self.at(), rows, axis=1)
+        outputs = self._outputs.setdefault(call, Tokens(self.p["output"] != "hold"))
+        served = outputs.serve(computed, self.at(), rows, axis=1)
+        if self.p["output"] == "corrected":  # flow matching with Euler steps: a step weighs as much as sigma falls
+            gap = self.at() - float(self.pipe.scheduler.sigmas[self._step + 1])
+            served = outputs.correct(computed, self.at(), gap, served, axis=1)
         self._call += 1
         return (self._from_grid(served, self._last[call]),)
 

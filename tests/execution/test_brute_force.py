@@ -51,7 +51,10 @@ def held():
     return {name: compared(name) for name in GRIDS}
 
 
-@pytest.mark.parametrize(("name", "output", "keys"), [*product(GRIDS, ("hold", "forecast"), ("hold", "forecast"))])
+COMBINATIONS = [*product(GRIDS, ("hold", "forecast"), ("hold", "forecast")), ("flux", "corrected", "forecast")]
+
+
+@pytest.mark.parametrize(("name", "output", "keys"), COMBINATIONS)
 def test_picks_the_same_tokens_and_ends_at_the_same_latents(name, output, keys, held):
     got, executor, expected, brute = held[name] if (output, keys) == ("hold", "hold") else compared(name, output, keys)
     assert ladder(executor.plan.step_kind) == "WWWR.amaRm.C"

@@ -17,7 +17,7 @@ TABLE = {
     "thresholds": {"static": 0.2, "moderate": 0.5},
     "intervals": {"static": 4, "moderate": 2, "active": 1},
 }
-BY_HAND = {"warmup": 4, "cooldown": 1, "static": 0.2, "moderate": 0.5, "intervals": (4, 2, 1), "output": "hold", "keys": "hold"}
+BY_HAND = {"warmup": 4, "cooldown": 1, "static": 0.2, "moderate": 0.5, "intervals": (4, 2, 1), "keys": "hold"}
 STEPS = 14
 # name -> prompt, tile in latent cells, weight of change in time, and which attention calls are the image's own
 CASES = {
@@ -26,8 +26,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_same_tokens_and_same_latents_over_a_whole_generation(name):
+@pytest.mark.parametrize(("name", "output"), [("demo", "hold"), ("demo:video", "hold"), ("demo:video", "corrected")])
+def test_same_tokens_and_same_latents_over_a_whole_generation(name, output):
     if not (bundled_directory(name) / "model_index.json").is_file():
         pytest.skip(f"the bundled model {name} is not in this checkout; python -m janoscope.demo.train makes it")
     prompt, tile, weight, own = CASES[name]
@@ -38,7 +38,7 @@ def test_same_tokens_and_same_latents_over_a_whole_generation(name):
         made = model.pipe(**call, generator=torch.Generator().manual_seed(0))
         return torch.as_tensor(made.images if hasattr(made, "images") else made.frames)
 
-    policy = Policy.from_table(TABLE | {"tile": list(tile), "temporal_weight": weight}, "test")
+    policy = Policy.from_table(TABLE | {"tile": list(tile), "temporal_weight": weight, "output": output}, "test")
     with Executor(model.pipe, model.sheet, policy=policy) as executor:
         got = run()
     grid = executor.plan.fingerprint.grid
@@ -46,7 +46,7 @@ def test_same_tokens_and_same_latents_over_a_whole_generation(name):
     def to_grid(latent, grid):
         return latent if latent.ndim == 3 else grid.pack(latent)
 
-    by_hand = BY_HAND | {"tile": tile, "weight": weight}
+    by_hand = BY_HAND | {"tile": tile, "weight": weight, "output": output}
     with BruteForce(model.pipe, grid, STEPS, by_hand, to_grid, hooked=lambda key: own(key, grid.count)) as brute:
         expected = run()
     np.testing.assert_array_equal(executor.plan.ranks, brute.levels)

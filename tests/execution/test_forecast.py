@@ -5,9 +5,13 @@ import pytest
 import torch
 from generations import Tiny, policy
 
+from janoscope.capture.noise_level import final_noise_level, noise_levels
+from janoscope.conversion import NoisePath
 from janoscope.errors import ExecutionError
-from janoscope.execution.forecast import Forecast, Held, OutputTokens, forecast_coordinates
+from janoscope.execution.forecast import Corrected, Forecast, Held, OutputTokens, forecast_coordinates
+from janoscope.execution.refusal import refuse_sampler
 from janoscope.grid import TokenGrid
+from janoscope.plan import final_weights
 
 
 def column(*values):
@@ -50,6 +54,67 @@ def test_bf16_lines_are_drawn_in_float32():
     kept.store(0.5, column(254.0).bfloat16())
     assert kept.read(0.25).item() == 255.0
     assert kept.read(0.25).dtype == torch.bfloat16
+
+
+def test_a_computed_token_makes_up_for_its_forecasts_with_the_line_between_both_sides():
+    """At 1.0, 0.8, (0.7 skipped), 0.6 with gaps 0.2, 0.1, 0.1, 0.6: the line 0, 2 reads 3 at 0.7; between 2 and 8 lies 5."""
+    kept = Corrected(axis=1)
+    kept.store(1.0, column(0.0, 0.0))
+    assert torch.equal(kept.handed_over(1.0, 0.2), column(0.0, 0.0))
+    kept.store(0.8, column(2.0, 2.0))
+    assert torch.equal(kept.handed_over(0.8, 0.1), column(2.0, 2.0)), "nothing was skipped, nothing is owed"
+    kept.update(0.7, torch.tensor([1]), column(3.5))
+    torch.testing.assert_close(kept.handed_over(0.7, 0.1), column(3.0, 3.5))
+    kept.store(0.6, column(8.0, 4.0))
+    torch.testing.assert_close(kept.handed_over(0.6, 0.6), column(8.0 + (5.0 - 3.0) * 0.1 / 0.6, 4.0))
+    torch.testing.assert_close(kept.handed_over(0.5, 0.1), column(11.0, 4.5)), "drawn through what was computed, once paid"
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "cogvideox", "dit"])
+def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack(family):
+    """All tokens every third step, no guidance: the network's own outputs are known; the sampler's weights are tested apart."""
+    tiny = Tiny(family)
+    raw, handed = {}, []
+    network, step = tiny.pipe.transformer.forward, tiny.pipe.scheduler.step
+
+    def below_the_executor(*args, **kwargs):
+        output = network(*args, **kwargs)
+        raw[len(handed)] = output[0].clone()
+        return output
+
+    def watched(model_output, *args, **kwargs):
+        handed.append(model_output.clone())
+        return step(model_output, *args, **kwargs)
+
+    tiny.pipe.transformer.forward, tiny.pipe.scheduler.step = below_the_executor, watched
+    every_third = {"static": 3, "moderate": 3, "active": 3}
+    _, executor = tiny.run(policy(intervals=every_third, output="corrected"), guidance_scale=1.0)
+    assert executor.account.kinds == ["warmup"] * 2 + ["refresh", "reuse", "reuse"] + ["refresh", "reuse", "cooldown"]
+    raw = {
+        at: output[:, : handed[0].shape[1]] if family == "dit" else output for at, output in raw.items()
+    }  # no learned variance
+    scheduler, at = tiny.pipe.scheduler, forecast_coordinates(tiny.pipe.scheduler)
+    kind = "flow" if family in ("flux", "sd3") else "v_prediction" if family == "cogvideox" else "epsilon"
+    weights = final_weights(NoisePath(*noise_levels(scheduler), final_noise_level(scheduler)), kind)
+
+    def line(a, b, s):
+        return raw[a] + (raw[b] - raw[a]) * (at[s] - at[a]) / (at[b] - at[a])
+
+    for before, last, now, skipped in ((1, 2, 5, (3, 4)), (2, 5, 7, (6,))):
+        for s in skipped:
+            torch.testing.assert_close(handed[s], line(before, last, s), rtol=1e-3, atol=1e-4)
+        owed = sum(weights[s] * (line(last, now, s) - line(before, last, s)) for s in skipped) / weights[now]
+        torch.testing.assert_close(handed[now], raw[now] + owed, rtol=1e-3, atol=1e-4)
+        assert owed.abs().max() > 1e-3, "a correction must show"
+
+
+def test_a_sampler_that_uses_predictions_twice_is_refused_a_correction():
+    with pytest.raises(ExecutionError, match=r"UniPCMultistepScheduler does not: take output = .forecast."):
+        Tiny("wan").run(policy(output="corrected"))
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    with pytest.raises(ExecutionError, match="FlowMatchEulerDiscreteScheduler does not"):
+        refuse_sampler(flow)
+    refuse_sampler(diffusers.FlowMatchEulerDiscreteScheduler())
 
 
 def test_the_axis_is_the_samplers_sigma_or_the_ratio_of_noise_to_signal():

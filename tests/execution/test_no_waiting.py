@@ -1,5 +1,7 @@
 """Nothing in the loop makes the host wait for the device: no value is fetched, no boolean mask is turned into indices."""
 
+from itertools import product
+
 import pytest
 import torch
 from generations import Tiny, policy
@@ -28,10 +30,12 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3", "wan", "pixart"])
-@pytest.mark.parametrize("kept", ["held", "forecast"])
+FAMILIES = product(["flux", "sd3", "wan", "pixart"], ["held", "forecast"])
+
+
+@pytest.mark.parametrize(("family", "kept"), [*FAMILIES, ("flux", "corrected"), ("dit", "corrected")])
 def test_partial_steps_fetch_nothing_from_the_device(family, kept, monkeypatch):
-    more = {"output": "forecast", "cache": {"strategy": "kv", "forecast": True}} if kept == "forecast" else {}
+    more = {} if kept == "held" else {"output": kept, "cache": {"strategy": "kv", "forecast": True}}
     _assert_nothing_is_fetched(family, more, monkeypatch)
 
 

@@ -145,7 +145,9 @@ def test_a_run_from_a_clip_counts_its_own_steps_though_its_scheduler_does_not(mo
     wrong = _from_a_clip()
     assert wrong.plan.fingerprint.steps == 10, "control: without the timestep the run ends before its cool-down"
     assert wrong.account.kinds[-1] != "cooldown"
-    assert [levels[2:] for levels in given[1]] == list(right), "the warm-up's noise levels are those of the steps made"
+    assert [getattr(given[1], name)[2:].tolist() for name in ("timestep", "alpha", "sigma")] == [
+        getattr(right, name).tolist() for name in ("timestep", "alpha", "sigma")
+    ], "the warm-up's noise levels are those of the steps made"
 
 
 def test_the_executor_and_a_recorder_work_one_over_the_other(flux):

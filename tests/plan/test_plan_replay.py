@@ -1,12 +1,17 @@
 """Replay against the plain sum over steps, and its laws: what is not skipped costs nothing."""
 
+from itertools import pairwise
+
+import diffusers
 import numpy as np
 import pytest
+import torch
 
+from janoscope.capture.noise_level import final_noise_level, noise_levels
 from janoscope.conversion import NoisePath
 from janoscope.errors import InputError
 from janoscope.plan import Policy, StepKind, TokenLevel, step_kinds
-from janoscope.plan.replay import Replay, StepWeights, gram, held_minus_recorded, packed
+from janoscope.plan.replay import Replay, StepWeights, final_weights, gram, held_minus_recorded, packed
 
 STEPS, TOKENS, CHANNELS, RUNS = 13, 7, 5, 2
 SIGMA = np.linspace(1, 0.1, STEPS) ** 2
@@ -34,7 +39,7 @@ def replay_of(outputs):
     return Replay(WEIGHTS, np.stack([gram(run) for run in outputs]))
 
 
-def walked(outputs, kinds, ranks, forecast):
+def walked(outputs, kinds, ranks, output):
     """(step, token, channel): what stands for every token, step by step, as the executor goes."""
     held, last, before = np.array(outputs, dtype=np.float64), {}, {}
     for step, kind in enumerate(kinds):
@@ -44,25 +49,40 @@ def walked(outputs, kinds, ranks, forecast):
                 continue
             a, b = last[token], before[token]
             held[step, token] = outputs[a, token]
-            if forecast and b is not None:
+            if output != "hold" and b is not None:
                 slope = (outputs[a, token].astype(float) - outputs[b, token]) / (WEIGHTS.coordinate[a] - WEIGHTS.coordinate[b])
                 held[step, token] += slope * (WEIGHTS.coordinate[step] - WEIGHTS.coordinate[a])
     return held
 
 
+def corrected(held, outputs, kinds, ranks):
+    """`held` with, at every computed step, what the skipped steps before it got wrong against the line between both sides."""
+    result = held.copy()
+    for token in range(outputs.shape[1]):
+        computed = [step for step, kind in enumerate(kinds) if kind.least_rank <= ranks[token]]
+        for a, b in pairwise(computed):
+            for step in range(a + 1, b):
+                share = (WEIGHTS.coordinate[step] - WEIGHTS.coordinate[a]) / (WEIGHTS.coordinate[b] - WEIGHTS.coordinate[a])
+                better = outputs[a, token] + share * (outputs[b, token].astype(float) - outputs[a, token])
+                result[b, token] += WEIGHTS.latent[step] * (better - held[step, token]) / WEIGHTS.latent[b]
+    return result
+
+
 RANKS = np.array([[1, 2, 3, 1, 2, 3, 1], [3, 3, 2, 2, 1, 1, 1]], dtype=np.int8)
 
 
-@pytest.mark.parametrize("forecast", [False, True])
-def test_errors_are_those_of_the_walk_through_every_step(outputs, forecast):
+@pytest.mark.parametrize("keys", ["hold", "forecast"])
+@pytest.mark.parametrize("output", ["hold", "forecast", "corrected"])
+def test_errors_are_those_of_the_walk_through_every_step(outputs, output, keys):
     kinds = step_kinds(policy(), STEPS)
-    found = replay_of(outputs).error(kinds, RANKS, forecast_output=forecast, forecast_keys=forecast)
+    found = replay_of(outputs).error(kinds, RANKS, output=output, forecast_keys=keys == "forecast")
     partial = np.array([kind in (StepKind.MODERATE, StepKind.ACTIVE) for kind in kinds])
     for run in range(RUNS):
-        error = walked(outputs[run], kinds, RANKS[run], forecast) - outputs[run]
-        final = np.einsum("s,stc->tc", WEIGHTS.latent, error)
+        held = walked(outputs[run], kinds, RANKS[run], output)
+        handed_over = corrected(held, outputs[run], kinds, RANKS[run]) if output == "corrected" else held
+        final = np.einsum("s,stc->tc", WEIGHTS.latent, handed_over - outputs[run])
         assert found.output[run] == pytest.approx((final**2).mean(), rel=1e-5)
-        each = (WEIGHTS.latent * partial)[:, None, None] * error
+        each = (WEIGHTS.latent * partial)[:, None, None] * (walked(outputs[run], kinds, RANKS[run], keys) - outputs[run])
         assert found.stale[run] == pytest.approx((each**2).sum(axis=0).mean(), rel=1e-5)
         assert found.output[run] > 0
 
@@ -82,8 +102,8 @@ def test_a_constant_output_is_held_and_a_line_is_forecast_without_error(outputs)
     kinds = step_kinds(policy(), STEPS)
     line = WEIGHTS.coordinate[None, :, None, None] * outputs[:, :1] + 1
     assert replay_of(np.broadcast_to(outputs[:, :1], outputs.shape)).error(kinds, RANKS).output == pytest.approx(0, abs=1e-10)
-    assert replay_of(line).error(kinds, RANKS, forecast_output=True).output == pytest.approx(0, abs=1e-10)
-    assert (replay_of(line).error(kinds, RANKS, forecast_output=False).output > 1e-4).all()
+    assert replay_of(line).error(kinds, RANKS, output="forecast").output == pytest.approx(0, abs=1e-10)
+    assert (replay_of(line).error(kinds, RANKS).output > 1e-4).all()
 
 
 def test_whole_steps_that_are_skipped_leave_no_stale_keys(outputs):
@@ -104,9 +124,39 @@ def test_an_euler_step_weighs_by_its_gap_and_a_ddim_step_by_its_own_rate():
     assert weights.coordinate == pytest.approx(sigma / alpha)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "kind"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), "flow"),
+        (diffusers.DDIMScheduler(clip_sample=False), "epsilon"),
+        (diffusers.DDIMScheduler(clip_sample=False, prediction_type="v_prediction"), "v_prediction"),
+        (diffusers.CogVideoXDDIMScheduler(clip_sample=False, prediction_type="v_prediction"), "v_prediction"),
+    ],
+)
+def test_final_weights_are_what_one_unit_of_output_does_to_the_samplers_last_latent(scheduler, kind):
+    """Against the samplers themselves, which are told nothing of noise paths."""
+
+    def last_latent(outputs):
+        scheduler.set_timesteps(len(outputs))
+        sample = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+        for step, t in enumerate(scheduler.timesteps):
+            sample = scheduler.step(outputs[step].reshape(1, 1, 1, 1), t, sample, return_dict=False)[0]
+        return sample.item()
+
+    steps = 9
+    found = [last_latent(torch.eye(steps, dtype=torch.float64)[step]) for step in range(steps)]
+    scheduler.set_timesteps(steps)
+    path = NoisePath(*noise_levels(scheduler), tuple(final_noise_level(scheduler)))
+    weights = final_weights(path, kind)
+    assert -weights == pytest.approx(np.array(found), rel=1e-4)
+    if kind == "epsilon":
+        control = StepWeights.of_path(path, kind).latent
+        assert -control != pytest.approx(np.array(found), rel=0.1), "what is not carried through the later steps is another thing"
+
+
 def test_refuses_a_token_that_is_never_computed_and_shapes_that_do_not_fit(outputs):
     with pytest.raises(InputError, match="begin with a full step"):
-        held_minus_recorded([False, True], np.array([1.0, 0.5]), forecast=False)
+        held_minus_recorded([False, True], np.array([1.0, 0.5]), "hold")
     with pytest.raises(InputError, match="do not fit"):
         Replay(WEIGHTS, np.zeros((1, 2, 3)))
     with pytest.raises(InputError, match="do not fit"):

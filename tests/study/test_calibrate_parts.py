@@ -345,7 +345,7 @@ def test_replay_holds_what_the_executor_held(tmp_path):
         skipped = skipped.reshape(run.steps, -1)
         token = int(skipped.any(axis=0).argmax())
         assert skipped[:, token].sum() >= 4
-        form = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, output == "forecast")
+        form = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, output)
         assert form @ outputs[:, token] == pytest.approx(0, abs=2e-5)
-        other = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, output == "hold")
+        other = held_minus_recorded(list(~skipped[:, token]), weights.coordinate, "forecast" if output == "hold" else "hold")
         assert np.abs(other @ outputs[:, token]).max() > 1e-3, "the other rule would have been seen"
