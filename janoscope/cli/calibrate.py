@@ -37,7 +37,7 @@ from .options import (
     help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet.",
 )
 @click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
-@click.option("--max-runs", type=click.IntRange(min=1), help="Generations in all [default: 72 for 16 prompts].")
+@click.option("--max-runs", type=click.IntRange(min=1), help="Generations in all [default: 80 for 16 prompts].")
 @click.option(
     "--candidates", type=click.IntRange(min=1), default=4, show_default=True, help="Policies run on every held-out prompt."
 )
@@ -86,7 +86,7 @@ def calibrate(
 ) -> None:
     """Find the policy that meets a target for MODEL on prompts like yours, from recordings and a few real runs.
 
-    Half of the prompts are recorded and fitted on, the others held out: on them the few best policies are run against full runs.
+    Two in five prompts are recorded and fitted on, the others held out: on them the few best policies are run against full runs.
     Of recordings alone (files, directories, manifests) the policy is found by replay, and nothing is validated.
     """
     from ..report.calibration import render_calibration

@@ -1,6 +1,6 @@
 """Calibrate: recordings and a few real runs to a policy that meets a target on new prompts.
 
-Record half the prompts, reduce them to tracks; run a few policies on them and fit the surrogate; search on the tracks alone;
+Record some of the prompts, reduce them to tracks; run a few policies on them and fit the surrogate; search on the tracks alone;
 validate the few on the front by real runs on the other prompts; take one. Recordings without a model: search alone.
 """
 
@@ -69,7 +69,7 @@ def calibrate_model(
     expert: str | None = None,
     progress: Progress = _silent,
 ) -> Calibration:
-    """Calibrate a model on prompts, half of which are held out.
+    """Calibrate a model on prompts, three in five of which are held out.
 
     Args:
         directory: keeps recordings, tracks, runs and the study; a rerun takes up what is there.
@@ -83,9 +83,10 @@ def calibrate_model(
     budget = Budget.of(len(prompts), effort.max_runs, effort.candidates)
     runs = Runs(directory, load, call, ray=effort.ray)
     generations = [Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)]
-    # the first and every second: lists that are sorted by kind are halved fairly
-    fit_on = [replace(g, recorded=True) for g in generations[: 2 * budget.fit : 2]] + generations[2 * budget.fit :]
-    held_out = [g for g in generations if g.key not in {chosen.key for chosen in fit_on}]
+    # evenly over the list: one that is sorted by kind is parted fairly
+    fitted = {index * len(prompts) // budget.fit for index in range(budget.fit)}
+    fit_on = [replace(g, recorded=True) for index, g in enumerate(generations) if index in fitted]
+    held_out = [g for index, g in enumerate(generations) if index not in fitted]
     with progress("full runs") as on_step:
         full = runs.make([*fit_on, *held_out], on_step)
     ran = {g.key: found for g, found in zip([*fit_on, *held_out], full, strict=True) if found is not None}
@@ -320,7 +321,7 @@ def calibrate(
 
     Args:
         source: a hub id, local directory or bundled model; or recordings: files, directories and manifests.
-        prompts: half of them are fitted on, the others held out. load: further arguments of `load_model`. call: options of every
+        prompts: two in five are fitted on, the others held out. load: further arguments of `load_model`. call: options of every
             generation. boundary: with recordings of a model with two experts, where they change over. on_resume: called where an
             unfinished calibration is taken up.
 

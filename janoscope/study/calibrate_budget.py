@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
+FIT_SHARE = 0.4  # of the prompts; the others are held out, since the prediction interval stands on them
 CANDIDATES = 4  # validated on every held-out prompt
 FIT_RUNS = 24  # under a policy, for the surrogate
 VALIDATION_SHARE = 0.6  # of what is left after the full runs
@@ -24,13 +25,13 @@ class Budget:
 
     @classmethod
     def of(cls, prompts: int, max_runs: int | None, most_candidates: int = CANDIDATES) -> "Budget":
-        """Half the prompts, the larger half, are recorded and fitted on; the others are held out.
+        """Two in five prompts are recorded and fitted on; the others are held out.
 
         Raises InputError for fewer than two prompts, and for too few runs for one candidate.
         """
         if prompts < 2:
             raise InputError(f"{prompts} prompt cannot be both fitted on and held out; give two prompts or more (16 are better).")
-        fit = (prompts + 1) // 2
+        fit = max(1, round(FIT_SHARE * prompts))
         held_out = prompts - fit
         if max_runs is None:
             return cls(fit, held_out, most_candidates, FIT_RUNS)

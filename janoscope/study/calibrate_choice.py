@@ -10,14 +10,14 @@ from ..errors import InputError
 from ..plan import Policy
 from .calibrate_search import Band, Candidate, Scorer, front
 from .calibrate_space import LONGEST, Space
-from .calibrate_statistics import Expectation, chosen_by_others
+from .calibrate_statistics import COLLAPSE_DB, Expectation, Pick, chosen_by_others, lead, most_likely_best
 from .calibrate_surrogate import method_class, skips_steps_only
 
 COMPUTE_TOLERANCE = 0.03  # a policy for compute 0.5 computes 0.47 to 0.53
 ABOVE = 0.005  # how far above its target a candidate may be predicted
 AROUND = 0.12  # on both sides of the target, where the search tells costs apart
 PSNR_MARGINS_DB = (0.0, 1.5, 3.0, 5.0, 8.0)  # above a target PSNR: predictions err
-COLLAPSE_DB = 25.0  # about where a picture is no longer the same one
+PREDICTION_DB = 2.0  # how far predicted differences of means stray between kinds; 0.5 to 2.3 on the bundled image model
 
 Kind = Literal["compute", "speedup", "psnr", "pareto"]
 
@@ -66,11 +66,10 @@ def worth_running(candidates: Sequence[Candidate], target: Target, count: int) -
     for candidate in near:
         no_map = skips_steps_only(candidate.policy)
         kinds.setdefault((candidate.method, "" if no_map else candidate.policy.map), candidate)
-    first = list(kinds.values())
-    steps = next((c for c in first if skips_steps_only(c.policy)), None)
-    chosen = first[:count]
-    if steps is not None and steps not in chosen and count > 1:
-        chosen[-1] = steps  # the simplest policy is always put to the test
+    best = list(kinds.values())
+    # the best that skips steps and the best that skips tokens are always put to the test: between the two predictions err most
+    ways = {skips_steps_only(candidate.policy): candidate for candidate in reversed(best)}
+    chosen = sorted(best, key=lambda c: c is not ways[skips_steps_only(c.policy)])[:count]
     return chosen + [c for c in near if c not in chosen][: count - len(chosen)]
 
 
@@ -106,29 +105,45 @@ class Validated:
 
 @dataclass(frozen=True)
 class Choice:
-    """The policy taken. reached: whether it meets the target; expected: PSNR on new prompts, None without validation."""
+    """The policy taken. reached: whether it meets the target; expected: PSNR on new prompts, None without validation. lead: over
+    the next candidate, see `calibrate_statistics.lead`."""
 
     taken: Candidate
     validated: Validated | None
     reached: bool
     expected: Expectation | None = None
-    compute: Expectation | None = None
+    lead: Mapping[str, Any] | None = None
 
 
 def choose(validated: Sequence[Validated], target: Target) -> Choice:
-    """The best of the validated: the highest PSNR within a target cost, the lowest compute at a target PSNR."""
+    """The best of the validated: the highest PSNR within a target cost, the lowest compute at a target PSNR.
+
+    Candidates that the prompts do not tell apart are told apart by prediction.
+    """
     meets = [v for v in validated if _meets(v, target)]
     pool = meets or list(validated)
+    table = np.array([v.psnr for v in pool])
     if target.kind == "psnr":
-        taken = min(pool, key=lambda v: v.mean("compute")) if meets else max(pool, key=lambda v: v.mean("psnr"))
-        psnr: Sequence[float] = taken.psnr
-    elif not meets and target.kind != "pareto":
-        taken = min(pool, key=lambda v: _miss(v, target))
-        psnr = taken.psnr
+        at = _least(pool, lambda v: v.mean("compute") if meets else -v.mean("psnr"))
+    elif not meets:
+        at = _least(pool, lambda v: abs(v.mean(target.kind) - target.value))
     else:
-        taken = max(pool, key=lambda v: v.mean("psnr"))
-        psnr = chosen_by_others({str(index): v.psnr for index, v in enumerate(pool)})
-    return Choice(taken.candidate, taken, bool(meets), Expectation.of(psnr), Expectation.of(taken.compute))
+        predicted = [v.candidate.quality for v in pool]
+        pick: Pick = lambda seen: most_likely_best(seen, predicted, PREDICTION_DB)
+        expected = Expectation.of(table, chosen_by_others(table, pick))
+        at = pick(table)
+        return Choice(pool[at].candidate, pool[at], True, expected, _lead(pool, table, at))
+    expected = Expectation.of(table, [at] * table.shape[1])
+    return Choice(pool[at].candidate, pool[at], bool(meets), expected)
+
+
+def _least(pool: Sequence[Validated], cost: Callable[[Validated], float]) -> int:
+    return min(range(len(pool)), key=lambda index: cost(pool[index]))
+
+
+def _lead(pool: Sequence[Validated], table: np.ndarray, at: int) -> dict[str, Any] | None:
+    found = lead(table, at)
+    return None if found is None else found | {"over": pool[found["over"]].candidate.method}
 
 
 def _meets(validated: Validated, target: Target) -> bool:
@@ -137,10 +152,6 @@ def _meets(validated: Validated, target: Target) -> bool:
     if target.kind == "pareto":
         return True
     return validated.mean(target.kind) >= target.value
-
-
-def _miss(validated: Validated, target: Target) -> float:
-    return abs(validated.mean(target.kind) - target.value)
 
 
 def choose_unseen(candidates: Sequence[Candidate], target: Target) -> Choice | None:
@@ -231,8 +242,3 @@ def _stretched(policy: Policy, factor: float) -> Policy:
     every = policy.intervals
     wider: Callable[[int], int] = lambda interval: max(interval, round(interval * factor))
     return _with_intervals(policy, wider(every.static), wider(every.moderate), wider(every.active))
-
-
-def kinds_of(candidates: Sequence[Candidate]) -> list[str]:
-    """The classes met, in order."""
-    return list(dict.fromkeys(method_class(candidate.policy) for candidate in candidates))

@@ -14,12 +14,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..grid import TokenGrid
-from ..plan import Fingerprint, ModelFacts, Policy, random_scores, step_kinds, token_ranks
+from ..plan import Fingerprint, ModelFacts, Policy, random_scores, step_kinds
 from ..plan.cost import step_flops
 from ..plan.replay import Replay, StepWeights, gram
 from ..plan.schedule import StepKind
 from ..recording import open_recording
 from .analysis_files import write_arrays
+from .calibrate_levels import OrderedMap, stacked_levels
 from .calibrate_space import Space, Span
 from .recording_identity import facts_of_recording, fingerprint_of_recording, sheet_of_recording
 from .run_view import RunView
@@ -160,7 +161,7 @@ class Tracks:
         self._replay = Replay(tracks[0].weights, np.stack([track.grams[:least] for track in tracks]))
         self._followed = [track.tokens[:least] for track in tracks]
         self._signal = np.array([track.signal for track in tracks])
-        self._ranks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._ordered: dict[str, list[OrderedMap]] = {}
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -205,14 +206,13 @@ class Tracks:
 
     def _levels(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
         """(run, 5): tokens of a rank or above; (run, followed token): ranks."""
-        cut = [policy.thresholds and vars(policy.thresholds), policy.quantiles and vars(policy.quantiles), policy.tokens]
-        key = json.dumps([map_key(policy), policy.tile, cut])
-        if key not in self._ranks:
-            whole = [token_ranks(self._scores(track, policy), policy, self.grid) for track in self._tracks]
-            counts = np.array([[int((ranks >= least).sum()) for least in range(5)] for ranks in whole])
-            chosen = np.stack([ranks[tokens] for ranks, tokens in zip(whole, self._followed, strict=True)])
-            self._ranks[key] = counts, chosen
-        return self._ranks[key]
+        key = json.dumps([map_key(policy), policy.tile])
+        if key not in self._ordered:
+            self._ordered[key] = [
+                OrderedMap.of(self._scores(track, policy), policy, self.grid, followed)
+                for track, followed in zip(self._tracks, self._followed, strict=True)
+            ]
+        return stacked_levels(self._ordered[key], policy)
 
     def _scores(self, track: Track, policy: Policy) -> np.ndarray:
         if policy.map == "random":

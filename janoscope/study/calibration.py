@@ -58,7 +58,7 @@ def _chosen(choice: Choice | None) -> dict[str, Any] | None:
     if choice is None:
         return None
     taken = choice.validated.to_json() if choice.validated else choice.taken.to_json()
-    return taken | {"reached": choice.reached, "validated": choice.validated is not None}
+    return taken | {"reached": choice.reached, "validated": choice.validated is not None, "lead": choice.lead}
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ def _told(fit: Fit) -> str:
         )
         if fit.choice.expected and (interval := fit.choice.expected.interval(16)):
             lines.append(f"mean PSNR over 16 new prompts: 95 % prediction interval {interval[0]:.1f} to {interval[1]:.1f} dB")
+        if lead := fit.choice.lead:
+            lines.append(
+                f"{abs(lead['by']):.1f} dB {'ahead of' if lead['by'] >= 0 else 'behind'} the next candidate ({lead['over']}), "
+                f"standard error {lead['standard_error']:.1f}"
+            )
     steepest = fit.cliff and fit.cliff["steepest"]
     if steepest:
         lines.append(
