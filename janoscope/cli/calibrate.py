@@ -24,7 +24,7 @@ from .options import (
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="MODEL|RUNS...")
+@click.argument("sources", nargs=-1, required=True, metavar="[MODEL] [RUNS...]")
 @click.option("--target-compute", type=float, metavar="C", help="FLOPs against the full run, such as 0.5.")
 @click.option("--target-speedup", type=float, metavar="S", help="Wall time of the full run over ours on this device.")
 @click.option("--target-psnr", type=float, metavar="P", help="The least compute with this mean PSNR (dB).")
@@ -87,7 +87,8 @@ def calibrate(
     """Find the policy that meets a target for MODEL on prompts like yours, from recordings and a few real runs.
 
     Two in five prompts are recorded and fitted on, the others held out: on them the few best policies are run against full runs.
-    Of recordings alone (files, directories, manifests) the policy is found by replay, and nothing is validated.
+    Recordings (files, directories, manifests) given beside MODEL are searched on as well. Of recordings alone the policy is found
+    by replay, and nothing is validated.
     """
     from ..report.calibration import render_calibration
     from ..study.calibrate import Effort
@@ -104,8 +105,8 @@ def calibrate(
         "expert": expert,
         "force": force,
     }
-    source: str | list[str] = list(sources)
-    if _are_recordings(sources):
+    model, recordings = _parted(sources)
+    if model is None:
         _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
         told |= {"boundary": boundary, "load": {"probe": options["probe"]}}
     else:
@@ -113,13 +114,13 @@ def calibrate(
             raise click.UsageError("--boundary is for RUNS; a MODEL's pipeline says it itself.")
         if not verbose:
             hush()
-        source, given = sources[0], all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
-        load = take_model({**options, "model": source})
+        given = all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
+        load = take_model({**options, "model": model})
         call = take_call({**options, "prompt": given[0]})
-        told |= {"prompts": given, "load": load, "call": call}
+        told |= {"prompts": given, "load": load, "call": call, "recordings": recordings}
     with _kept_at_a_stop(output):
         found = run_calibration(
-            source,
+            model or recordings,
             output,
             target,
             progress=lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run"),
@@ -133,8 +134,8 @@ def calibrate(
         click.echo(str(found))
         for file in [*sorted(output.glob("policy*.toml")), output / "calibration.json", *drawn]:
             click.echo(f"Wrote {file}")
-        if found.reached and isinstance(source, str):
-            click.echo(f"Next: janoscope apply {source} -p PROMPT --policy {output / 'policy.toml'} --reference")
+        if found.reached and model is not None:
+            click.echo(f"Next: janoscope apply {model} -p PROMPT --policy {output / 'policy.toml'} --reference")
     sys.exit(0 if found.reached else 1)
 
 
@@ -168,10 +169,8 @@ def _refuse_policy_options(sources: tuple[str, ...], *targets: float | bool | No
         raise click.UsageError(
             "--export finds no policy; leave --target-compute, --target-speedup, --target-psnr and --pareto out."
         )
-    if not _are_recordings(sources):
-        raise click.UsageError(
-            f"--export reads recordings, and {sources[0]} is none; make them with `janoscope record --for TOOL`."
-        )
+    if (model := _parted(sources)[0]) is not None:
+        raise click.UsageError(f"--export reads recordings, and {model} is none; make them with `janoscope record --for TOOL`.")
 
 
 def _target(compute: float | None, speedup: float | None, psnr: float | None, pareto: bool) -> Any:
@@ -184,12 +183,15 @@ def _target(compute: float | None, speedup: float | None, psnr: float | None, pa
     return Target(*known[0])  # type: ignore[arg-type]
 
 
-def _are_recordings(sources: tuple[str, ...]) -> bool:
-    """Files, and directories without a model in them, are recordings; anything else is a model."""
-    kinds = {_is_recording(Path(source)) for source in sources}
-    if len(kinds) > 1 or (kinds == {False} and len(sources) > 1):
-        raise click.UsageError(f"{' '.join(sources)}: give one MODEL, or recordings (files, directories, manifests), not both.")
-    return kinds == {True}
+def _parted(sources: tuple[str, ...]) -> tuple[str | None, list[str]]:
+    """(model, recordings). Files, and directories without a model in them, are recordings; anything else is a model."""
+    recordings = [source for source in sources if _is_recording(Path(source))]
+    models = [source for source in sources if source not in recordings]
+    if len(models) > 1:
+        raise click.UsageError(
+            f"{' and '.join(models)}: give one MODEL, and recordings (files, directories, manifests) that exist beside it."
+        )
+    return (models[0] if models else None), recordings
 
 
 def _is_recording(path: Path) -> bool:

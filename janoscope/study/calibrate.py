@@ -5,57 +5,28 @@ validate the few on the front by real runs on the other prompts; take one. Recor
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from .calibrate_budget import CANDIDATES, Budget
-from .calibrate_choice import Target, Validated, choose, choose_unseen, cliff, worth_running
+from ..recording import open_recording
+from .calibrate_budget import Budget
+from .calibrate_budget import Effort as Effort
+from .calibrate_choice import Target
 from .calibrate_directory import open_directory
-from .calibrate_runs import Generation, Ran, Runs
-from .calibrate_search import Band, Candidate, Scorer, front, probes, search
-from .calibrate_space import Space, Span, nothing_to_skip
-from .calibrate_surrogate import Observed, Surrogate, agreement, cross_validated, fit_surrogate, method_class
-from .calibrate_times import StepTimes
+from .calibrate_fit import Fitting, Progress, silent
+from .calibrate_runs import Generation, Runs
+from .calibrate_space import Span
 from .calibrate_tracks import Tracks, kept_track, tokens_per_run
-from .calibration import Calibration, Fit, write_calibration
+from .calibration import Calibration, write_calibration
 from .call import CallOptions
 from .fanout import fan_out
+from .recording_identity import fingerprint_of_recording
 from .shards import Shards, gather_shards
 
-TRIALS = 3000
-TRACKS, STUDY = "tracks", "study.journal"
-OnStep = Callable[[int, int], None]
-Progress = Callable[[str], AbstractContextManager[OnStep | None]]
-
-
-def _silent(label: str) -> AbstractContextManager[OnStep | None]:
-    return nullcontext()
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is spent.
-
-    max_runs: generations in all, None for the usual number. candidates: policies validated on every held-out prompt. trials:
-    policies scored on recordings. seed: of the search, of what is drawn, and of the first prompt's generation; the others count
-    up. ray: address of a cluster.
-    """
-
-    max_runs: int | None = None
-    candidates: int = CANDIDATES
-    trials: int = TRIALS
-    seed: int = 0
-    ray: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise InputError(f"--trials {self.trials} searches nothing; give 1 or more.")
+TRACKS = "tracks"
 
 
 def calibrate_model(
@@ -65,28 +36,29 @@ def calibrate_model(
     prompts: Sequence[str],
     target: Target,
     *,
+    shards: Shards | None = None,
     effort: Effort | None = None,
     expert: str | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Calibration:
     """Calibrate a model on prompts, three in five of which are held out.
 
     Args:
         directory: keeps recordings, tracks, runs and the study; a rerun takes up what is there.
         load: arguments of `load_model`. call: options of every generation; prompt and seed are set for each.
+        shards: recordings of the same model and call that the search sees beside those made here.
         expert: one of the networks of a model with two; both by default, each with its own fit.
 
     Raises:
-        InputError: too few prompts or runs, no run succeeded, nothing can be skipped in so few steps.
+        InputError: too few prompts or runs, no run succeeded, nothing can be skipped in so few steps, shards of another kind.
     """
     effort = effort or Effort()
     budget = Budget.of(len(prompts), effort.max_runs, effort.candidates)
     runs = Runs(directory, load, call, ray=effort.ray)
-    generations = [Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)]
-    # evenly over the list: one that is sorted by kind is parted fairly
-    fitted = {index * len(prompts) // budget.fit for index in range(budget.fit)}
-    fit_on = [replace(g, recorded=True) for index, g in enumerate(generations) if index in fitted]
-    held_out = [g for index, g in enumerate(generations) if index not in fitted]
+    fit_on, held_out = _parted([Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)], budget.fit)
+    if shards is not None:
+        runs.make(fit_on[:1])
+        _refuse_others(shards, runs.recording(fit_on[0]))
     with progress("full runs") as on_step:
         full = runs.make([*fit_on, *held_out], on_step)
     ran = {g.key: found for g, found in zip([*fit_on, *held_out], full, strict=True) if found is not None}
@@ -94,12 +66,44 @@ def calibrate_model(
     if not fit_on or not held_out:
         raise InputError(f"too few full runs succeeded to go on: {'; '.join(runs.failures)[:500]}")
     told = next(iter(ran.values())).model
-    tracks = _reduced([runs.recording(g) for g in fit_on], directory, told["boundary"], effort, load.get("probe"), progress)
+    given, left_out = _beside(shards, prompts)
+    paths = [*(runs.recording(g) for g in fit_on), *given]
+    tracks = _reduced(paths, directory, told["boundary"], effort, load.get("probe"), progress)
     spans = _spans(tracks, told["boundary"], expert)
     share = replace(budget, candidates=max(1, budget.candidates // len(spans)), fit_runs=budget.fit_runs // len(spans))
-    work = _Calibrating(directory, target, effort, progress, runs, fit_on, held_out, share)
+    work = Fitting(directory, target, effort, progress, runs, fit_on, held_out, share)
     fits = [work.fit(tracks, span) for span in spans]
-    return Calibration(target, tuple(fits), tracks.fingerprint, told, _seeds(generations), runs.count, tuple(runs.failures))
+    seen = [(g.prompt, g.seed) for g in held_out]
+    return Calibration(
+        target, tuple(fits), tracks.fingerprint, told, (*tracks.runs, *seen), runs.count, (*runs.failures, *left_out)
+    )
+
+
+def _parted(generations: Sequence[Generation], fit: int) -> tuple[list[Generation], list[Generation]]:
+    """Those to record, evenly over the list, so that one that is sorted by kind is parted fairly; and the others."""
+    fitted = {index * len(generations) // fit for index in range(fit)}
+    recorded = [replace(g, recorded=True) for index, g in enumerate(generations) if index in fitted]
+    return recorded, [g for index, g in enumerate(generations) if index not in fitted]
+
+
+def _refuse_others(shards: Shards, own: Path) -> None:
+    """Raise InputError naming what differs between the recordings that were given and one that was made here."""
+    with open_recording(own) as recording:
+        made_here = fingerprint_of_recording(recording)
+    differs = shards.made_with.difference(made_here, any_prompt=True)
+    if differs:
+        told = "; ".join(f"{d.field} {d.mine} there, {d.theirs} here" for d in differs)[:500]
+        raise InputError(f"the recordings were made otherwise than the model's runs are ({told}). Give the options they had.")
+
+
+def _beside(shards: Shards | None, prompts: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
+    """The recordings to take, and sentences about the others: a prompt that is validated on is not searched on."""
+    if shards is None:
+        return [], ()
+    taken = [shard.path for shard in shards.recordings if shard.prompt not in prompts]
+    same = len(shards.recordings) - len(taken)
+    told = (f"{same} of the recordings are left out: their prompts are among those given with --prompts.",) if same else ()
+    return taken, (*shards.left_out, *told)
 
 
 def calibrate_recordings(
@@ -111,7 +115,7 @@ def calibrate_recordings(
     boundary: float | None = None,
     expert: str | None = None,
     probe: Path | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Calibration:
     """Calibrate on recordings alone: nothing is run, so no PSNR is known and nothing is validated.
 
@@ -120,7 +124,7 @@ def calibrate_recordings(
     effort = effort or Effort()
     refuse_unmeasured(target)
     tracks = _reduced(list(shards.paths), directory, boundary, effort, probe, progress)
-    work = _Calibrating(directory, target, effort, progress)
+    work = Fitting(directory, target, effort, progress)
     fits = [work.fit(tracks, span) for span in _spans(tracks, boundary, expert)]
     told = {"name": tracks.fingerprint.model, "revision": "unknown", "boundary": boundary}
     return Calibration(target, tuple(fits), tracks.fingerprint, told, tuple(tracks.runs), 0, shards.left_out)
@@ -132,10 +136,6 @@ def refuse_unmeasured(target: Target) -> None:
         raise InputError(
             f"--target-{target.kind} needs real runs, and recordings alone were given; name a MODEL, or use --target-compute."
         )
-
-
-def _seeds(generations: Sequence[Generation]) -> tuple[tuple[str, int | None], ...]:
-    return tuple((g.prompt, g.seed) for g in generations)
 
 
 def _reduced(
@@ -180,150 +180,29 @@ def _spans(tracks: Tracks, boundary: float | None, expert: str | None) -> list[S
     return spans
 
 
-@dataclass(frozen=True)
-class _Calibrating:
-    """One calibration under way. runs, budget: None without a model."""
-
-    directory: Path
-    target: Target
-    effort: Effort
-    progress: Progress
-    runs: Runs | None = None
-    fit_on: Sequence[Generation] = ()
-    held_out: Sequence[Generation] = ()
-    budget: Budget | None = None
-
-    def fit(self, tracks: Tracks, span: Span) -> Fit:
-        space = Space.of_span(tracks.grid, tracks.steps, span)
-        if space is None:
-            return Fit(span, note=nothing_to_skip(tracks.steps, span))
-        observed = self._observe(tracks, space)
-        surrogate = fit_surrogate([run for run, _ in observed])
-        times = self._times([ran for _, ran in observed]) if self.target.kind == "speedup" else None
-        scorer = Scorer(tracks, surrogate, times)
-        candidates = self._search(scorer, space, self.target.band)
-        line = front(candidates, self.target.band)
-        validated = self._validate(worth_running(candidates, self.target, self.budget.candidates if self.budget else 0))
-        choice = (
-            choose(validated, self.target) if validated else choose_unseen(candidates, self.target) if not self.runs else None
-        )
-        found = Fit(
-            span,
-            surrogate=surrogate,
-            times=times,
-            agreement=_agreement([run for run, _ in observed], validated),
-            front=tuple(line),
-            validated=tuple(validated),
-            choice=choice,
-            cliff=None if choice is None else cliff(scorer, space, choice.taken),
-            tried=len(candidates),
-        )
-        return replace(found, note="" if choice else _out_of_reach(self.target, candidates))
-
-    def _observe(self, tracks: Tracks, space: Space) -> list[tuple[Observed, Ran]]:
-        """Real runs of a few policies, each on one of the recorded prompts, and what their replays say."""
-        if self.runs is None or self.budget is None or self.budget.fit_runs == 0:
-            return []
-        drawn = probes(Scorer(tracks, Surrogate()), space, _wide(self.target), self.budget.fit_runs, self.effort.seed)
-        order = {run: index for index, run in enumerate(tracks.runs)}
-        wanted = [replace(self.fit_on[i % len(self.fit_on)], policy=c.policy, recorded=False) for i, c in enumerate(drawn)]
-        with self.progress("fit runs") as on_step:
-            made = self.runs.make(wanted, on_step)
-        found = []
-        for number, (generation, ran) in enumerate(zip(wanted, made, strict=True)):
-            if ran is None or ran.psnr is None or generation.policy is None:
-                continue
-            score, at = tracks.score(generation.policy), order[generation.prompt, generation.seed]
-            policy = replace(generation.policy, name=f"probe {number}")
-            found.append((Observed(policy, float(score.output[at]), float(score.stale[at]), ran.psnr), ran))
-        return found
-
-    def _times(self, fitted: Sequence[Ran]) -> StepTimes:
-        assert self.runs is not None
-        full = [ran for g in self.held_out if (ran := self.runs.known.get(g.key)) is not None]
-        steps = [step for ran in full for step in ran.steps]
-        outside = [ran.wall_s - sum(s.seconds for s in ran.steps) - ran.wall_s / (len(ran.steps) + 1) for ran in full]
-        return StepTimes.measured(steps, [s for ran in fitted for s in ran.steps], float(np.median(outside)))
-
-    def _search(self, scorer: Scorer, space: Space, band: Band) -> list[Candidate]:
-        told = {"trials": self.effort.trials, "seed": self.effort.seed}
-        with self.progress("search") as on_step:
-            return search(scorer, space, band, self.directory / STUDY, on_trial=on_step, **told)
-
-    def _validate(self, few: Sequence[Candidate]) -> list[Validated]:
-        """Every candidate on every held-out prompt; prompts where a candidate failed count for none."""
-        if self.runs is None or not few:
-            return []
-        wanted = [replace(g, policy=candidate.policy) for candidate in few for g in self.held_out]
-        with self.progress("validate") as on_step:
-            made = self.runs.make(wanted, on_step)
-        table = [made[i * len(self.held_out) : (i + 1) * len(self.held_out)] for i in range(len(few))]
-        whole = [p for p in range(len(self.held_out)) if all(row[p] is not None for row in table)]
-        if not whole:
-            raise InputError(f"no held-out prompt ran under every candidate: {'; '.join(self.runs.failures)[:500]}")
-        return [self._validated(candidate, [row[p] for p in whole], whole) for candidate, row in zip(few, table, strict=True)]
-
-    def _validated(self, candidate: Candidate, ran: Sequence[Ran | None], prompts: Sequence[int]) -> Validated:
-        assert self.runs is not None
-        known = [run for run in ran if run is not None]
-        full = [self.runs.known[self.held_out[p].key].wall_s for p in prompts]
-        return Validated(
-            candidate,
-            tuple(float(run.psnr or 0.0) for run in known),
-            tuple(float(run.compute or 0.0) for run in known),
-            tuple(whole / run.wall_s for whole, run in zip(full, known, strict=True)),
-        )
-
-
-def _wide(target: Target) -> Band:
-    """Computes to fit the surrogate over: further out than the search goes."""
-    if target.kind == "compute":
-        return Band("compute", max(0.15, target.value - 0.25), min(0.95, target.value + 0.3))
-    return Band("compute", 0.25, 0.9)
-
-
-def _agreement(observed: Sequence[Observed], validated: Sequence[Validated]) -> dict[str, Any]:
-    """How the surrogate ranks: single runs of the fit, each predicted without its own policy; and the validated, mean by mean."""
-    runs = agreement(
-        [method_class(run.policy) for run in observed], cross_validated(observed).tolist(), [run.psnr for run in observed]
-    )
-    means = agreement(
-        [v.candidate.method for v in validated], [v.candidate.quality for v in validated], [v.mean("psnr") for v in validated]
-    )
-    return {"fit_runs": runs, "held_out_means": means}
-
-
-def _out_of_reach(target: Target, candidates: Sequence[Candidate]) -> str:
-    best = max(candidates, key=lambda c: c.quality)
-    cheapest = min(candidates, key=lambda c: c.compute)
-    return (
-        f"no policy comes near {target}: {len(candidates)} were tried, the cheapest computes {cheapest.compute:.2f}, the best is "
-        f"predicted at {best.quality:.1f} dB with compute {best.compute:.2f}."
-    )
-
-
 def calibrate(
     source: str | Sequence[str | Path],
     directory: str | Path,
     target: Target,
     *,
     prompts: Sequence[str] = (),
+    recordings: Sequence[str | Path] = (),
     load: Mapping[str, Any] | None = None,
     call: CallOptions | None = None,
     effort: Effort | None = None,
     boundary: float | None = None,
     expert: str | None = None,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     on_resume: Callable[[], None] = lambda: None,
 ) -> Calibration:
     """Calibrate a MODEL on prompts, or on recordings alone, and write the policy, calibration.json and all runs to `directory`.
 
     Args:
         source: a hub id, local directory or bundled model; or recordings: files, directories and manifests.
-        prompts: two in five are fitted on, the others held out. load: further arguments of `load_model`. call: options of every
-            generation. boundary: with recordings of a model with two experts, where they change over. on_resume: called where an
-            unfinished calibration is taken up.
+        prompts: two in five are fitted on, the others held out. recordings: with a model, those that the search sees as well.
+        load: further arguments of `load_model`. call: options of every generation. boundary: with recordings of a model with two
+            experts, where they change over. on_resume: called where an unfinished calibration is taken up.
 
     Raises:
         InputError: see `calibrate_model`, `calibrate_recordings` and `open_directory`.
@@ -334,6 +213,8 @@ def calibrate(
     """
     directory, effort = Path(directory), effort or Effort()
     told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
+    given = [Path(place) for place in (recordings if isinstance(source, str) else source)]
+    shards = gather_shards(given) if given else None
     if isinstance(source, str):
         Budget.of(len(prompts), effort.max_runs, effort.candidates)  # refused before a directory is made
         arguments = {**(load or {}), "name": source}
@@ -341,10 +222,11 @@ def calibrate(
         recipe: dict[str, Any] = {"load": arguments, "call": vars(call) | {"prompt": None, "seed": None}}
         if open_directory(directory, recipe, force):
             on_resume()
-        found = calibrate_model(directory, arguments, call, prompts, target, **told)
+        found = calibrate_model(directory, arguments, call, prompts, target, shards=shards, **told)
     else:
         refuse_unmeasured(target)
-        shards = gather_shards([Path(place) for place in source])
+        if shards is None:
+            raise InputError("no recording was given.")
         probe = (load or {}).get("probe")
         recipe = {"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe}
         if open_directory(directory, recipe, force):

@@ -1,4 +1,4 @@
-"""How many of the generations that a user allows go where."""
+"""How much a calibration may spend, and where the generations that a user allows go."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from ..errors import InputError
 
 FIT_SHARE = 0.4  # of the prompts; the others are held out, since the prediction interval stands on them
 CANDIDATES = 4  # validated on every held-out prompt
+TRIALS = 3000  # policies scored on recordings
 FIT_RUNS = 24  # under a policy, for the surrogate
 VALIDATION_SHARE = 0.6  # of what is left after the full runs
 
@@ -43,3 +44,23 @@ class Budget:
             )
         candidates = min(most_candidates, max(1, int(VALIDATION_SHARE * left / held_out)))
         return cls(fit, held_out, candidates, min(FIT_RUNS, left - candidates * held_out))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent.
+
+    max_runs: generations in all, None for the usual number. candidates: policies validated on every held-out prompt. trials:
+    policies scored on recordings. seed: of the search, of what is drawn, and of the first prompt's generation; the others count
+    up. ray: address of a cluster.
+    """
+
+    max_runs: int | None = None
+    candidates: int = CANDIDATES
+    trials: int = TRIALS
+    seed: int = 0
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise InputError(f"--trials {self.trials} searches nothing; give 1 or more.")

@@ -11,7 +11,7 @@ from ..plan import Policy
 from .calibrate_search import Band, Candidate, Scorer, front
 from .calibrate_space import LONGEST, Space
 from .calibrate_statistics import COLLAPSE_DB, Expectation, Pick, chosen_by_others, lead, most_likely_best
-from .calibrate_surrogate import method_class, skips_steps_only
+from .calibrate_surrogate import skips_steps_only
 
 COMPUTE_TOLERANCE = 0.03  # a policy for compute 0.5 computes 0.47 to 0.53
 ABOVE = 0.005  # how far above its target a candidate may be predicted

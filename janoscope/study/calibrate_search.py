@@ -163,7 +163,7 @@ def probes(scorer: Scorer, space: Space, band: Band, count: int, seed: int) -> l
     rng = np.random.default_rng(seed)
     classes = [
         {"levels": levels, "output": output, "keys": keys}
-        for output in ("forecast", "hold")
+        for output in reversed(space.outputs)
         for levels, keys in ((2, "forecast"), (3, "hold"), (1, "hold"))
     ]
     found: list[Candidate] = []

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from ..grid import TokenGrid, Triple
-from ..plan import Policy
+from ..plan import OUTPUTS, Policy
 
 TOKEN_MAPS = ("x0-gradient", "velocity-change", "ras")
 MAPS = ("jano", *TOKEN_MAPS, "random")
@@ -46,12 +46,14 @@ class Space:
     tiles: tuple[Triple, ...]
     temporal_weights: tuple[float, ...]
     initial_latent: bool = True
+    outputs: tuple[str, ...] = OUTPUTS
 
     @classmethod
-    def of_span(cls, grid: TokenGrid, steps: int, span: Span) -> "Space | None":
+    def of_span(cls, grid: TokenGrid, steps: int, span: Span, outputs: tuple[str, ...] = OUTPUTS) -> "Space | None":
         """The space for a run, or for one expert's share of its steps; None where warm-up and cool-down leave nothing to skip.
 
-        An expert that begins midway has no jano map: its signals would reach back over the boundary.
+        An expert that begins midway has no jano map: its signals would reach back over the boundary. outputs: what may stand for
+        a token that is skipped, which depends on the sampler.
         """
         most = len(span) - LEAST_COOLDOWN - LEAST_BETWEEN
         if most < LEAST_WARMUP:
@@ -68,6 +70,7 @@ class Space:
             tuple(after + end for end in ends),
             _tiles(grid),
             TEMPORAL_WEIGHTS if grid.tokens[0] > 1 else (0.0,),
+            outputs=outputs,
         )
 
     def choices(self) -> dict[str, tuple[Any, ...]]:
@@ -83,7 +86,7 @@ class Space:
             "active": ACTIVE,
             "moderate_factor": FACTORS,
             "static_factor": FACTORS,
-            "output": ("hold", "forecast"),
+            "output": self.outputs,
             "keys": ("hold", "forecast"),
         }
 

@@ -130,7 +130,7 @@ def most_likely_best(table: np.ndarray, predicted: Sequence[float], prediction_e
 
 
 def lead(table: np.ndarray, taken: int) -> dict[str, Any] | None:
-    """How far one candidate is ahead of the best of the others, over prompts in pairs; None where there is no other or one prompt.
+    """How far one candidate is ahead of the best of the others, over prompts in pairs; None where nothing can be compared.
 
     In dB: `by`, its `standard_error`, and `over`, the other's index.
     """

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..grid import TokenGrid
-from ..plan import Fingerprint, ModelFacts, Policy, random_scores, step_kinds
+from ..plan import OUTPUTS, Fingerprint, ModelFacts, Policy, is_one_step, random_scores, step_kinds
 from ..plan.cost import step_flops
 from ..plan.replay import Replay, StepWeights, gram
 from ..plan.schedule import StepKind
@@ -182,6 +182,13 @@ class Tracks:
     def runs(self) -> list[tuple[str, int | None]]:
         """Prompt and seed of every recording."""
         return [(track.fingerprint.prompt, track.fingerprint.seed) for track in self._tracks]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What may stand for a skipped token's output under the recordings' sampler."""
+        sampler = self.fingerprint.scheduler
+        exact = isinstance(sampler, Mapping) and is_one_step(sampler)
+        return tuple(output for output in OUTPUTS if exact or output != "corrected")
 
     @cached_property
     def _flops(self) -> np.ndarray:

@@ -233,6 +233,17 @@ def test_recordings_alone_are_enough_and_say_so(recordings, tmp_path):
     assert "nothing validated" in (tmp_path / "c" / "report.html").read_text()
 
 
+def test_recordings_beside_a_model_are_searched_on_but_not_those_of_held_out_prompts(recordings, offered, tmp_path):
+    """PROMPTS[0] lies recorded with seed 0 and PROMPTS[1] with seed 1; of the prompts given here one is PROMPTS[1]."""
+    given = {"prompts": ("a red dog", PROMPTS[1]), "effort": replace(EFFORT, max_runs=5), "recordings": [recordings]}
+    found = calibrate("tiny", tmp_path / "c", HALF, **given)
+    assert found.prompts == (("a red dog", 0), (PROMPTS[0], 0), (PROMPTS[1], 1))
+    assert any("1 of the recordings are left out" in reason for reason in found.left_out)
+    assert len(lines(tmp_path / "c")) == found.runs == 5, "no recorded run was made again"
+    with pytest.raises(InputError, match=r"made otherwise than the model's runs are \(steps 10 there, 9 here"):
+        calibrate("tiny", tmp_path / "d", HALF, call=CallOptions(PROMPTS[0], steps=9), **given)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -243,8 +254,9 @@ def test_recordings_alone_are_enough_and_say_so(recordings, tmp_path):
         (["demo", "--target-compute", "0.5"], "give two prompts or more"),
         (["demo", "-p", "a", "--target-compute", "0.5"], "give two prompts or more"),
         (["demo", "-p", "a", "-p", "b", "--target-compute", "0.5", "--max-runs", "2"], "--max-runs 2 is too few"),
-        (["demo", "RUNS", "--target-compute", "0.5"], "give one MODEL, or recordings"),
-        (["demo", "demo:video", "-p", "a", "-p", "b", "--target-compute", "0.5"], "give one MODEL, or recordings"),
+        (["demo", "RUNS", "--target-compute", "0.5"], "give two prompts or more"),
+        (["demo", "demo:video", "-p", "a", "-p", "b", "--target-compute", "0.5"], "demo and demo:video: give one MODEL"),
+        (["demo", "no-such-runs", "-p", "a", "-p", "b", "--target-compute", "0.5"], "demo and no-such-runs: give one MODEL"),
         (["RUNS", "--target-psnr", "40"], "needs real runs"),
         (["RUNS", "--target-compute", "0.5", "--steps", "9"], "--steps has no effect on recordings"),
         (["RUNS", "--target-compute", "0.5", "-p", "a"], "--prompt has no effect on recordings"),

@@ -158,7 +158,7 @@ def test_levels_from_ordered_scores_are_those_that_token_ranks_gives(grid):
         tile = [int(rng.choice((1, 2))), *(int(size) for size in rng.choice((2, 4, 6), 2))]
         low, high = np.sort(rng.integers(0, 11, 2) / 10)
         cut = {"static": float(low), "moderate": float(high)}
-        own = policy(map=("jano", "ras")[trial % 2], tile=tile, **{"quantiles": cut})
+        own = policy(map=("jano", "ras")[trial % 2], tile=tile, quantiles=cut)
         if trial % 3 == 0:
             own = replace(own, quantiles=None, thresholds=own.quantiles)
         shape = grid.tiles(own.tile) if own.map == "jano" else (grid.count,)

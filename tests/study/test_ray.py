@@ -3,11 +3,16 @@
 import json
 import os
 import signal
+import threading
+import time
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from janoscope.errors import InputError
+from janoscope.study.call import CallOptions
 from janoscope.study.fanout import Rank, fan_out
 
 ray = pytest.importorskip("ray", reason="spreading over a cluster needs the ray extra")
@@ -24,15 +29,20 @@ intervals = { static = 3, moderate = 2 }
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def nodes():
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     cluster.add_node(**node)
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes):
+    return nodes.address
 
 
 def make_worker(doomed: int):
@@ -91,6 +101,56 @@ def test_prompts_are_recorded_analysed_and_compared_on_the_cluster(cluster, save
     for row in found["rows"]:
         assert [run["prompt"] for run in row["runs"]] == ["a cat", "a dog"], row["note"]
         assert all(", cpu (" in run["machine"] for run in row["runs"])
+
+
+def kill_a_busy_worker(nodes, tries=3000):
+    """The first process of this cluster that is at a task, which is where a worker loads the model."""
+    raylets = {started.process.pid for node in nodes.list_all_nodes() for started in node.all_processes["raylet"]}
+    for _ in range(tries):
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                name, status = (process / "cmdline").read_bytes(), (process / "status").read_text()
+            except OSError:
+                continue  # it ended while we looked
+            parent = int(status.partition("PPid:")[2].split()[0])
+            if name.startswith(b"ray::_RayWorker.run") and parent in raylets:
+                os.kill(int(process.name), signal.SIGKILL)
+                return
+        time.sleep(0.02)
+
+
+def test_a_calibration_survives_a_lost_worker_and_a_rerun_makes_up_for_it(nodes, cluster, saved, tmp_path, monkeypatch):
+    from janoscope.study.calibrate import Effort, calibrate
+    from janoscope.study.calibrate_choice import Target
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(saved("flux"))
+    prompts = ("a cat", "a dog", "a red cat", "a red dog")
+    call = CallOptions("a cat", steps=8, height=112, width=176, extra={"max_sequence_length": 16})
+    given = {"prompts": prompts, "call": call, "effort": Effort(max_runs=9, candidates=1, trials=100, ray=cluster)}
+    killer = threading.Thread(target=kill_a_busy_worker, args=(nodes,))
+
+    @contextmanager
+    def killing(label):
+        if label == "full runs":
+            killer.start()
+        yield None
+
+    found = calibrate("model", "half", Target("compute", 0.7), progress=killing, **given)
+    killer.join()
+    [lost] = found.left_out
+    assert "its worker was lost" in lost
+    assert len(found.prompts) == 3
+    assert found.main.validated
+    before = (tmp_path / "half" / "runs.jsonl").read_text().splitlines()
+    again = calibrate("model", "half", Target("compute", 0.7), force=True, **given)
+    after = (tmp_path / "half" / "runs.jsonl").read_text().splitlines()
+    assert after[: len(before)] == before, "what was done is taken up"
+    assert not again.left_out
+    assert {prompt for prompt, _ in again.prompts} == set(prompts)
+    assert [json.loads(line)["prompt"] for line in after[len(before) :] if json.loads(line)["psnr"] is None] == [
+        lost.split("'")[1]
+    ]
 
 
 def test_ray_and_ranks_are_not_mixed():

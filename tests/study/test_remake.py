@@ -79,6 +79,57 @@ def test_a_report_is_made_from_nothing_with_the_same_structure(slug, tmp_path, d
     assert text.splitlines()[0] == (ROOT / slug / "report.md").read_text().splitlines()[0]
 
 
+def test_a_calibration_is_made_tested_on_new_prompts_and_drawn(tmp_path, demo):
+    """As reports/calibrate-demo, with two prompts and few steps: structure, no figures."""
+    folder = tmp_path / "calibrate"
+    folder.mkdir()
+    (folder / "new.txt").write_text("a small green cat, gray sky\n")
+    (folder / "recipe.toml").write_text(
+        """
+        kind = "calibration"
+        title = "A policy"
+        claim = "It keeps its word."
+        target = { compute = 0.6 }
+        max_runs = 6
+        trials = 100
+        new_prompts = "new.txt"
+        new_seeds = [7, 8]
+        [[subject]]
+        name = "few"
+        model = "demo"
+        probe = "flux"
+        prompts = ["a small red apple, mint sky", "a large blue car on sand, night sky", "a small yellow cat, gray sky"]
+        call = { steps = 10 }
+        methods = ["uniform:k=2"]
+        """
+    )
+    remake(folder, Request(), progress=silent, load=demo)
+    assert {path.name for path in (folder / "few").iterdir()} >= {
+        "calibration.json",
+        "policy.toml",
+        "comparison.json",
+        "made.json",
+    }
+    facts = json.loads((folder / "few" / "calibration.json").read_text())
+    found = json.loads((folder / "few" / "comparison.json").read_text())
+    assert facts["runs"] <= 6
+    assert facts["tried"] <= 100
+    assert [row["label"] for row in found["rows"]] == ["full", "policy:file=policy.toml", "uniform:k=2"]
+    assert [(run["prompt"], run["seed"]) for run in found["rows"][1]["runs"]] == [
+        ("a small green cat, gray sky", s) for s in (7, 8)
+    ]
+    made = json.loads((folder / "few" / "made.json").read_text())
+    assert (made["new_prompts"], made["new_seeds"]) == (["a small green cat, gray sky"], [7, 8])
+    report, *figures = render_report(folder)
+    text = report.read_text()
+    mean = found["rows"][1]["mean"]["psnr"]
+    for words in (f"{mean:.1f} dB at compute", "on 2 runs of 1 new prompts, promised", "| `uniform:k=2` |", "```toml\nname = "):
+        assert words in text, words
+    assert "few-front.svg" in {path.name for path in figures}
+    assert str(tmp_path) not in text, "no name of a folder of the moment"
+    assert render_report(folder)[0].read_text() == text
+
+
 # what the hub's transformer/config.json of each model says, beyond the defaults of its class
 PUBLISHED = {
     "black-forest-labs/FLUX.1-dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),

@@ -1,17 +1,80 @@
-"""A calibration: what was found, what to expect of it, the front and the ground around it, and the policy itself."""
+"""A calibration: what was found, what to expect of it, its front, the policy, and whether it kept its word."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from ...study.recipe import Recipe
 from ..calibration import calibration_figures, caption, key_figures, read_calibration
-from .page import Figures, Section, Shown, table
+from . import comparison
+from .page import Figures, Section, Shown, estimate, table, value
+
+CALIBRATED = "policy:file=policy.toml"
+EXPECTED = "16"  # new prompts of the promise
 
 
 def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
-    """Key figures, the calibration's own drawings, and policy.toml as it lies in the folder."""
+    """Key figures, the calibration's own drawings, policy.toml as it lies in the folder, and the comparison on new prompts."""
     facts = read_calibration(shown.folder)
     key = key_figures(facts)
-    blocks = [f"{caption(facts)}.", table(("", "", ""), key)] if key else [f"{caption(facts)}. No policy was found."]
+    blocks = [f"{caption(facts)}.", table(("", "", ""), key)] if key else [f"{caption(facts)}. {facts['note']}"]
     blocks += [figures.svg(drawing, f"{shown.name}-{drawing.name}") for drawing in calibration_figures(facts)]
+    blocks += _candidates(facts)
+    blocks += _ranking(facts)
     policy = shown.folder / "policy.toml"
     if policy.is_file():
         blocks.append(f"```toml\n{policy.read_text(encoding='utf-8').strip()}\n```")
-    return Section("; ".join(f"{words} {value} ({unit})" for words, value, unit in key) + "." * bool(key), blocks)
+    found = [f"{words} {told} ({unit})" for words, told, unit in key]
+    if (shown.folder / "comparison.json").is_file():
+        tested, more = _tested(facts, comparison.read_comparison(shown.folder))
+        found.append(tested)
+        blocks += ["### On new prompts", tested + ".", *more, *comparison.draw(recipe, shown, figures).blocks]
+    return Section("; ".join(found) + "." * bool(found), blocks)
+
+
+def _candidates(facts: Mapping[str, Any]) -> list[str]:
+    seen = facts["validation"]["candidates"]
+    if not seen:
+        return []
+    rows = [
+        [point["class"], point["policy"]["map"], value(point["measured"]["compute"], ".3f"), *figures]
+        for point in seen
+        if (figures := [value(db, ".1f") for db in (point["predicted"], point["measured"]["psnr"], min(point["each"]["psnr"]))])
+    ]
+    words = f"The candidates on {facts['validation']['prompts']} held-out prompts:"
+    return [words, table(("class", "map", "compute", "predicted (dB)", "PSNR (dB)", "lowest"), rows)]
+
+
+def _ranking(facts: Mapping[str, Any]) -> list[str]:
+    runs = facts["surrogate"].get("spearman", {}).get("fit_runs")
+    if not runs or not runs["across"]["runs"]:
+        return []
+    rows = [
+        [name, value(row["spearman"]), value(row["rmse_db"], ".1f"), str(row["runs"])]
+        for name, row in {"all": runs["across"], **runs["within"]}.items()
+    ]
+    words = "Replay against real runs, each predicted by a fit without its own policy:"
+    return [words, table(("class", "Spearman", "error (dB)", "runs"), rows)]
+
+
+def _tested(facts: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(one sentence, the differences to every other row run by run)."""
+    rows = {row["label"]: row for row in found["rows"]}
+    ours = rows[CALIBRATED]
+    expected = facts["validation"]["prediction_interval"]["prediction_interval"][EXPECTED]
+    mean, runs = ours["mean"]["psnr"], ours["runs"]
+    kept = "no promise" if expected is None else f"promised {expected[0]:.1f} to {expected[1]:.1f}"
+    prompts = len({run["prompt"] for run in runs})
+    compute = value(ours["mean"]["compute"], ".3f")
+    sentence = f"{value(mean, '.1f')} dB at compute {compute} on {len(runs)} runs of {prompts} new prompts, {kept}"
+    pairs = []
+    for pair in found["paired"]:
+        names = [pair["first"], pair["second"]]
+        if CALIBRATED not in names:
+            continue
+        other = names[1 - names.index(CALIBRATED)]
+        sign = 1 if names[0] == CALIBRATED else -1
+        ends = [pair["low"], pair["high"]] if sign == 1 else [-1 * end for end in (pair["high"], pair["low"]) if end is not None]
+        its = value(rows[other]["mean"]["compute"], ".3f")
+        pairs.append([f"`{other}`", its, estimate(sign * pair["value"], ends), str(pair["runs"])])
+    words = "The calibrated policy's PSNR less that of each other, run by run, each at its own compute; 95 % interval:"
+    return sentence, [words, table(("other", "its compute", "difference (dB)", "runs"), pairs)] if pairs else []
