@@ -110,14 +110,20 @@ def draw_spread(facts: Mapping[str, Any], ax: Axes) -> Axes | None:
         colour = CHOSEN if _is_chosen(facts, point) else TOKENS if point["class"].startswith("tokens") else STEPS
         ax.scatter(psnr, [row] * len(psnr), s=16, color=colour, alpha=0.85, zorder=2)
         ax.plot([point["measured"]["psnr"]] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=1.4, zorder=3)
-    ax.set_yticks(range(len(seen)), [f"{point['class']}, {point['policy']['map']}" for point in seen])
+    ax.set_yticks(range(len(seen)), [name_of(point) for point in seen])
     ax.invert_yaxis()
     interval = _interval(facts)
     if interval is not None:
         ax.axvspan(*interval, color=CHOSEN, alpha=0.15, linewidth=0)
-    ax.set_xlabel("PSNR against the full run (dB); shaded: 95 % for the mean of 16 new prompts")
+    ax.set_xlabel("PSNR against the full run (dB)\nshaded: 95 % for the mean of 16 new prompts")
     add_grid(ax, "x")
     return ax
+
+
+def name_of(point: Mapping[str, Any]) -> str:
+    """Its class and, where there are levels to be told apart, its map."""
+    kind: str = point["class"]
+    return kind if kind.startswith("steps") else f"{kind}, {point['policy']['map']}"
 
 
 def draw_agreement(facts: Mapping[str, Any], ax: Axes) -> Axes | None:

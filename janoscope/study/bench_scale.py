@@ -15,6 +15,7 @@ import torch
 
 from ..grid import TokenGrid
 from ..recording import Recorder, open_recording
+from .calibrate_search import drawn_policy
 from .calibrate_space import Space
 from .calibrate_tracks import TOKENS, Tracks, reduce_recording
 from .record import installed_versions
@@ -28,7 +29,7 @@ BRANCHES, PATCH = ("guided", "cond", "uncond"), (1, 2, 2)
 WAN = (6, 60, 104)  # latent cells: a part of a clip of Wan at 480p, what is measured is proportional to tokens
 STEPS = 50
 SMALL = (2, 12, 16)
-CANDIDATES = 20
+CANDIDATES = 500
 RECIPES = 8  # as many as there were machines: each opens one recording
 
 
@@ -52,7 +53,7 @@ def bench_scale(
         merge_s = _merge(Path(folder), manifests, repeats)
         say(f"writing, reading and reducing {cells} latent cells, {steps} steps")
         write_s, read_s, size = _files(Path(folder), cells, steps, repeats)
-        reduce_s, score_s = _replay(Path(folder) / "run.h5")
+        reduce_s, sort_s, score_s, maps = _replay(Path(folder) / "run.h5")
     return {
         "schema": SCHEMA,
         "manifests": manifests,
@@ -60,7 +61,9 @@ def bench_scale(
         "write_cpu_s_a_gb": write_s / size * GB,
         "read_cpu_s_a_gb": read_s / size * GB,
         "reduce_cpu_s_a_gb": reduce_s / size * GB,
-        "score_cpu_s_a_million_tokens": score_s / TokenGrid(16, cells, PATCH).count * 1e6,
+        "sort_cpu_s_a_million_tokens": sort_s / TokenGrid(16, cells, PATCH).count * 1e6,
+        "score_cpu_s": score_s,
+        "maps": maps,
         "bytes": size,
         "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0]},
         "packages": installed_versions(),
@@ -93,19 +96,21 @@ def _files(folder: Path, cells: tuple[int, int, int], steps: int, repeats: int) 
     return min(written), min(read), path.stat().st_size
 
 
-def _replay(path: Path) -> tuple[float, float]:
-    """CPU seconds to reduce a recording, and to score a candidate whose levels nobody cut before."""
+def _replay(path: Path) -> tuple[float, float, float, int]:
+    """CPU seconds to reduce a recording, to put one of its maps in order, and to score a candidate; how many maps there are."""
     started = time.process_time()
     tracks = Tracks([reduce_recording(path, TOKENS[0])])
     reduced = time.process_time() - started
     space = Space.of_span(tracks.grid, tracks.steps, tracks.spans(None)[0])
     assert space is not None, "more steps are needed for a policy"
-    policies = list(space.mapping_policies())[:CANDIDATES]
-    tracks.score(policies[0])  # counts FLOPs once
-    started = time.process_time()
-    for policy in policies[1:]:
-        tracks.score(policy)
-    return reduced, (time.process_time() - started) / len(policies[1:])
+    maps = list(space.mapping_policies())
+    tracks.score(maps[0])  # counts FLOPs once
+    rng = np.random.default_rng(0)
+    drawn = [drawn_policy(space, rng) for _ in range(CANDIDATES)]
+    sort_s = _cpu_seconds(lambda: [tracks.order(policy) for policy in maps]) / len(maps)
+    for policy in drawn:
+        tracks.order(policy)  # random maps, which no recording holds
+    return reduced, sort_s, _cpu_seconds(lambda: [tracks.score(policy) for policy in drawn]) / CANDIDATES, len(maps)
 
 
 def _write(path: Path, cells: tuple[int, int, int], steps: int) -> Path:

@@ -169,13 +169,14 @@ def probes(scorer: Scorer, space: Space, band: Band, count: int, seed: int) -> l
     found: list[Candidate] = []
     for index in range(count):
         aim = band.low + (band.high - band.low) * float(rng.random())
-        drawn = [_draw(scorer, space, rng, classes[index % len(classes)]) for _ in range(DRAWS)]
+        drawn = [scorer.candidate(drawn_policy(space, rng, classes[index % len(classes)])) for _ in range(DRAWS)]
         drawn.sort(key=lambda candidate: abs(band.of(candidate) - aim))
         near = [c for c in drawn[: DRAWS // 4] if c.policy not in [f.policy for f in found]] or drawn[:1]
         found.append(max(near, key=lambda c: c.quality) if index % 2 else near[0])
     return found
 
 
-def _draw(scorer: Scorer, space: Space, rng: np.random.Generator, given: Mapping[str, Any]) -> Candidate:
+def drawn_policy(space: Space, rng: np.random.Generator, given: Mapping[str, Any] | None = None) -> Policy:
+    """Any policy of the space; given: parts that are settled."""
     params = {name: values[int(rng.integers(len(values)))] for name, values in space.choices().items()}
-    return scorer.candidate(space.policy(params | {"low": float(rng.random()), "span": float(rng.random())} | dict(given)))
+    return space.policy(params | {"low": float(rng.random()), "span": float(rng.random())} | dict(given or {}))

@@ -205,21 +205,21 @@ class Tracks:
 
     def score(self, policy: Policy) -> Score:
         """Raises InputError where a map was not kept, or the policy does not fit."""
-        counts, ranks = self._levels(policy)
+        counts, ranks = stacked_levels(self.order(policy), policy)
         kinds = step_kinds(policy, self.steps)
         error = self._replay.error(kinds, ranks, output=policy.output, forecast_keys=policy.cache.forecast)
         compute = np.stack([self._flops[counts[:, kind.least_rank]] for kind in kinds], axis=1)  # (run, step)
         return Score(compute.mean(axis=1), error.output / self._signal, error.stale / self._signal, kinds, compute)
 
-    def _levels(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
-        """(run, 5): tokens of a rank or above; (run, followed token): ranks."""
+    def order(self, policy: Policy) -> list[OrderedMap]:
+        """The policy's map on every recording; put in order once, then kept."""
         key = json.dumps([map_key(policy), policy.tile])
         if key not in self._ordered:
             self._ordered[key] = [
                 OrderedMap.of(self._scores(track, policy), policy, self.grid, followed)
                 for track, followed in zip(self._tracks, self._followed, strict=True)
             ]
-        return stacked_levels(self._ordered[key], policy)
+        return self._ordered[key]
 
     def _scores(self, track: Track, policy: Policy) -> np.ndarray:
         if policy.map == "random":

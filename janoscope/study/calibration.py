@@ -38,7 +38,7 @@ class Fit:
         expected = self.choice.expected if self.choice else None
         return {
             "expert": self.span.expert,
-            "steps": [self.span.first, self.span.last],
+            "span": [self.span.first, self.span.last],
             "tried": self.tried,
             "front": [candidate.to_json() for candidate in self.front],
             "chosen": _chosen(self.choice),

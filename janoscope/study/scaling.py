@@ -53,7 +53,8 @@ class Measured:
     """What `janoscope bench scale` measured; CPU seconds of one core, since times of a busy machine say nothing.
 
     merge: s for `manifests` manifests. write, read, reduce: s a GB of recording; reading converts to velocity and x0, reducing
-    makes the Gram matrices and all maps of a calibration. score: s for one candidate on one recording of a million tokens.
+    makes the Gram matrices and all `maps` of a calibration. sort: s to put one map of a million tokens in order, which the search
+    does once for each; score: s for one candidate on one recording.
     """
 
     manifests: int
@@ -61,7 +62,9 @@ class Measured:
     write_cpu_s_a_gb: float
     read_cpu_s_a_gb: float
     reduce_cpu_s_a_gb: float
-    score_cpu_s_a_million_tokens: float
+    sort_cpu_s_a_million_tokens: float
+    score_cpu_s: float
+    maps: int
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Measured":
@@ -130,8 +133,9 @@ def scale_to(gpus: int, assumed: Assumptions, measured: Measured) -> Scale:
     record = _generating("record", budget.fit * full_s, recorded_gb, measured.write_cpu_s_a_gb, gpus, assumed)
     merge = Stage("merge", measured.merge_cpu_s * assumed.prompts / measured.manifests, 0.0, 0.0, "one core")
     reduce = _reducing(recorded_gb, measured.reduce_cpu_s_a_gb, gpus, assumed)
-    scored = assumed.candidates * budget.fit * _tokens(assumed.model) / 1e6
-    search = Stage("search", scored * measured.score_cpu_s_a_million_tokens, 0.0, 0.0, "one core")
+    sorting = measured.maps * _tokens(assumed.model) / 1e6 * measured.sort_cpu_s_a_million_tokens
+    search_s = budget.fit * (sorting + assumed.candidates * measured.score_cpu_s)
+    search = Stage("search", search_s, 0.0, 0.0, "one core")
     validate = budget.held_out * full_s + policy_runs * full_s * assumed.policy_compute
     stages = (record, merge, reduce, search, _generating("validate", validate, 0.0, 0.0, gpus, assumed))
     gpu_hours = sum(stage.gpu_s for stage in stages) / HOUR

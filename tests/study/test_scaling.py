@@ -12,7 +12,14 @@ from janoscope.study.scaling import Assumptions, Measured, describe_scaling, gen
 ROOT = Path(__file__).parents[2]
 WAN_14B, TOKENS, STEPS = Assumptions().model, 75600, 50
 MEASURED = Measured(
-    1000, merge_cpu_s=2.0, write_cpu_s_a_gb=1.0, read_cpu_s_a_gb=1.0, reduce_cpu_s_a_gb=40.0, score_cpu_s_a_million_tokens=0.1
+    1000,
+    merge_cpu_s=2.0,
+    write_cpu_s_a_gb=1.0,
+    read_cpu_s_a_gb=1.0,
+    reduce_cpu_s_a_gb=40.0,
+    sort_cpu_s_a_million_tokens=0.1,
+    score_cpu_s=1e-4,
+    maps=105,
 )
 
 
@@ -37,12 +44,12 @@ def test_eight_times_the_gpus_take_an_eighth_of_the_time_at_the_same_cost_while_
     assert small.usd == pytest.approx(2.5 * sum(stage.gpu_s for stage in small.stages) / 3600)
     merge, _ = by_name["merge"]
     assert merge.wall_s == 2.0
-    reduce, less = by_name["reduce"]  # 500 recordings of 2.4192 GB, 64 cores; then 512, faster than 2 GB/s
+    reduce, less = by_name["reduce"]  # 400 recordings of 2.4192 GB, 64 cores; then 512, faster than 2 GB/s
     assert (reduce.bound, less.bound) == ("cores", "the file system")
-    assert reduce.wall_s == pytest.approx(500 * 2.4192 * 40 / 64)
-    assert less.wall_s == pytest.approx(500 * 2.4192 / 2)
+    assert reduce.wall_s == pytest.approx(400 * 2.4192 * 40 / 64)
+    assert less.wall_s == pytest.approx(400 * 2.4192 / 2)
     search, same = by_name["search"]
-    assert search.wall_s == same.wall_s == pytest.approx(3000 * 500 * 0.0756 * 0.1)
+    assert search.wall_s == same.wall_s == pytest.approx(400 * (105 * 0.0756 * 0.1 + 3000 * 1e-4))
 
 
 def test_a_slow_file_system_becomes_the_bound():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...study.recipe import Recipe
-from ..calibration import calibration_figures, caption, key_figures, read_calibration
+from ..calibration import calibration_figures, caption, key_figures, name_of, read_calibration
 from . import comparison
 from .page import Figures, Section, Shown, estimate, table, value
 
@@ -15,7 +15,8 @@ EXPECTED = "16"  # new prompts of the promise
 def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     """Key figures, the calibration's own drawings, policy.toml as it lies in the folder, and the comparison on new prompts."""
     facts = read_calibration(shown.folder)
-    key = key_figures(facts)
+    # a speedup of a shared machine says nothing, unless it was what was asked for
+    key = [row for row in key_figures(facts) if row[0] != "speedup" or facts["target"]["kind"] == "speedup"]
     blocks = [f"{caption(facts)}.", table(("", "", ""), key)] if key else [f"{caption(facts)}. {facts['note']}"]
     blocks += [figures.svg(drawing, f"{shown.name}-{drawing.name}") for drawing in calibration_figures(facts)]
     blocks += _candidates(facts)
@@ -36,12 +37,12 @@ def _candidates(facts: Mapping[str, Any]) -> list[str]:
     if not seen:
         return []
     rows = [
-        [point["class"], point["policy"]["map"], value(point["measured"]["compute"], ".3f"), *figures]
+        [name_of(point), value(point["measured"]["compute"], ".3f"), *figures]
         for point in seen
         if (figures := [value(db, ".1f") for db in (point["predicted"], point["measured"]["psnr"], min(point["each"]["psnr"]))])
     ]
     words = f"The candidates on {facts['validation']['prompts']} held-out prompts:"
-    return [words, table(("class", "map", "compute", "predicted (dB)", "PSNR (dB)", "lowest"), rows)]
+    return [words, table(("candidate", "compute", "predicted (dB)", "PSNR (dB)", "lowest"), rows)]
 
 
 def _ranking(facts: Mapping[str, Any]) -> list[str]:
