@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -68,14 +69,19 @@ def janoscope() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 the check asked for failed, 2 refused, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 the check asked for failed, 2 refused, 130 interrupted (Ctrl-C, SIGTERM)."""
     # libraries talk of their own affairs while loading; --verbose lets them
     if not {"-v", "--verbose"} & set(sys.argv):
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    with warnings.catch_warnings():
-        warnings.showwarning = _tell_warning
-        _run()
+    # a batch system's SIGTERM ends a run as Ctrl-C does: without a handler nothing half-made would be cleared away
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell_warning
+            _run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run() -> None:

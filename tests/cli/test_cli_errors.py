@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,16 @@ def test_a_device_that_is_not_there_is_one_line(run, tmp_path):
     assert code == 2
     assert len(lines) == 1
     assert lines[0].startswith("--device bogus cannot be used")
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does_and_leaves_nothing_half_made(monkeypatch, run, tmp_path):
+    def stopped(**_):
+        with tempfile.TemporaryDirectory(prefix=".making.", dir=tmp_path):
+            assert list(tmp_path.iterdir())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(app.janoscope, "main", stopped)
+    assert run() == (app.INTERRUPTED, ["Interrupted."])
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -147,3 +147,10 @@ def test_tables_set_figures_to_the_right_and_keep_bars_apart():
     assert estimate(1.234, [1, 2]) == "1.23 [1.00, 2.00]"
     assert estimate(1.234, None) == "1.23"
     assert estimate(None, [1, 2]) == "–"
+
+
+def test_a_quick_run_is_told_where_a_report_has_no_models_too(tmp_path):
+    copy = copied(ROOT / "reports" / "table2-memory", tmp_path)
+    for quick in (True, False):
+        (copy / "made.json").write_text(json.dumps({"quick": quick}))
+        assert ("A quick run" in render_report(copy)[0].read_text()) is quick

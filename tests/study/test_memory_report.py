@@ -12,7 +12,7 @@ from janoscope.report.evidence.page import Figures
 from janoscope.study.evidence import memory as made
 from janoscope.study.recipe import read_recipe
 
-REPORT = Path(__file__).parents[2] / "reports" / "memory"
+REPORT = Path(__file__).parents[2] / "reports" / "table2-memory"
 
 
 def test_remade_results_are_the_committed_ones(tmp_path):

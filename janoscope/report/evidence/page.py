@@ -13,6 +13,7 @@ from ..results import interval, number
 from ..svg import Drawing
 
 NOT_MEASURED = "–"
+QUICK = "**A quick run: it shows that the machinery works, its figures mean nothing.**"
 PNG_DPI = 160
 
 
@@ -102,7 +103,7 @@ def _made_of(one: Shown) -> list[str]:
         f"Prompts: {'; '.join(made.get('prompts', []))}. Seeds: {', '.join(map(str, made.get('seeds', [])))}.",
         f"Policy: {made['policy']}." if made.get("policy") else "",
         f"Versions: {versions}." if versions else "",
-        "**A quick run: it shows that the machinery works, its figures mean nothing.**" if made.get("quick") else "",
+        QUICK if made.get("quick") else "",
     ]
     blocks = [" ".join(fact for fact in facts if fact)]
     if recordings := made.get("recordings"):

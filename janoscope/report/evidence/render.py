@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...study.recipe import MADE, Recipe, read_recipe
 from ..style import styled
 from . import analysis, calibration, comparison, gallery, maps, memory, performance
-from .page import Figures, Section, Shown, how_made
+from .page import QUICK, Figures, Section, Shown, how_made
 
 Draw = Callable[[Recipe, Shown, Figures], Section]
 # kind of report -> what draws one subject; of kinds without subjects -> what draws the whole folder
@@ -41,7 +41,8 @@ def render_report(directory: Path) -> list[Path]:
         matplotlib.rcParams["savefig.facecolor"] = "white"  # a page may be dark, the ink is not
         if recipe.kind in WHOLE_KINDS:
             section = WHOLE_KINDS[recipe.kind](recipe, figures)
-            found, blocks = [section.found], [*section.blocks]
+            quick = [QUICK] if read_made(directory).get("quick") else []
+            found, blocks = [section.found], [*quick, *section.blocks]
         else:
             found, blocks = _subjects(recipe, shown, figures)
     head = [f"# {recipe.title}", recipe.claim, *(f"**Found.** {sentence}" for sentence in found if sentence)]

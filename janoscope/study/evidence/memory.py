@@ -46,7 +46,7 @@ def make_whole(recipe: Recipe, folder: Path, quick: bool, on_step: OnStep) -> No
         on_step(done := done + 1, total)
     write_json(
         folder / RESULTS,
-        {"schema": SCHEMA, "quick": quick, "published": rows, "measured": found, "versions": installed_versions()},
+        {"schema": SCHEMA, "published": rows, "measured": found, "versions": installed_versions()},
     )
 
 

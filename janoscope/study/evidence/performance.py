@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ...errors import InputError
 from ..analysis_files import write_json, write_whole
 from ..bench_analyze import SMALL_MAP, SMALL_RUN, bench_analyze
 from ..bench_analyze import describe_bench as describe_analyze
-from ..bench_execute import bench_execute
+from ..bench_execute import SIZES, bench_execute
 from ..bench_record import CASES, SMALL_CASES, bench_record
 from ..bench_record import describe_bench as describe_record
+from ..bench_scale import SMALL, bench_scale
 from ..recipe import Recipe
+from ..scaling import Measured, describe_scaling
 from .task import OnStep
 
 
@@ -47,9 +51,17 @@ def _analyze(folder: Path, name: str, quick: bool) -> None:
 
 
 def _execute(folder: Path, name: str, quick: bool) -> None:
-    result = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5)
+    torch.set_num_threads(1)  # idle threads wait in processor time
+    clock = "wall" if torch.cuda.is_available() else "cpu"
+    result = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5, clock=clock)
     write_json(folder / f"{name}.json", result.to_json())
     _write_text(folder / f"{name}.md", "Performance of the executor", f"```\n{result}\n```")
+
+
+def _scale(folder: Path, name: str, quick: bool) -> None:
+    result = bench_scale(10, SMALL, 12, 1, say=lambda text: None) if quick else bench_scale(say=lambda text: None)
+    write_json(folder / f"{name}.json", result)
+    _write_text(folder / f"{name}.md", "Scale of a calibration", describe_scaling(Measured.from_json(result)))
 
 
 def _write_text(path: Path, title: str, text: str) -> None:
@@ -59,5 +71,6 @@ def _write_text(path: Path, title: str, text: str) -> None:
 _BENCHES: dict[str, Callable[[Path, str, bool], None]] = {
     "record": _record,
     "analyze": _analyze,
-    "execute-flux-like": _execute,
+    **{f"execute-{size}": _execute for size in SIZES},
+    "scale": _scale,
 }

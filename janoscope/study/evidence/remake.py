@@ -197,6 +197,7 @@ def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bo
     _copy_recipe(recipe, target)
     with tempfile.TemporaryDirectory(prefix=".making.", dir=target) as made, progress(recipe.slug) as on_step:
         maker.make_whole(recipe, Path(made), request.quick, on_step or (lambda done, total: None))
+        write_json(Path(made) / MADE, {"schema": SCHEMA, "quick": request.quick, "versions": installed_versions()})
         for file in sorted(Path(made).iterdir()):
             file.replace(target / file.name)
     return target
