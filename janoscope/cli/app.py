@@ -89,9 +89,11 @@ def _run() -> None:
         sys.exit(janoscope.main(standalone_mode=False) or 0)
     except JanoscopeError as error:
         _refuse(" ".join(str(error).split()))
+    except click.exceptions.NoArgsIsHelpError as error:
+        _refuse(error.format_message())  # the help of a group, in its own lines
     except click.UsageError as error:
         hint = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-        _refuse(" ".join(error.format_message().split()) + hint)
+        _refuse(" ".join(error.format_message().split()).rstrip(".") + "." + hint)
     except click.ClickException as error:
         _refuse(error.format_message())
     except OSError as error:
@@ -123,7 +125,11 @@ def _tell_warning(
 ) -> None:
     """Warnings as one line each: our own, which are RuntimeWarnings, plain; those of libraries with their kind."""
     kind = "" if category is RuntimeWarning else f"{category.__name__}: "
-    click.echo(kind + " ".join(str(message).split()), err=True)
+    text = kind + " ".join(str(message).split())
+    if tqdm := sys.modules.get("tqdm"):
+        tqdm.tqdm.write(text, file=sys.stderr)  # on a line of its own while a bar is shown
+    else:
+        click.echo(text, err=True)
 
 
 def _refuse(message: str) -> None:

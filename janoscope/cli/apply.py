@@ -68,6 +68,8 @@ def apply(
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
+    if any_prompt and plan_file is None:
+        raise click.UsageError("--any-prompt has no effect without --plan: a policy fits any prompt. Leave it out.")
     told = {"strategy": strategy, "device_mib": device_mib, "window": window}
     told = {key: value for key, value in told.items() if value is not None}
     cache = Cache.from_table(told, "--cache") if told else None

@@ -10,7 +10,12 @@ from .options import json_option, quiet_option
 
 
 @click.command("analyze")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write analyze.json and analyze.md into this directory.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write analyze.json and analyze.md into this directory.",
+)
 @click.option(
     "--scratch", type=click.Path(path_type=Path), help="Where the recording of about 2 GB is written [default: the system's]."
 )

@@ -20,7 +20,12 @@ from .options import json_option
     show_default=True,
     help="cpu: processor time, for a busy machine; with OMP_NUM_THREADS=1.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write execute-SIZE.json and .txt into this directory.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write execute-SIZE.json and .txt into this directory.",
+)
 @click.option("--strict", is_flag=True, help="Exit code 1 when a figure misses its limit.")
 @json_option
 def bench_execute(

@@ -10,7 +10,12 @@ from .options import json_option, quiet_option
 
 
 @click.command("record")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write record.json and record.md into this directory.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write record.json and record.md into this directory.",
+)
 @click.option("--scratch", type=click.Path(path_type=Path), help="Where about 500 MB are written [default: the system's].")
 @click.option("--small", is_flag=True, help="A hundredth of the size, to see that it runs; its ratios say nothing.")
 @click.option("--strict", is_flag=True, help="Exit code 1 when a ratio misses its limit.")

@@ -14,7 +14,9 @@ from .options import json_option, quiet_option
 )
 @click.option("--prompts", type=click.IntRange(min=2), default=1000, show_default=True)
 @click.option("--gpu-hour-usd", type=click.FloatRange(min=0), default=2.5, show_default=True, help="What a GPU costs.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write scale.json and scale.md into this directory.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write scale.json and scale.md into this directory."
+)
 @click.option("--small", is_flag=True, help="A hundredth of the work, to see that it runs; its figures say nothing.")
 @json_option
 @quiet_option

@@ -130,7 +130,8 @@ def compare(
     if not as_json:
         for file in files:
             click.echo(f"Wrote {file}")
-    sys.exit(0 if ray is None or comparison.complete else 1)
+    failed = not any(row.runs for row in comparison.rows[1:])
+    sys.exit(1 if failed or (ray is not None and not comparison.complete) else 0)
 
 
 def _here(
@@ -216,4 +217,6 @@ def _lines(file: Path | None, option: str) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{option} {file}: {error}") from error
-    return [line for line in lines if line and not line.startswith("#")]
+    if not (told := [line for line in lines if line and not line.startswith("#")]):
+        raise click.UsageError(f"{option} {file} holds none; write one a line.")
+    return told

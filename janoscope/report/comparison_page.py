@@ -133,7 +133,7 @@ def equal_compute_table(facts: Mapping[str, Any]) -> Table:
 def cards_of(facts: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> tuple[list[Card], float]:
     """A card a method, and where the scale of the errors ends (0..255)."""
     if len(pictures) < 2:
-        return [], 0.0
+        return [], 1.0
     clips = {label: _thinned(clip) for label, clip in pictures.items()}
     reference = next(iter(clips.values()))
     errors = {label: error_map(reference, clip) for label, clip in clips.items()}

@@ -21,6 +21,7 @@ from ..execution.rows import Rows
 from ..execution.strategies import keeper_of
 from ..plan import Cache
 from ..probe import find_sheet
+from .model import usable_device
 
 SCHEMA = "janoscope-bench-execute/1"
 # efficiency = (plain time / partial time) / (plain FLOPs / partial FLOPs); refresh = refresh time / plain time
@@ -141,13 +142,13 @@ def bench_execute(
 ) -> ExecuteBench:
     """Time a size of `SIZES`: plain, refresh and partial calls at each share of active tokens, interleaved `repeats` times.
 
-    Raises InputError for an unknown size or clock, and for processor time on an accelerator.
+    Raises InputError for an unknown size, clock or device, and for processor time on an accelerator.
     """
     if size not in SIZES:
         raise InputError(f"no size {size!r}; legal: {', '.join(SIZES)}.")
     if clock not in CLOCKS:
         raise InputError(f"no clock {clock!r}; legal: {', '.join(CLOCKS)}.")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = torch.device(usable_device(device))
     if clock == "cpu" and where.type != "cpu":
         raise InputError(f"clock cpu says nothing of work on {where}; leave it out, or time on the cpu.")
     return _Bench(SIZES[size], where, clock).run(shares, repeats)

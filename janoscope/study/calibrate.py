@@ -18,6 +18,7 @@ from .calibrate_choice import Target
 from .calibrate_directory import open_directory
 from .calibrate_fit import Fitting, Progress, silent
 from .calibrate_runs import Generation, Runs
+from .calibrate_search import load_optuna
 from .calibrate_space import Span
 from .calibrate_tracks import Tracks, kept_track, tokens_per_run
 from .calibration import Calibration, write_calibration
@@ -211,6 +212,7 @@ def calibrate(
         >>> found = janoscope.calibrate("demo", "half", Target("compute", 0.5), prompts=prompts)  # doctest: +SKIP
         >>> found.main.choice.expected.interval(16)  # doctest: +SKIP
     """
+    load_optuna()  # its absence is told before hours of runs, not after
     directory, effort = Path(directory), effort or Effort()
     told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
     given = [Path(place) for place in (recordings if isinstance(source, str) else source)]

@@ -85,11 +85,7 @@ def search(
     Whole generations are kept in `journal`; an interrupted search goes on after the last of them and ends as it would have
     without the interruption. Raises InputError without Optuna.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise InputError("calibrate needs the calibrate extra (pip install 'janoscope[calibrate]').") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = load_optuna()
     seen: dict[str, Candidate] = {}
 
     def tried(params: Mapping[str, Any]) -> Candidate:
@@ -118,6 +114,16 @@ def search(
                 on_trial(generation * POPULATION + index + 1, trials)
         kept.add_trials(study.get_trials(deepcopy=False)[-POPULATION:])
     return list(seen.values())
+
+
+def load_optuna() -> Any:
+    """Optuna, quiet. Raises InputError where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError("calibrate needs Optuna: pip install 'janoscope[calibrate]', from a checkout '.[calibrate]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def _kept_study(optuna: Any, journal: Path, name: str) -> Any:

@@ -1,6 +1,7 @@
 """The call of a pipeline: defaults of the model, options of the user, checked against what this pipeline takes."""
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _OWNERS = {name: option for option, names in _ARGUMENTS.items() for name in name
     "class_labels": "prompt",
     "generator": "seed",
 }
+SEEDS = 2**63  # torch.Generator takes a signed 64-bit number; below 0 it would wrap
 _OUTPUT_TYPES = ("pil", "np", "latent")
 
 
@@ -32,7 +34,8 @@ _OUTPUT_TYPES = ("pil", "np", "latent")
 class CallOptions:
     """What a user may say about a generation; None leaves the model's default.
 
-    Raises InputError where `extra` holds what has an option of its own, or what changes the kind of thing that comes back.
+    Raises InputError where `extra` holds what has an option of its own, or what changes the kind of thing that comes back, and
+    for a seed or a guidance scale that no generation can have.
     """
 
     prompt: str
@@ -46,6 +49,10 @@ class CallOptions:
     extra: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"--seed {self.seed}: a whole number from 0 to 2**63 - 1 is needed.")
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise InputError(f"--guidance {self.guidance}: a finite number is needed.")
         for key, value in (self.extra or {}).items():
             if key in _OWNERS:
                 _refuse_owned(key, _OWNERS[key])

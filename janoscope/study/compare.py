@@ -22,6 +22,7 @@ from .model import Model
 from .pairing import Key
 
 FAILED = "failed"
+WHICH_RUN = "docs/comparing.md says which cache runs on which family"
 METHODS = {**OUR_METHODS, **BASELINES}
 DEFAULT_METHODS = ("jano", "random", "uniform:k=2", "uniform:k=2,output=forecast", "fewer-steps:compute=0.6", "ras:end=N")
 OnRun = Callable[[int, int, str], None]
@@ -69,6 +70,9 @@ def compare(
         facts = methods, [(call.prompt, call.seed) for call in calls], known and known.to_json()
         model.pair.agree("the methods, the prompts or what is known already", facts)
     made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
+    for method in made:
+        if named := method.spec.options.get("preset") or method.spec.options.get("file"):
+            model.policy(named)  # one that is not there is told before anything is run
     return Contest(model, calls, made, lpips, on_run, on_call, known).run()
 
 
@@ -163,7 +167,8 @@ class Contest:
             raise
         except Exception as error:  # whatever another library raises is a result of this comparison
             reason = " ".join(str(error).split())[:300]
-            row.note = f"{FAILED}: {type(error).__name__}: {reason}"
+            where = "" if method.spec.name in OUR_METHODS else f" ({WHICH_RUN})"
+            row.note = f"{FAILED}: {type(error).__name__}: {reason}{where}"
 
     def _generate(self, method: Method, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
         made = method.generate(self._model, call, count)

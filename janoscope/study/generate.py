@@ -1,7 +1,8 @@
 """One generation of a loaded model, and the picture or clip it made."""
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,18 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
     result = output.images if hasattr(output, "images") else output.frames
     if arguments.get("output_type") == "latent":
         return Generated(None, result, wall_s)
-    return Generated(to_frames(result), None, wall_s)
+    frames = to_frames(result)
+    if arguments.get("output_type", "pil") in ("pil", "np"):
+        _tell_other_size(type(model.pipe).__name__, arguments, frames)
+    return Generated(frames, None, wall_s)
+
+
+def _tell_other_size(pipeline: str, arguments: Mapping[str, Any], frames: np.ndarray) -> None:
+    """Pipelines round sizes to what their networks take, and say so in a log that nobody sees."""
+    made = {"height": frames.shape[1], "width": frames.shape[2], "num_frames": len(frames), "video_length": len(frames)}
+    other = [f"{name} {arguments[name]} became {size}" for name, size in made.items() if arguments.get(name) not in (None, size)]
+    if other:
+        warnings.warn(f"{pipeline} makes other sizes than were asked for: {', '.join(other)}.", RuntimeWarning, stacklevel=2)
 
 
 def _is_about_the_call(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -170,12 +171,18 @@ def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mappi
     if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
         command = f"python -m janoscope.demo.train {BUNDLED[name]}"
         raise InputError(f"the bundled model {name} is not in this installation; train it with `{command}`.")
+    if directory is None and Path(name).is_file():
+        raise InputError(
+            f"{name} is a file; MODEL is a pipeline's directory as save_pretrained leaves it, a hub id, or demo. Of a checkpoint "
+            "in one file the pipeline's from_single_file and save_pretrained make such a directory."
+        )
     try:
         return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        advice = "Pass a hub id, a local directory, or demo."
-        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {reason} {advice}") from error
+    except Exception as error:  # what diffusers trips over lies in files that the user chose, and it raises all kinds
+        where = "" if directory else "it is no directory here, and of the hub: "
+        reason = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …").rstrip(".")
+        advice = "Pass a hub id, a directory as save_pretrained leaves it, or demo."
+        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {where}{reason}. {advice}") from error
 
 
 def _other_scheduler(pipe: Any, name: str) -> Any:

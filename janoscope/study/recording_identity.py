@@ -110,9 +110,11 @@ def describe_run(recording: Recording) -> dict[str, Any]:
 def apply_arguments(run: Mapping[str, Any]) -> list[str]:
     """MODEL and options of the `apply` call that repeats a run; empty where the recording does not say model and prompt.
 
+    Empty too where no scheduler was seen: that was a loop of one's own, which no pipeline repeats.
+
     What a bundled model does by default is left out.
     """
-    if UNKNOWN in (run["model"], run["prompt"]) or not isinstance(run["prompt"], str):
+    if UNKNOWN in (run["model"], run["prompt"], run["scheduler"]) or not isinstance(run["prompt"], str):
         return []
     defaults = model_defaults(bundled_directory(run["model"]))[0]
     typed = run.get("argument", UNKNOWN)

@@ -28,6 +28,9 @@ def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     assert run(patch, "record", "demo", "-p", PROMPT, "--seed", "3", "--steps", STEPS, "-o", str(where / "run.h5"), "-q") == 0
     assert run(patch, "analyze", str(where / "run.h5"), "-q") == 0
+    (where / "broken").mkdir()
+    (where / "broken" / "model_index.json").write_text("{}")
+    (where / "empty.txt").write_text("# nothing yet\n")
     patch.undo()
     return where
 
@@ -86,6 +89,15 @@ REFUSED = [
     (["record", "demo", "-p", "x", "--call", "height", "-o", "{folder}/new.h5"], "KEY=JSON"),
     (["record", "demo", "-p", "x", "--dtype", "int3", "-o", "{folder}/new.h5"], "legal"),
     (["record", "demo", "-o", "{folder}/new.h5"], "--prompt"),
+    (["record", "{folder}/run.h5", "-p", "x", "-o", "{folder}/new.h5"], "run.h5 is a file; MODEL is a pipeline's directory"),
+    (
+        ["record", "{folder}/broken", "-p", "x", "-o", "{folder}/new.h5"],
+        "broken cannot be loaded as a diffusers pipeline: KeyError",
+    ),
+    (["record", "demo", "-p", "x", "--seed", "-1", "-o", "{folder}/new.h5"], "--seed -1: a whole number from 0"),
+    (["record", "demo", "-p", "x", "--seed", "9" * 20, "-o", "{folder}/new.h5"], "a whole number from 0 to 2**63 - 1"),
+    (["record", "demo", "-p", "x", "--guidance", "nan", "-o", "{folder}/new.h5"], "--guidance nan: a finite number"),
+    (["record", "demo", "-p", "x", "more"], "extra argument (more). Try"),
     (["analyze", "{folder}/missing.h5"], "missing.h5"),
     (["analyze", "{folder}/run.png", "-o", "{folder}/a"], "run.png"),
     (["analyze", "{folder}/run.h5"], "--force"),
@@ -93,6 +105,15 @@ REFUSED = [
     (["analyze", "{folder}/run.h5", "-o", "{folder}/a", "--point", "A=9,9"], "NAME=frame,row,col"),
     (["apply", "demo", "-p", "x", "-o", "{folder}/new.png"], "--policy"),
     (["apply", "demo", "-p", "x", "--plan", "{folder}/run/analysis.json", "-o", "{folder}/new.png"], "is no plan"),
+    (
+        ["apply", "demo", "-p", "apple", "--policy", "jano/flux-1/1", "--any-prompt", "-o", "{folder}/o.png"],
+        "--any-prompt has no",
+    ),
+    (["compare", "demo", "-p", "apple", "--method", "jano:preset=nosuch", "-o", "{folder}/c"], "no preset policy 'nosuch'"),
+    (["compare", "demo", "-p", "apple", "--method", "jano:file=no.toml", "-o", "{folder}/c"], "no.toml cannot be read"),
+    (["compare", "demo", "-p", "apple", "--methods", "{folder}/empty.txt", "-o", "{folder}/c"], "empty.txt holds none"),
+    (["bench", "execute", "--size", "tiny", "--device", "nosuch"], "--device nosuch cannot be used"),
+    (["bench", "record", "--small", "-o", "{folder}/run.h5"], "is a file"),
     (["probes", "no-such-family"], "no-such-family"),
     (["frobnicate"], "frobnicate"),
 ]
@@ -106,6 +127,30 @@ def test_bad_input_gets_one_line_and_exit_code_2(folder, monkeypatch, capsys, wo
     assert len(lines) == 1
     assert told in lines[0]
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [[], ["plan"], ["bench"]])
+def test_a_group_without_a_command_shows_its_help_in_lines(monkeypatch, capsys, words):
+    assert run(monkeypatch, *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: ")
+    assert "Commands:" in lines
+
+
+def test_a_size_that_the_pipeline_rounds_is_told(monkeypatch, capsys, tmp_path):
+    words = ["record", "demo", "-p", "a small red apple, blue sky", "--steps", "1", "--width", "64", "-q"]
+    assert run(monkeypatch, *words, "--height", "64", "-o", str(tmp_path / "even.h5")) == 0
+    assert capsys.readouterr().err == "", "control: nothing is rounded"
+    assert run(monkeypatch, *words, "--height", "63", "-o", str(tmp_path / "odd.h5")) == 0
+    assert capsys.readouterr().err == "FluxPipeline makes other sizes than were asked for: height 63 became 60.\n"
+
+
+def test_a_comparison_whose_every_method_failed_exits_with_1(monkeypatch, capsys, tmp_path):
+    words = ["compare", "demo", "-p", "a small red apple, blue sky", "--steps", "2", "-q"]
+    # a policy of a video model's frames fits no picture
+    assert run(monkeypatch, *words, "--method", "jano:tile=7/4/4,map=oracle", "-o", str(tmp_path / "c")) == 1
+    assert "failed: " in capsys.readouterr().out
+    assert (tmp_path / "c" / "report.html").exists()
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

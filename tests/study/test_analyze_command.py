@@ -20,6 +20,7 @@ from janoscope.study.recording_identity import apply_arguments
 from janoscope.study.recording_sink import RecordingSink
 
 TOLD = {"run": {"prompt": "it's a cat", "seed": 3, "guidance_scale": 2.5}, "model": {"id": "some/model"}}
+TOLD |= {"scheduler": {"class": "FlowMatchEulerDiscreteScheduler"}}
 POLICY = """
 name = "mine"
 warmup = 4
@@ -140,7 +141,16 @@ def test_the_printed_line_repeats_a_run_with_options_of_its_own(
 
 
 def test_the_printed_line_names_the_model_as_it_was_typed() -> None:
-    run = {"model": "tiny", "argument": "models/tiny", "prompt": "p", "seed": 1, "planned_steps": 3, "steps": 3, "height": 8}
+    run = {
+        "model": "tiny",
+        "argument": "models/tiny",
+        "scheduler": "Euler",
+        "prompt": "p",
+        "seed": 1,
+        "planned_steps": 3,
+        "steps": 3,
+        "height": 8,
+    }
     run |= dict.fromkeys(("width", "frames", "guidance", "negative_prompt"), "unknown")
     options = {"revision": "r1", "variant": "fp16", "probe": "my sheet.toml", "call": {"a": "b"}}
     more = ["--seed", "1", "--steps", "3", "--height", "8"]
@@ -148,6 +158,7 @@ def test_the_printed_line_names_the_model_as_it_was_typed() -> None:
     told = ["--probe", "my sheet.toml", "--revision", "r1", "--variant", "fp16", "--call", 'a="b"']
     assert apply_arguments(run | {"options": options}) == ["models/tiny", "-p", "p", *more, *told]
     assert apply_arguments(run | {"argument": "unknown"})[0] == "tiny"
+    assert apply_arguments(run | {"scheduler": "unknown"}) == []  # a loop of one's own: no pipeline would repeat it
 
 
 def test_a_sheet_of_ones_own_is_read_from_the_recording(tmp_path: Path) -> None:

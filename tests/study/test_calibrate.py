@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import sys
 from dataclasses import replace
 
 import pytest
@@ -272,6 +273,16 @@ def test_refusals_come_before_any_work(arguments, message, recordings, tmp_path,
         main()
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("source", ["demo", ("RUNS",)])
+def test_a_missing_optuna_is_told_before_anything_is_run(source, recordings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: pytest.fail("a model was loaded"))
+    places = source if source == "demo" else [str(recordings)]
+    with pytest.raises(InputError, match="needs Optuna"):
+        calibrate(places, tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
     assert not (tmp_path / "c").exists()
 
 

@@ -203,7 +203,9 @@ def test_a_cache_that_fails_on_a_family_is_a_row_that_says_why_and_the_others_go
     """First-block caching trips over Stable Diffusion 3's last block, which gives no text."""
     model = tiny_model("sd3")
     made = compare(model, calls(model), ("first-block-cache:threshold=9", "pab:low=0,high=1000", "jano"))
-    assert made.row("first-block-cache:threshold=9").note.startswith("failed: TypeError")
+    note = made.row("first-block-cache:threshold=9").note
+    assert note.startswith("failed: TypeError")
+    assert note.endswith("(docs/comparing.md says which cache runs on which family)")
     assert made.row("first-block-cache:threshold=9").runs == []
     assert [len(row.runs) for row in made.rows] == [1, 0, 1, 1]
 
