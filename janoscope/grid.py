@@ -84,8 +84,7 @@ class TokenGrid:
 
     def tiles(self, tile: Triple) -> Triple:
         """Tiles per axis when the latent is cut into boxes of `tile` cells; the last of an axis may hang over the edge."""
-        frames, rows, cols = (math.ceil(cell / size) for cell, size in zip(self.cells, tile, strict=True))
-        return frames, rows, cols
+        return tile_grid(self.cells, tile)
 
     def to_json(self) -> dict[str, Any]:
         return {"channels": self.channels, "cells": list(self.cells), "patch": list(self.patch)}
@@ -93,3 +92,9 @@ class TokenGrid:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "TokenGrid":
         return cls(int(data["channels"]), tuple(data["cells"]), tuple(data["patch"]))
+
+
+def tile_grid(cells: Triple, tile: Triple) -> Triple:
+    """Tiles per axis of a latent of `cells`; the last of an axis may hang over the edge."""
+    frames, rows, cols = (-(-cell // size) for cell, size in zip(cells, tile, strict=True))
+    return frames, rows, cols

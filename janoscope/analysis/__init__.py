@@ -13,11 +13,11 @@ from .convergence import Convergence, ConvergenceAccumulator, convergence_step, 
 from .enhancement import Enhancement, diffuse_inward
 from .importance import gradient_energy, ras_importance, velocity_change
 from .prediction import Estimate, MapScore, class_agreement, map_predicts, quantile_classes, separation, spearman
-from .tiles import tile_grid, tile_means, tile_of_tokens, token_means
+from .tiles import tile_means, tile_of_tokens, token_means
 
 __all__ = [
     "Complexity", "Convergence", "ConvergenceAccumulator", "Enhancement", "Estimate", "MapScore", "class_agreement",
     "convergence_step", "diffuse_inward", "fourier_baseline", "gradient_energy", "holding_cost", "jano_complexity",
     "map_predicts", "measure_convergence", "min_max", "quantile_classes", "ras_importance", "separation", "spearman",
-    "tile_grid", "tile_means", "tile_of_tokens", "token_means", "variance_baseline", "velocity_change",
+    "tile_means", "tile_of_tokens", "token_means", "variance_baseline", "velocity_change",
 ]  # fmt: skip

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..errors import InputError
-from ..grid import Triple
+from ..grid import Triple, tile_grid
 from .host import at_the_door, to_host
-from .tiles import check_tile, cut, tile_grid, tile_rows
+from .tiles import cells_of, check_tile, cut, tile_rows
 
 Array = Any
 
@@ -37,11 +36,9 @@ def fourier_baseline(signals: Array, tile: Triple) -> tuple[np.ndarray, np.ndarr
 
 def _scores(signals: Array, tile: Triple, score: Any) -> tuple[np.ndarray, np.ndarray]:
     signals = at_the_door(signals)
-    if signals.ndim != 5 or 0 in signals.shape:
-        raise InputError(f"signals must be (signal, channel, frame, row, col) and hold values, got shape {tuple(signals.shape)}.")
-    xp = array_namespace(signals)
-    cells = (int(signals.shape[2]), int(signals.shape[3]), int(signals.shape[4]))
-    tile, grid = check_tile(tile, cells), tile_grid(cells, check_tile(tile, cells))
+    cells, xp = cells_of(signals), array_namespace(signals)
+    tile = check_tile(tile, cells)
+    grid = tile_grid(cells, tile)
     parts = []
     for row in tile_rows(cells, tile, longest=grid[2]):
         mean = xp.mean(cut(xp, signals, row, tile), axis=0)  # (tile, frame, channel, position)

@@ -8,10 +8,10 @@ import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 
 from ..errors import InputError
-from ..grid import Triple
+from ..grid import Triple, tile_grid
 from .enhancement import Enhancement, diffuse_inward
 from .host import at_the_door, to_host
-from .tiles import Scratch, check_tile, cut, tile_grid, tile_rows
+from .tiles import Scratch, cells_of, check_tile, cut, tile_rows
 
 Array = Any
 Padding = Literal["count", "exclude"]
@@ -79,13 +79,11 @@ def jano_complexity(
     [[[0.0, 1.0]]]
     """
     signals = at_the_door(signals)
-    if signals.ndim != 5 or 0 in signals.shape:
-        raise InputError(f"signals must be (signal, channel, frame, row, col) and hold values, got shape {tuple(signals.shape)}.")
+    cells = cells_of(signals)
     if padding not in ("count", "exclude"):
         raise InputError(f"padding {padding!r} is unknown; choose count or exclude.")
     if not 0 <= temporal_weight <= 1:
         raise InputError(f"temporal_weight {temporal_weight} must lie in 0..1.")
-    cells = (int(signals.shape[2]), int(signals.shape[3]), int(signals.shape[4]))
     tile = check_tile(tile, cells)
     grid = tile_grid(cells, tile)
     temporal, spatial, nonfinite = _raw_maps(signals, tile, padding)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..grid import TokenGrid, Triple
+from ..grid import TokenGrid, Triple, tile_grid
 
 Array = Any
 
@@ -47,9 +47,11 @@ def check_tile(tile: Triple, cells: Triple) -> Triple:
     return frames, rows, cols
 
 
-def tile_grid(cells: Triple, tile: Triple) -> Triple:
-    """Tiles per axis; the last of an axis may hang over the edge."""
-    frames, rows, cols = (-(-cell // size) for cell, size in zip(cells, tile, strict=True))
+def cells_of(signals: Array) -> Triple:
+    """Frames, rows and cols of (signal, channel, frame, row, col); raises `InputError` for another or an empty shape."""
+    if signals.ndim != 5 or 0 in signals.shape:
+        raise InputError(f"signals must be (signal, channel, frame, row, col) and hold values, got shape {tuple(signals.shape)}.")
+    frames, rows, cols = map(int, signals.shape[2:])
     return frames, rows, cols
 
 
@@ -105,10 +107,8 @@ def tile_means(token_values: np.ndarray, grid: TokenGrid, tile: Triple) -> np.nd
 def token_means(tile_values: np.ndarray, grid: TokenGrid, tile: Triple) -> np.ndarray:
     """Mean of a tile map (tile frame, tile row, tile col) over each token's cells -> (token,) float64."""
     tile = check_tile(tile, grid.cells)
-    if tile_values.shape != tile_grid(grid.cells, tile):
-        raise InputError(
-            f"tile map of shape {tile_values.shape} does not fit {tile_grid(grid.cells, tile)} tiles of {tile} cells."
-        )
+    if tile_values.shape != grid.tiles(tile):
+        raise InputError(f"tile map of shape {tile_values.shape} does not fit {grid.tiles(tile)} tiles of {tile} cells.")
     cells = np.asarray(tile_values, dtype=np.float64)
     for axis, (size, cell) in enumerate(zip(tile, grid.cells, strict=True)):
         cells = np.repeat(cells, size, axis=axis).take(range(cell), axis=axis)
@@ -119,7 +119,7 @@ def tile_of_tokens(grid: TokenGrid, tile: Triple) -> np.ndarray:
     """(token,) flat index of the tile that holds each token's first cell: groups for resampling."""
     tile = check_tile(tile, grid.cells)
     places = [place * patch // size for place, patch, size in zip(grid.places(), grid.patch, tile, strict=True)]
-    return np.ravel_multi_index(places, tile_grid(grid.cells, tile))
+    return np.ravel_multi_index(places, grid.tiles(tile))
 
 
 def _cells(token_values: np.ndarray, grid: TokenGrid) -> np.ndarray:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from janoscope.analysis import tile_grid, tile_means, tile_of_tokens, token_means
+from janoscope.analysis import tile_means, tile_of_tokens, token_means
 from janoscope.errors import InputError
-from janoscope.grid import TokenGrid
+from janoscope.grid import TokenGrid, tile_grid
 
 GRID = TokenGrid(3, (5, 6, 14), (1, 2, 2))
 TILE = (2, 5, 3)  # no axis divides, a token lies in several tiles
