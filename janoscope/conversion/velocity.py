@@ -61,7 +61,7 @@ def to_prediction(flow_velocity: Array, sample: Array, *, prediction: str, point
     names = ("alpha", "sigma", "alpha_rate", "sigma_rate")
     alpha, sigma, alpha_rate, sigma_rate = (_aligned(value, flow_velocity) for value in point_columns(point, names))
     turn = alpha * sigma_rate - sigma * alpha_rate
-    _refuse_zero(turn, "the velocity only rescales the sample (alpha sigma' = sigma alpha')", "drop that step")
+    _refuse_zero(turn, "the velocity only rescales the sample (alpha sigma' = sigma alpha')")
     velocity, x = _float64(flow_velocity), _float64(sample)
     x0, epsilon = (sigma_rate * x - sigma * velocity) / turn, (alpha * velocity - alpha_rate * x) / turn
     found = {"sample": lambda: x0, "epsilon": lambda: epsilon, "v_prediction": lambda: alpha * epsilon - sigma * x0}
@@ -76,12 +76,12 @@ def _pair(output: Array, sample: Array, prediction: str, point: PathPoint, want:
     if kind == "epsilon":
         if want == "epsilon":
             return y, y
-        _refuse_zero(alpha, "alpha is 0, so an epsilon prediction says nothing about x0", "drop that step")
+        _refuse_zero(alpha, "alpha is 0, so an epsilon prediction says nothing about x0")
         return (x - sigma * y) / alpha, y
     if kind == "sample":
         if want == "x0":
             return y, y
-        _refuse_zero(sigma, "sigma is 0, so an x0 prediction says nothing about the noise", "drop that step")
+        _refuse_zero(sigma, "sigma is 0, so an x0 prediction says nothing about the noise")
         return y, (x - alpha * y) / sigma
     if kind == "flow":  # output = eps - x0
         scale = alpha + sigma
@@ -97,11 +97,11 @@ def _known(prediction: str) -> str:
     return kind
 
 
-def _refuse_zero(values: Any, what: str, mend: str) -> None:
+def _refuse_zero(values: Any, what: str) -> None:
     at = np.flatnonzero(np.asarray(values if isinstance(values, float) else values.tolist()).ravel() == 0)
     if at.size:
         where = "" if isinstance(values, float) else f" at step {at[0]} of {values.shape[0]}"
-        raise InputError(f"cannot convert{where}: {what}; {mend}.")
+        raise InputError(f"cannot convert{where}: {what}; drop that step.")
 
 
 def _aligned(value: Values, like: Array) -> Any:

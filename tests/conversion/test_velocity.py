@@ -84,12 +84,23 @@ def test_there_and_back_is_identity(angle, speed, prediction, seed):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_there_and_back_of_many_steps_uses_each_steps_own_point(prediction):
+    _, path = ddim("epsilon", steps=5)
+    x, output = np.random.default_rng(6).normal(size=(2, 5, 3))
+    velocity = to_flow_velocity(output, x, prediction=prediction, point=path.at())
+    found = to_prediction(velocity, x, prediction=prediction, point=path.at())
+    np.testing.assert_allclose(found, output, rtol=1e-8, atol=1e-8)
+    alone = [to_prediction(velocity[k], x[k], prediction=prediction, point=path.at(k)) for k in range(5)]
+    np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_x0_and_epsilon_rebuild_the_sample(prediction):
     x, output = np.random.default_rng(1).normal(size=(2, 3, 5))
-    point = PathPoint(0.3, 0.7)
+    point = PathPoint(0.3, 0.8)  # neither alpha + sigma nor the sum of their squares is 1
     x0, epsilon = (convert(output, x, prediction=prediction, point=point) for convert in (to_x0, to_epsilon))
-    np.testing.assert_allclose(0.3 * x0 + 0.7 * epsilon, x, atol=1e-14)
-    says = {"epsilon": epsilon, "sample": x0, "flow": epsilon - x0, "v_prediction": 0.3 * epsilon - 0.7 * x0}
+    np.testing.assert_allclose(0.3 * x0 + 0.8 * epsilon, x, atol=1e-14)
+    says = {"epsilon": epsilon, "sample": x0, "flow": epsilon - x0, "v_prediction": 0.3 * epsilon - 0.8 * x0}
     np.testing.assert_allclose(says[prediction], output, atol=1e-14)
 
 
@@ -108,6 +119,14 @@ def test_flow_is_returned_untouched():
     for output in (np.ones(3, np.float16), torch.ones(3, dtype=torch.bfloat16)):
         assert to_flow_velocity(output, output, prediction="flow", point=PathPoint(0.5, 0.5)) is output
         assert to_flow_velocity(output, output, prediction="flow_prediction", point=PathPoint(0.5, 0.5)) is output
+
+
+@pytest.mark.parametrize("wide", ["output", "sample", "neither"])
+def test_result_is_as_wide_as_the_wider_input(wide):
+    given = {name: np.ones(3, np.float64 if name == wide else np.float16) for name in ("output", "sample")}
+    for convert in (to_x0, to_epsilon, to_flow_velocity, to_prediction):
+        found = convert(*given.values(), prediction="epsilon", point=PathPoint(0.6, 0.8, -0.8, 0.6))
+        assert found.dtype == (np.float32 if wide == "neither" else np.float64)
 
 
 def test_v_prediction_is_finite_up_to_pure_noise():
