@@ -134,6 +134,8 @@ def separation(
     separation; ties count half. NaN where a class is empty.
     """
     steps = len(step_change)
+    if steps < 2:
+        raise InputError(f"a run's middle needs two steps or more, got {steps}.")
     middle = step_change[int(np.ceil(0.25 * steps)) : int(np.floor(0.75 * steps)) + 1]
     scores = np.median(middle, axis=0)
     active, static = np.asarray(active, dtype=bool), np.asarray(static, dtype=bool)

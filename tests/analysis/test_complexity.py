@@ -116,6 +116,20 @@ def test_bands_and_rows_of_any_size_give_one_map(monkeypatch, budget):
     np.testing.assert_allclose(pieces.temporal, whole.temporal, rtol=1e-5)
 
 
+@pytest.mark.parametrize("view", [lambda a: a[..., ::2], lambda a: a.transpose(0, 1, 2, 4, 3), lambda a: a[..., ::-1]])
+def test_memory_order_of_the_signals_does_not_matter(view):
+    signals = view(small_signals(h=13, w=18))
+    found, wanted = jano_complexity(signals, (2, 5, 3)), jano_complexity(np.ascontiguousarray(signals), (2, 5, 3))
+    np.testing.assert_allclose(found.enhanced, wanted.enhanced, rtol=1e-5)
+
+
+def test_without_enhancement_the_map_is_the_combined_one_and_a_copy():
+    found = jano_complexity(small_signals(), (1, 2, 2), enhance=None)
+    np.testing.assert_array_equal(found.enhanced, found.combined)
+    assert not np.shares_memory(found.enhanced, found.combined)
+    assert (jano_complexity(small_signals(), (1, 2, 2)).enhanced > found.combined).any()
+
+
 def test_fewer_than_two_signals_are_zeros():
     found = jano_complexity(small_signals(k=1), (1, 3, 4))
     for name in TOLERANCE:

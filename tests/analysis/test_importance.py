@@ -57,6 +57,14 @@ def test_ras_importance_of_tensors_stays_in_torch(metric):
         np.testing.assert_allclose(found.numpy(), wanted, atol=tolerance)
 
 
+def test_ras_importance_of_several_items_is_that_of_each():
+    grid = TokenGrid(3, (2, 4, 6), (1, 2, 2))
+    tokens = np.random.default_rng(0).normal(size=(5, 2, grid.count, grid.token_channels)).astype(np.float32)
+    found = ras_importance(tokens, grid, sigma=0.7, sigma_next=0.4)
+    cells = tokens.reshape(5, 2, grid.count, 3, 4) * 0.3  # (item, item, token, latent channel, cell of the patch)
+    np.testing.assert_allclose(found, cells.std(axis=3, ddof=1).mean(axis=-1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("path", JANO_FILES, ids=lambda path: path.stem)
 def test_golden_baselines(path):
     golden = np.load(path)
@@ -78,7 +86,9 @@ def test_baselines_of_tensors_are_those_of_arrays():
 
 def test_velocity_change_is_a_root_mean_square_per_token():
     previous, current = np.zeros((2, 3, 2)), np.full((2, 3, 2), [3.0, 4.0])
-    np.testing.assert_allclose(velocity_change(previous, current), np.full((2, 3), np.sqrt(12.5)))
+    found = velocity_change(previous, current)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.full((2, 3), np.sqrt(12.5)), rtol=1e-6)
     tensors = velocity_change(torch.from_numpy(previous).half(), torch.from_numpy(current).half())
     np.testing.assert_allclose(tensors.numpy(), np.sqrt(12.5), rtol=1e-6)
 
@@ -94,6 +104,12 @@ def test_gradient_energy_of_a_slope_is_its_squared_steepness():
     energy = gradient_energy(torch.from_numpy(grid.pack(step)), grid).reshape(grid.tokens)
     assert not energy[[0, 2]].any()
     np.testing.assert_allclose(energy[1], [[0, 0.125, 0.125]] * 2)
+
+
+def test_gradient_energy_is_0_along_an_axis_of_one_cell():
+    grid = TokenGrid(1, (1, 1, 6), (1, 1, 2))
+    energy = gradient_energy(grid.pack(3 * np.arange(6.0).reshape(1, 1, 1, 6)), grid)
+    np.testing.assert_allclose(energy, [9.0, 9.0, 9.0])
 
 
 def test_refuses_tokens_of_another_grid():

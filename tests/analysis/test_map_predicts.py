@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from janoscope.analysis import Estimate, class_agreement, map_predicts, quantile_classes, separation, spearman
+from janoscope.analysis import Estimate, class_agreement, map_predicts, prediction, quantile_classes, separation, spearman
 from janoscope.errors import InputError
 
 
@@ -20,6 +20,21 @@ def test_spearman_is_scipys_with_ties():
     assert found.value == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
     assert found.low < found.value < found.high
     assert spearman(a, -b).value == pytest.approx(-found.value)
+
+
+def test_one_resample_is_pearson_of_the_drawn_tokens_ranks():
+    a, b = related(count=50)
+    drawn = np.random.default_rng(3).integers(50, size=50)
+    found = spearman(a, b, resamples=1, seed=3)
+    wanted = np.corrcoef(stats.rankdata(a)[drawn], stats.rankdata(b)[drawn])[0, 1]
+    assert found.low == found.high == pytest.approx(wanted)
+
+
+def test_many_resamples_are_drawn_in_parts_and_none_is_missing(monkeypatch):
+    monkeypatch.setattr(prediction, "DRAWN_AT_ONCE", 20)  # of 7 groups: 2, 2 and 1 resamples
+    parts = list(prediction._draws(7, 5, seed=0))
+    assert [part.shape for part in parts] == [(2, 7), (2, 7), (1, 7)]
+    assert all((part.sum(axis=1) == 7).all() for part in parts)
 
 
 def test_spearman_interval_covers_as_it_says():
@@ -48,6 +63,8 @@ def test_constant_maps_have_no_correlation():
 def test_quantile_classes_keep_equal_values_together():
     assert quantile_classes(np.arange(10.0)).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert quantile_classes(np.zeros(5)).tolist() == [0] * 5
+    assert quantile_classes(np.arange(4.0), static=0.0, moderate=0.5).tolist() == [1, 1, 2, 2]
+    assert quantile_classes(np.arange(4.0), static=1.0, moderate=1.0).tolist() == [0, 0, 0, 0]
     with pytest.raises(InputError, match=r"static 0\.8 and moderate 0\.5"):
         quantile_classes(np.zeros(5), static=0.8, moderate=0.5)
 
@@ -60,6 +77,14 @@ def test_agreement_is_the_share_of_equal_classes():
     assert class_agreement(values, swapped).value == pytest.approx(0.8)
     chance = class_agreement(*np.random.default_rng(0).normal(size=(2, 20_000)), resamples=10).value
     assert chance == pytest.approx(0.34, abs=0.02)
+
+
+def test_interval_of_an_agreement_is_the_binomials():
+    a, b = related(count=2000)
+    found = class_agreement(a, b)
+    spread = stats.norm.ppf(0.975) * np.sqrt(found.value * (1 - found.value) / 2000)
+    assert found.low == pytest.approx(found.value - spread, abs=0.2 * spread)
+    assert found.high == pytest.approx(found.value + spread, abs=0.2 * spread)
 
 
 def test_separation_is_the_mann_whitney_share_of_middle_steps():
@@ -81,6 +106,8 @@ def test_separation_counts_ties_half_and_knows_empty_classes():
     active = np.arange(6) < 3
     assert separation(change, active, ~active) == Estimate(0.5, 0.5, 0.5)
     assert np.isnan(separation(change, active, np.zeros(6, bool)).value)
+    with pytest.raises(InputError, match="two steps or more, got 1"):
+        separation(change[:1], active, ~active)
     with pytest.raises(InputError, match="3 tokens are both"):
         separation(change, active, active)
 
@@ -100,7 +127,10 @@ def test_every_map_meets_every_target():
 
 def test_same_seed_same_interval():
     a, b = related()
-    assert spearman(a, b, seed=3) == spearman(a, b, seed=3) != spearman(a, b, seed=4)
+    active = a > 0
+    for measure in (spearman, class_agreement, lambda *ab, **more: separation(np.stack(ab), active, ~active, **more)):
+        assert measure(a, b) == measure(a, b, seed=0)
+        assert measure(a, b, seed=3) == measure(a, b, seed=3) != measure(a, b, seed=4)
 
 
 def test_refuses_unequal_or_broken_maps():
@@ -108,5 +138,8 @@ def test_refuses_unequal_or_broken_maps():
         spearman(np.zeros(3), np.zeros(4))
     with pytest.raises(InputError, match=r"groups \(2,\)"):
         spearman(np.zeros(3), np.zeros(3), groups=np.zeros(2))
+    for shape in ((0,), (2, 2)):
+        with pytest.raises(InputError, match="one value a token is needed, got an array of shape"):
+            spearman(np.zeros(shape), np.zeros(shape))
     with pytest.raises(InputError, match="NaN"):
         spearman(np.array([np.nan, 1.0]), np.zeros(2))

@@ -14,11 +14,12 @@ from janoscope.plan import (
     entry_tokens,
     predict,
     preset,
+    run_facts,
     step_compute,
     step_kinds,
 )
 from janoscope.plan.cost import step_flops
-from janoscope.probe import sheet_paths
+from janoscope.probe import load_sheet, sheet_paths
 
 GIB = 2**30
 W, R, M, A, REUSE, C = StepKind
@@ -57,7 +58,9 @@ def test_flops_by_hand_with_joint_with_cross_and_without_text():
     assert step_flops(ModelFacts(1, 2, 8, "cross", 3), 2, 5) == 2 * 96 + 4 * 2 * 5 * 2 + 2 * (16 + 24) + 48
     assert step_flops(ModelFacts(7, 2, 8, "none"), 2, 5) == 7 * 272
     assert step_flops(ModelFacts(1, 2, 8, "joint", 3), 0, 5) == 0
-    assert step_flops(ModelFacts(2, 2, 8, "none", dual_layers=1), 2, 5) == 2 * 272 + 2 * 32 + 4 * 2 * 5 * 2
+    # a second attention: four projections of D x D and two products with all keys, two FLOPs a multiply-add
+    without, dual = (step_flops(ModelFacts(2, 3, 8, "none", dual_layers=count), 2, 5) for count in (0, 1))
+    assert dual - without == 2 * (4 * 3 * 3 + 2 * 5 * 3) * 2
 
 
 def test_compute_of_every_kind_of_step():
@@ -173,6 +176,7 @@ def test_offloaded_bytes_by_hand():
     row = 2 * 8 * 2
     layer, whole = 60 * row, 105 * row
     assert cache_bytes(facts, 100, Cache("offload"), 60) == (whole + 4 * layer, 20 * layer)
+    assert cache_bytes(facts, 100, Cache("offload")) == (whole + 4 * 100 * row, 20 * 100 * row), "all, where nobody knows which"
     assert cache_bytes(facts, 100, Cache("offload", window=5), 60) == (whole + 7 * layer, 20 * layer)
     some = Cache("offload", device_mib=(whole + 11 * layer + 5) / 2**20)
     assert cache_bytes(facts, 100, some, 60) == (whole + 4 * layer + 6 * layer, 14 * layer), "three of each branch stay"
@@ -216,6 +220,23 @@ def test_facts_from_configs_of_several_families():
     assert ratio.feed_forward == 3 * 3072
     dual = ModelFacts.from_config(flux | {"dual_attention_layers": [0, 1, 2]}, text="none", text_tokens=0)
     assert dual.dual_layers == 3
+
+
+@pytest.mark.parametrize(
+    ("family", "text_tokens", "text"), [("flux", 5, "joint"), ("wan", 5, "cross"), ("wan", 0, "none"), ("flux", 0, "joint")]
+)
+def test_facts_of_a_seen_run_have_the_sheets_text_and_the_runs_sizes(family, text_tokens, text):
+    execution = load_sheet(next(path for path in sheet_paths() if path.stem == family)).execution
+    config = {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4}
+    found = run_facts(execution, config, dtype="float32", text_tokens=text_tokens, branches=2, stacked=2)
+    assert found == ModelFacts(2, 12, 48, text, text_tokens, 4, 2, heads=3, stacked=2)
+
+
+def test_a_run_without_execution_sizes_or_known_dtype_has_no_facts():
+    execution = load_sheet(next(path for path in sheet_paths() if path.stem == "flux")).execution
+    config = {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4}
+    for of, told, dtype in ((None, config, "float32"), (execution, {}, "float32"), (execution, config, "int4")):
+        assert run_facts(of, told, dtype=dtype, text_tokens=5, branches=1) is None
 
 
 def test_refuses_a_config_that_names_no_sizes_and_says_which():

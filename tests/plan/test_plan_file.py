@@ -180,6 +180,12 @@ def test_describe_shows_shares_ladder_and_prediction():
     ]
 
 
+def test_describe_tells_the_cache_in_mib_or_that_nobody_knows_it():
+    large = ModelFacts(layers=2, width=2**15, feed_forward=32)
+    assert make_plan(POLICY, SCORES, PRINT, large).describe().endswith("cache 2.5 MiB")  # 2 x 2 x 10 tokens x 2^15 x 2 bytes
+    assert make_plan(POLICY, SCORES, PRINT).describe().endswith("cache unknown")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from janoscope.analysis import gradient_energy, ras_importance
+from janoscope.analysis import gradient_energy, jano_complexity, ras_importance
 from janoscope.conversion import NoisePath
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
@@ -67,6 +67,29 @@ def test_bfloat16_latents_are_taken(latents) -> None:
     half = tuple([torch.from_numpy(values).bfloat16() for values in side] for side in latents)
     for name in ("jano", "x0-gradient", "velocity-change", "ras"):
         np.testing.assert_allclose(scores_of(name, half), scores_of(name, latents), rtol=0.05, atol=0.05, err_msg=name)
+
+
+@pytest.mark.parametrize("initial_latent", [True, False])
+def test_the_noise_of_a_noise_predictor_is_the_velocity_that_it_has_while_x0_is_0(latents, initial_latent: bool) -> None:
+    alpha = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+    path = NoisePath([900.0, 700.0, 500.0, 300.0, 100.0], alpha, np.sqrt(1 - alpha**2))
+    samples, outputs = latents
+    policy = replace(POLICY, initial_latent=initial_latent)
+    found = warmup_scores(policy, samples, outputs, path=path, prediction="epsilon")
+    point = path.at()
+    x0 = [(x - point.sigma[k] * noise) / alpha[k] for k, (x, noise) in enumerate(zip(samples, outputs, strict=True))]
+    signals = [point.alpha_rate[k] * x0[k] + point.sigma_rate[k] * outputs[k] for k in range(4)]
+    if initial_latent:
+        signals.insert(0, point.sigma_rate[0] * samples[0] / point.sigma[0])
+    wanted = jano_complexity(np.float32(signals), POLICY.tile)
+    assert found.signals == 4 + initial_latent
+    np.testing.assert_allclose(found.combined, wanted.combined, atol=1e-3)
+    np.testing.assert_allclose(found.spatial, wanted.spatial, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["jano", "x0-gradient", "ras"])
+def test_one_warmup_step_is_enough_for_maps_of_one_step(name: str, latents) -> None:
+    assert np.isfinite(scores_of(name, latents, warmup=1)).all()
 
 
 def test_refuses_what_a_warmup_cannot_know(latents) -> None:

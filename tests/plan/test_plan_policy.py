@@ -74,6 +74,8 @@ def test_a_short_table_gets_the_documented_defaults():
 @pytest.mark.parametrize(
     ("change", "part_of_message"),
     [
+        ({"name": 3}, "name = 3; text is needed"),
+        ({"source": None}, "source = None; text is needed"),
         ({"warmup": -1}, "warmup = -1; legal: integers from 0"),
         ({"warmup": True}, "warmup = True; legal: integers from 0"),
         ({"cooldown": 2.5}, "cooldown = 2.5; legal: integers from 0"),
@@ -93,6 +95,8 @@ def test_a_short_table_gets_the_documented_defaults():
         ({"intervals": {"static": 4, "moderate": 2, "active": 0}}, "intervals.active = 0; legal: integers from 1"),
         ({"intervals": {"static": 4, "moderate": 2, "medium": 1}}, "intervals has no key 'medium'"),
         ({"cache": {"strategy": "fp8"}}, "cache.strategy = 'fp8'; legal: kv, hidden, kv-fp8, kv-int8, offload"),
+        ({"cache": {"device_mib": 9, "window": 3}}, "cache.device_mib and cache.window belong to strategy offload, not to 'kv'"),
+        ({"cache": {"strategy": "hidden", "forecast": True}}, "cache.forecast draws a line through keys and values"),
         ({"quantiles": {"static": 0.3, "moderate": 0.6}}, "needs exactly one of 'thresholds' and 'quantiles'"),
         ({"warm_up": 3}, "unknown key 'warm_up' (known: name, map, warmup"),
         ({"measured_on": 3}, "measured_on = 3; a table is needed"),
@@ -105,6 +109,15 @@ def test_refuses_a_bad_value_and_says_what_is_legal(change, part_of_message):
     assert part_of_message in message
     assert message.startswith("mine.toml is not a policy: ")
     assert "\n" not in message
+
+
+def test_a_cache_table_by_itself_is_checked_as_in_a_policy():
+    given = {"strategy": "offload", "device_mib": 64, "window": 3}
+    assert Cache.from_table(given, "--cache") == Cache("offload", False, 64, 3)
+    policy = Policy.from_table(LEAST | {"cache": given}, "here")
+    assert policy.cache == Cache.from_table(given, "--cache") == Policy.from_toml(policy.to_toml()).cache
+    with pytest.raises(InputError, match=r"--cache: cache.window = 0; legal: integers from 1\. See docs/policy\.md"):
+        Cache.from_table(given | {"window": 0}, "--cache")
 
 
 def test_reports_all_faults_in_one_message():

@@ -136,6 +136,19 @@ def test_drop_mask_by_hand():
     assert np.flatnonzero(drop_mask(importance, starved, 2, RasOptions(high_ratio=0.0))).tolist() == [3, 4]
 
 
+def test_equal_importance_is_told_apart_by_order():
+    even = np.zeros(40)
+    assert np.flatnonzero(drop_mask(even, even, 3, RasOptions(high_ratio=0.0))).tolist() == [0, 1, 2]
+    assert np.flatnonzero(drop_mask(even, even, 3, RasOptions(high_ratio=1.0))).tolist() == [37, 38, 39]
+
+
+def test_a_growing_skip_is_centred_on_the_average_in_whole_lengths_and_cut_to_64():
+    """avg + step (k div L - ((N + start) div L) div 2), whole divisions: N = 28, start 4, L = 5 has its middle at 6 div 2 = 3."""
+    options = RasOptions(start=4, resets=(), ratio=0.5, skip_step=100, skip_length=5)
+    counts = skip_counts(options, 28, 1024)
+    assert counts[[3, 4, 5, 15, 27]].tolist() == [0, (512 - 300) // 64 * 64, (512 - 200) // 64 * 64, 512, (512 + 200) // 64 * 64]
+
+
 def test_kinds_write_the_caches_before_the_start_and_at_resets():
     selector = RasSelector(RasOptions(start=3, end=7, resets=(5,)), 10, 4)
     kinds = []
@@ -159,6 +172,8 @@ def test_a_step_without_the_importance_it_needs_is_refused():
         ({"start": 5, "end": 4}, "end = 4 lies before start = 5"),
         ({"start": 5, "end": 5}, "start = end = 5 leaves the official rule no step to choose at"),
         ({"ratio": 0}, "ratio = 0; legal: above 0, up to 1"),
+        ({"ratio": 1.5}, "ratio = 1.5; legal: above 0, up to 1"),
+        ({"metric": "max"}, "metric = 'max'; legal: std, l2norm"),
         ({"high_ratio": 1.2}, "high_ratio = 1.2; legal: 0 to 1"),
         ({"skip_step": 64}, "skip_step = 64 needs a skip_length from 1"),
     ],

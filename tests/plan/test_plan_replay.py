@@ -154,6 +154,12 @@ def test_final_weights_are_what_one_unit_of_output_does_to_the_samplers_last_lat
         assert -control != pytest.approx(np.array(found), rel=0.1), "what is not carried through the later steps is another thing"
 
 
+def test_a_run_cut_short_has_no_weight_at_its_last_step_and_forecasts_run_along_sigma():
+    cut = StepWeights.of_path(NoisePath(1000 * SIGMA, 1 - SIGMA, SIGMA, None), "flow")
+    assert cut.latent == pytest.approx([*WEIGHTS.latent[:-1], 0])
+    assert cut.coordinate == pytest.approx(SIGMA)
+
+
 def test_refuses_a_token_that_is_never_computed_and_shapes_that_do_not_fit(outputs):
     with pytest.raises(InputError, match="begin with a full step"):
         held_minus_recorded([False, True], np.array([1.0, 0.5]), "hold")

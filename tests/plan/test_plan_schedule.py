@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janoscope.errors import InputError
-from janoscope.plan import Intervals, Policy, Split, StepKind, ladder, step_kinds
-from janoscope.plan.schedule import counts
+from janoscope.plan import Intervals, Policy, Split, StepKind, ladder, skipped_groups, step_kinds
+from janoscope.plan.schedule import LETTERS, counts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "schedules.npz"
 OFFICIAL = {  # our words -> the official level of a step
@@ -105,6 +105,26 @@ def test_the_first_step_after_warm_up_refreshes_and_full_steps_frame_the_run(war
         assert not {StepKind.WARMUP, StepKind.COOLDOWN} & set(kinds[warmup : steps - cooldown])
     else:
         assert all(kind.is_full for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("WRmaC", [[0, 3], [1]]),
+        ("WRmmC", [[0, 3]]),  # moderate tokens are computed at every step
+        ("WR..C", []),  # nobody reads keys at a step without a call
+        ("WR.aC", [[0, 3], [1]]),
+        ("WRRRC", []),
+    ],
+)
+def test_skipped_groups_are_the_levels_that_some_partial_step_leaves_out(steps, expected):
+    kinds = [next(kind for kind, letter in LETTERS.items() if letter == step) for step in steps]
+    groups = skipped_groups(kinds, np.array([1, 2, 3, 1], dtype=np.int8))
+    assert [group.tolist() for group in groups] == expected
+
+
+def test_an_active_step_without_active_tokens_skips_nobody():
+    assert skipped_groups([StepKind.REFRESH, StepKind.ACTIVE], np.array([1, 2], dtype=np.int8)) == []
 
 
 def test_counts_name_every_kind():
