@@ -1,0 +1,73 @@
+"""Mutation testing of one package: break its functions one small way at a time, and see whether its own tests notice.
+
+    python .ci/mutants.py analysis --sample 300 --seed 0
+
+Prints the score with its interval and leaves every verdict in `mutants/verdicts-PACKAGE.txt`; `mutmut show NAME` gives a diff.
+What is mutated and what is not stands under `[tool.mutmut]` in pyproject.toml; docs/contributing.md holds the scores.
+"""
+
+import argparse
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import mutmut.__main__ as mutmut
+from mutmut.configuration import config
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.stats import status_by_exit_code
+from mutmut.utils.file_utils import walk_mutatable_files
+from scipy import stats
+
+# seconds, not minutes, and no module-wide fixture: mutmut knows of a function only the tests that call it themselves
+QUICK = {"execution": ["test_batch_cut.py", "test_hooks.py", "test_forecast.py"]}
+CAUGHT = ("killed", "timeout", "segfault")
+
+
+def generate(package: str) -> list[str]:
+    """Fresh mutants of `janoscope/<package>`, and its tests as the only ones that count -> all names, sorted."""
+    shutil.rmtree("mutants", ignore_errors=True)
+    Path("mutants").mkdir()
+    tests = Path("tests") / package
+    config().only_mutate = [f"janoscope/{package}/*"]
+    config().pytest_add_cli_args_test_selection = [str(tests / name) for name in QUICK.get(package, [""])]
+    mutmut.copy_src_dir()
+    mutmut.create_mutants(1)
+    return sorted(verdicts())
+
+
+def verdicts() -> dict[str, str]:
+    """Of each mutant: killed, timeout, survived, no tests, not checked."""
+    found = {}
+    for path in walk_mutatable_files():
+        data = SourceFileMutationData(path=path)
+        data.load()
+        found |= {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", choices=("conversion", "analysis", "plan", "execution"))
+    parser.add_argument("--sample", type=int, help="how many mutants to draw; all where not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="the survivors of the last run alone")
+    asked = parser.parse_args()
+    kept = Path(f"mutants-{asked.package}.txt")
+
+    names = generate(asked.package)
+    drawn = random.Random(asked.seed).sample(names, min(asked.sample or len(names), len(names)))
+    if asked.again:
+        drawn = [line.split()[0] for line in kept.read_text().splitlines() if line.split()[1] not in CAUGHT]
+    mutmut._run(drawn, 1)
+
+    told = {name: verdicts()[name] for name in drawn}
+    kept.write_text("".join(f"{name} {verdict}\n" for name, verdict in sorted(told.items())))
+    caught = sum(verdict in CAUGHT for verdict in told.values())
+    low, high = stats.binomtest(caught, len(told)).proportion_ci(method="wilson")
+    print(f"{asked.package}: {dict(Counter(told.values()))}")
+    print(f"{caught} of {len(told)} caught, {len(names)} in all: {caught / len(told):.1%} [{low:.1%}, {high:.1%}]")
+
+
+if __name__ == "__main__":
+    main()
