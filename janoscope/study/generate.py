@@ -149,4 +149,7 @@ def _save_mp4(frames: np.ndarray, path: Path) -> None:
     refuse_format(path)
     import imageio.v3 as imageio
 
-    imageio.imwrite(path, frames, fps=8, plugin="FFMPEG")
+    # the codec takes even sizes; padded, since the writer would resample all frames to multiples of 16
+    rows, cols = (size % 2 for size in frames.shape[1:3])
+    even = np.pad(frames, ((0, 0), (0, rows), (0, cols), (0, 0)), mode="edge")
+    imageio.imwrite(path, even, fps=8, plugin="FFMPEG", macro_block_size=2)

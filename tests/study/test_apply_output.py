@@ -153,3 +153,16 @@ def test_a_measured_policy_says_on_what_and_a_hand_written_one_nothing(model):
     assert told == "policy demo was measured on demo (4.35 M parameters): 55.1 dB at compute 0.50 over 8 prompts."
     assert measured_words(replace(written, measured_on=on), "flux").endswith(" On flux it was not measured.")
     assert measured_words(replace(written, measured_on={"model": "demo"}), "demo") == "policy demo was measured on demo."
+
+
+def test_an_mp4_of_an_odd_size_is_padded_not_resampled(tmp_path):
+    """Stripes of three pixels: stretched to the next multiple of 16 they would no longer stand where they stood."""
+    import imageio.v3 as imageio
+
+    stripes = np.repeat(np.arange(45) // 3 % 2 * 200, 3).reshape(1, 1, 45, 3).astype(np.uint8)
+    frames = np.broadcast_to(stripes, (4, 31, 45, 3)).copy()
+    back = imageio.imread(study_generate.save_frames(frames, tmp_path / "odd.mp4"), plugin="FFMPEG")
+    assert back.shape == (4, 32, 46, 3)
+    assert np.abs(back[:, :31, :45].astype(int) - frames).mean() < 12
+    stretched = np.abs(back[:, :31, :43].astype(int) - frames[:, :, 2:]).mean()
+    assert stretched > 60, "control: two pixels off would be seen"
