@@ -51,10 +51,15 @@ def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Estimate 
 def front_name(method: str, options: Mapping[str, str]) -> str:
     """The method with its options that are no numbers: rows of one name lie on one front and differ in their setting.
 
+    A number at the end of a preset's name is a setting too.
+
     >>> front_name("uniform", {"k": "3", "output": "forecast"}), front_name("ras", {"end": "N", "ratio": "0.5"})
     ('uniform:output=forecast', 'ras:end=N')
+    >>> front_name("jano", {"preset": "jano/flux-1/2"}), front_name("jano", {"preset": "demo/best-step-0.6"})
+    ('jano:preset=jano/flux-1', 'jano:preset=demo/best-step')
     """
-    words = [f"{key}={value}" for key, value in options.items() if not re.fullmatch(r"[\d./+-]+", value)]
+    settings = {key: re.sub(r"[/-][\d.]+$", "", value) if key == "preset" else value for key, value in options.items()}
+    words = [f"{key}={value}" for key, value in settings.items() if not re.fullmatch(r"[\d./+-]+", value)]
     return method + (":" + ",".join(words) if words else "")
 
 
