@@ -2,7 +2,7 @@
 
     python .ci/mutants.py analysis --sample 300 --seed 0
 
-Prints the score with its interval and leaves every verdict in `mutants/verdicts-PACKAGE.txt`; `mutmut show NAME` gives a diff.
+Prints the score with its interval and leaves every verdict in `mutants-PACKAGE.txt`; `mutmut show NAME` gives a diff.
 What is mutated and what is not stands under `[tool.mutmut]` in pyproject.toml; docs/contributing.md holds the scores.
 """
 
@@ -58,7 +58,8 @@ def main() -> None:
     names = generate(asked.package)
     drawn = random.Random(asked.seed).sample(names, min(asked.sample or len(names), len(names)))
     if asked.again:
-        drawn = [line.split()[0] for line in kept.read_text().splitlines() if line.split()[1] not in CAUGHT]
+        before = dict(line.split(" ", 1) for line in kept.read_text().splitlines())
+        drawn = [name for name, verdict in before.items() if verdict not in CAUGHT and name in names]
     mutmut._run(drawn, 1)
 
     told = {name: verdicts()[name] for name in drawn}

@@ -10,8 +10,6 @@ from ..analysis.host import to_host
 from ..grid import TokenGrid
 from ..plan import ObservingSelector, Plan, PlanSelector, Selection, Selector, StepKind
 
-PARTIAL = (StepKind.MODERATE, StepKind.ACTIVE)
-
 
 class Steering(Protocol):
     """Asked before each step, told after it. plan: the plan in force, None before there is one."""
@@ -75,7 +73,7 @@ class Planned:
     def writes_keys(self, step: int) -> bool:
         kind, later = self._kinds[step], self._kinds[step + 1 :]
         first_of_two = self._forecast_keys and kind is StepKind.WARMUP and later[:1] == (StepKind.REFRESH,)
-        return (kind is StepKind.REFRESH or first_of_two) and any(k in PARTIAL for k in later)
+        return (kind is StepKind.REFRESH or first_of_two) and any(k.is_partial for k in later)
 
     def skipped_groups(self, tokens: int) -> list[np.ndarray]:
         return _skipped_groups(self._selector, tokens)

@@ -147,7 +147,7 @@ def _check_order(kinds: tuple[StepKind, ...], origin: str) -> None:
     """A partial step reads caches that only a refresh writes; a reuse step returns an output that a full step left."""
     for step, kind in enumerate(kinds):
         before = kinds[:step]
-        if kind in (StepKind.MODERATE, StepKind.ACTIVE) and StepKind.REFRESH not in before:
+        if kind.is_partial and StepKind.REFRESH not in before:
             raise InputError(
                 f"{origin}: step {step} is {kind}, but no refresh stands before it; begin with one after the warm-up."
             )

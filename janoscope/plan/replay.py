@@ -18,7 +18,6 @@ from ..errors import InputError
 from .levels import TokenLevel
 from .schedule import StepKind
 
-PARTIAL = (StepKind.MODERATE, StepKind.ACTIVE)
 # x_next = a x + b prediction; multistep samplers use a prediction again, ancestral ones add noise
 ONE_STEP_SAMPLERS = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "CogVideoXDDIMScheduler")
 
@@ -169,7 +168,7 @@ class Replay:
     def _stale_energy(self, kinds: Sequence[StepKind], level: TokenLevel, keys: str) -> np.ndarray:
         """(run, token): sum over partial steps of the squared weighted errors."""
         computed = tuple(kind.least_rank <= level.rank for kind in kinds)
-        partial = tuple(kind in PARTIAL for kind in kinds)
+        partial = tuple(kind.is_partial for kind in kinds)
 
         def form() -> np.ndarray:
             each = held_minus_recorded(computed, self.weights.coordinate, keys)

@@ -27,6 +27,11 @@ class StepKind(StrEnum):
         return self in (StepKind.WARMUP, StepKind.REFRESH, StepKind.COOLDOWN)
 
     @property
+    def is_partial(self) -> bool:
+        """Whether some tokens may be computed and others skipped."""
+        return self in (StepKind.MODERATE, StepKind.ACTIVE)
+
+    @property
     def least_rank(self) -> int:
         """The lowest token rank that is computed; above every rank where nothing is."""
         if self.is_full:
