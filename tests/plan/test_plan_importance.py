@@ -87,6 +87,14 @@ def test_the_noise_of_a_noise_predictor_is_the_velocity_that_it_has_while_x0_is_
     np.testing.assert_allclose(found.spatial, wanted.spatial, rtol=1e-3)
 
 
+def test_a_flow_models_first_latent_is_a_signal_as_it_is_wherever_the_run_starts(latents) -> None:
+    sigma = np.linspace(0.6, 0.1, 5)  # from a picture: x_T is not all noise
+    samples, outputs = latents
+    path = NoisePath(1000 * sigma, 1 - sigma, sigma)
+    found = warmup_scores(POLICY, samples, outputs, path=path, prediction="flow")
+    np.testing.assert_array_equal(found.combined, jano_complexity(np.stack([samples[0], *outputs]), POLICY.tile).combined)
+
+
 @pytest.mark.parametrize("name", ["jano", "x0-gradient", "ras"])
 def test_one_warmup_step_is_enough_for_maps_of_one_step(name: str, latents) -> None:
     assert np.isfinite(scores_of(name, latents, warmup=1)).all()
