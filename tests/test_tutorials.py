@@ -16,6 +16,7 @@ PAGES = {page.name: BLOCK.findall(page.read_text(encoding="utf-8")) for page in 
 PAGES = {name: blocks for name, blocks in PAGES.items() if blocks}
 # what a reader finds in the folder at the end, beside what was told on the way
 LEAVES = {"quick-start.md": ("run.h5", "run.png", "mine.h5", "run/report.html", "fast.png", "comparison/report.html")}
+LEAVES["calibrating.md"] = ("half/policy.toml", "half/calibration.json", "half/report.html")
 
 
 def script_of(blocks):

@@ -1,6 +1,5 @@
 """A calibration's page: the front with the chosen point, its spread over prompts, how far the predictions hold, and the cliff."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..errors import InputError
-from .page import environment, remove_stale, text_asset, write_whole
+from .page import environment, read_facts, remove_stale, text_asset, write_whole
 from .results import number
 from .style import INK, MUTED, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 
-SCHEMA = "janoscope-calibration/1"
 AGAIN = "run `janoscope calibrate` again"
 TOKENS, STEPS, CHOSEN = "#b8436f", "#243b63", "#eda128"
 MARKERS = {"tokens": "o", "steps": "s"}
@@ -43,16 +40,7 @@ def render_calibration(directory: Path | str) -> list[Path]:
 
 def read_calibration(directory: Path) -> dict[str, Any]:
     """The content of a directory's calibration.json."""
-    path = directory / "calibration.json"
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no calibration.json; {AGAIN}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no calibration of this version, which reads {SCHEMA!r}; {AGAIN}.")
-    return facts
+    return read_facts(directory, "calibration", AGAIN)
 
 
 def calibration_figures(facts: Mapping[str, Any]) -> list[Drawing]:

@@ -1,6 +1,5 @@
 """A comparison's figures: quality against compute with a front for each method, and the pictures with their errors."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from ..errors import InputError
 from .applied import error_map
 from .comparison_page import comparison_page
 from .error_scale import POWER, error_scale
-from .page import write_whole
+from .page import read_facts, write_whole
 from .pictures import fitted, read_picture
 from .results import interval, number
 from .style import ERROR_CMAP, INK, MUTED, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 
-SCHEMA = "janoscope-comparison/1"
 AGAIN = "run `janoscope compare` again"
 # told apart by lightness and by marker too, so that they stay apart in grey
 COLOURS = ("#243b63", "#eda128", "#b8436f", "#3d8b7d", "#7a5ea8", "#8b5a2b", "#5c6675", "#a3b54a")
@@ -68,16 +65,8 @@ def render_comparison(directory: Path | str) -> list[Path]:
 
 
 def read_comparison(directory: Path) -> dict[str, Any]:
-    path = directory / "comparison.json"
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no comparison.json; {AGAIN}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no comparison of this version, which reads {SCHEMA!r}; {AGAIN}.")
-    return facts
+    """The content of a directory's comparison.json."""
+    return read_facts(directory, "comparison", AGAIN)
 
 
 def fronts_of(facts: Mapping[str, Any]) -> list[Front]:

@@ -1,5 +1,6 @@
 """What every page is made with: templates, the files they include, and writing them whole."""
 
+import json
 import os
 from collections.abc import Iterable
 from importlib.resources import files
@@ -8,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from ..errors import InputError
 
 OURS = "janoscope"  # stands in the description of every SVG that we draw
 
@@ -24,6 +27,20 @@ def environment() -> Environment:
 def text_asset(name: str) -> Markup:
     """A style sheet or script of ours, to stand in a page as it is."""
     return Markup((files(__package__) / "templates" / name).read_text(encoding="utf-8"))
+
+
+def read_facts(directory: Path, kind: str, again: str) -> dict[str, Any]:
+    """The content of a result, `{kind}.json`. again: how to make it anew, where it is missing, damaged or of another version."""
+    path, schema = directory / f"{kind}.json", f"janoscope-{kind}/1"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} holds no {path.name}; {again}.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; {again}.") from error
+    if not isinstance(facts, dict) or facts.get("schema") != schema:
+        raise InputError(f"{path} is no {kind} of this version, which reads {schema!r}; {again}.")
+    return facts
 
 
 def write_whole(path: Path, text: str) -> Path:
