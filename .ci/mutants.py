@@ -19,8 +19,19 @@ from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 from scipy import stats
 
-# seconds, not minutes, and no module-wide fixture: mutmut knows of a function only the tests that call it themselves
-QUICK = {"execution": ["test_batch_cut.py", "test_hooks.py", "test_forecast.py"]}
+# of execution what takes seconds: all that works on one network, and text that stands first (flux), last (sd3) or apart (wan)
+QUICK = {
+    "execution": [
+        "tests/execution/test_batch_cut.py",
+        "tests/execution/test_forecast.py",
+        "tests/execution/test_hooks.py",
+        "tests/execution/test_offload.py",
+        "tests/execution/test_special_runs.py",
+        "tests/execution/test_strategies.py",
+        "-k",
+        "not (chroma or flux2 or cogvideox or hunyuanvideo or qwen or ltx or pixart)",
+    ]
+}
 CAUGHT = ("killed", "timeout", "segfault")
 
 
@@ -28,9 +39,8 @@ def generate(package: str) -> list[str]:
     """Fresh mutants of `janoscope/<package>`, and its tests as the only ones that count -> all names, sorted."""
     shutil.rmtree("mutants", ignore_errors=True)
     Path("mutants").mkdir()
-    tests = Path("tests") / package
     config().only_mutate = [f"janoscope/{package}/*"]
-    config().pytest_add_cli_args_test_selection = [str(tests / name) for name in QUICK.get(package, [""])]
+    config().pytest_add_cli_args_test_selection = QUICK.get(package, [f"tests/{package}"])
     mutmut.copy_src_dir()
     mutmut.create_mutants(1)
     return sorted(verdicts())

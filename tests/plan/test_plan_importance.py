@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from janoscope.analysis import gradient_energy, jano_complexity, ras_importance
-from janoscope.conversion import NoisePath
+from janoscope.conversion import NoisePath, to_flow_velocity
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
 from janoscope.plan import Intervals, Policy, Split, random_scores, token_ranks
-from janoscope.plan.importance import importance_scores, ras_of_step, warmup_scores
+from janoscope.plan.importance import importance_scores, initial_signal, ras_of_step, warmup_scores
 
 GRID = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
 SIGMA = np.linspace(1, 0.2, 5)
@@ -85,6 +85,14 @@ def test_the_noise_of_a_noise_predictor_is_the_velocity_that_it_has_while_x0_is_
     assert found.signals == 4 + initial_latent
     np.testing.assert_allclose(found.combined, wanted.combined, atol=1e-3)
     np.testing.assert_allclose(found.spatial, wanted.spatial, rtol=1e-3)
+
+
+def test_the_first_latent_is_what_a_predictor_that_sees_nothing_but_noise_would_give(latents) -> None:
+    alpha = np.array([0.5, 0.7, 0.9])
+    path = NoisePath([900.0, 600.0, 300.0], alpha, np.sqrt(1 - alpha**2))
+    sample = latents[0][0].astype(np.float64)
+    blind = to_flow_velocity(sample / path.sigma[0], sample, prediction="epsilon", point=path.at(0))  # x0 = 0
+    np.testing.assert_allclose(initial_signal(sample, path, "epsilon"), blind)
 
 
 def test_a_flow_models_first_latent_is_a_signal_as_it_is_wherever_the_run_starts(latents) -> None:

@@ -136,10 +136,15 @@ def test_drop_mask_by_hand():
     assert np.flatnonzero(drop_mask(importance, starved, 2, RasOptions(high_ratio=0.0))).tolist() == [3, 4]
 
 
+def test_the_metric_is_told_to_whoever_measures():
+    for metric in ("std", "l2norm"):
+        assert RasSelector(RasOptions(metric=metric), 10, 4).metric == metric
+
+
 def test_equal_importance_is_told_apart_by_order():
-    even = np.zeros(40)
-    assert np.flatnonzero(drop_mask(even, even, 3, RasOptions(high_ratio=0.0))).tolist() == [0, 1, 2]
-    assert np.flatnonzero(drop_mask(even, even, 3, RasOptions(high_ratio=1.0))).tolist() == [37, 38, 39]
+    importance, none = np.arange(40) % 2, np.zeros(40)
+    assert np.flatnonzero(drop_mask(importance, none, 3, RasOptions(high_ratio=0.0))).tolist() == [0, 2, 4]
+    assert np.flatnonzero(drop_mask(importance, none, 3, RasOptions(high_ratio=1.0))).tolist() == [35, 37, 39]
 
 
 def test_a_growing_skip_is_centred_on_the_average_in_whole_lengths_and_cut_to_64():
