@@ -13,6 +13,7 @@ from janoscope.capture import Capture
 from janoscope.errors import ExecutionError, InputError
 from janoscope.execution import Executor
 from janoscope.execution import run as run_module
+from janoscope.execution.refusal import refuse_compiled
 from janoscope.execution.warmup import Warmup
 from janoscope.plan import highest
 
@@ -219,6 +220,9 @@ def test_compiled_blocks_give_the_same_and_a_compiled_whole_is_refused(family):
     tiny.pipe.transformer.compile(backend="eager")
     with pytest.raises(ExecutionError, match="compiled as a whole"):
         tiny.executor(policy())
+    wrapped = torch.compile(Tiny(family).pipe.transformer, backend="eager")  # the other way to compile, a module around it
+    with pytest.raises(ExecutionError, match="transformer is compiled as a whole"):
+        refuse_compiled("transformer", wrapped)
 
 
 def test_another_attention_backend_is_refused_by_name(flux):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
 from janoscope.plan import (
     SCHEMA,
+    Cache,
     Difference,
     Fingerprint,
     ModelFacts,
@@ -178,6 +180,21 @@ def test_describe_shows_shares_ladder_and_prediction():
         "ladder    WWWRamaRamaC",
         "predicted compute 0.756 of the full run's FLOPs, speedup 1.31x, cache 0.0 MiB",
     ]
+
+
+def test_a_run_of_one_step_and_a_prompt_in_any_script_survive_the_file():
+    print_ = replace(PRINT, steps=1, prompt="eine Kuh läuft, 猫")
+    text = make_plan(Policy.from_table(POLICY.to_json() | {"warmup": 0}, "test"), SCORES, print_).to_text()
+    assert Plan.from_text(text).fingerprint == print_
+    assert "läuft, 猫" in text, "people read it"
+
+
+def test_another_cache_leaves_everything_else_and_unknown_bytes():
+    plan = make_plan(POLICY, SCORES, PRINT, FACTS)
+    other = plan.with_cache(Cache("hidden"))
+    assert (other.policy.cache, other.predicted.cache_bytes) == (Cache("hidden"), None)
+    assert other.with_cache(plan.policy.cache).policy == plan.policy
+    assert (other.token_level, other.step_kind, other.predicted[:2]) == (plan.token_level, plan.step_kind, plan.predicted[:2])
 
 
 def test_describe_tells_the_cache_in_mib_or_that_nobody_knows_it():

@@ -16,6 +16,7 @@ from janoscope.plan.importance import importance_scores, initial_signal, ras_of_
 GRID = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
 SIGMA = np.linspace(1, 0.2, 5)
 PATH = NoisePath(1000 * SIGMA, 1 - SIGMA, SIGMA)
+FLOW_WORDS = ("flow", "flow_prediction")
 POLICY = Policy("test", 4, 1, (3, 4, 4), Intervals(4, 2), Split(0.2, 0.5))
 
 
@@ -101,6 +102,12 @@ def test_a_flow_models_first_latent_is_a_signal_as_it_is_wherever_the_run_starts
     path = NoisePath(1000 * sigma, 1 - sigma, sigma)
     found = warmup_scores(POLICY, samples, outputs, path=path, prediction="flow")
     np.testing.assert_array_equal(found.combined, jano_complexity(np.stack([samples[0], *outputs]), POLICY.tile).combined)
+
+
+def test_both_words_for_flow_mean_the_same(latents) -> None:
+    sigma = np.linspace(0.6, 0.1, 5)
+    found = [warmup_scores(POLICY, *latents, path=NoisePath(1000 * sigma, 1 - sigma, sigma), prediction=p) for p in FLOW_WORDS]
+    np.testing.assert_array_equal(found[0].enhanced, found[1].enhanced)
 
 
 @pytest.mark.parametrize("name", ["jano", "x0-gradient", "ras"])

@@ -108,6 +108,13 @@ def test_token_scores_are_scaled_before_they_are_cut_and_tile_scores_are_not():
     assert token_ranks(token_scores.reshape(1, 1, 5), policy_of(), grid).tolist() == [3] * 5
 
 
+def test_a_policy_of_quantiles_cuts_by_both_of_them():
+    table = {key: value for key, value in policy_of().to_json().items() if key != "thresholds"}
+    policy = Policy.from_table(table | {"quantiles": {"static": 0.4, "moderate": 0.8}}, "test")
+    found = token_ranks(np.array([10.0, 11.0, 12.0, 14.0, 20.0]), policy, TokenGrid(1, (1, 2, 10), (1, 2, 2)))
+    assert (found.tolist(), found.dtype) == ([1, 1, 2, 2, 3], np.int8)
+
+
 def test_scaling_maps_ends_to_0_and_1_and_a_flat_map_to_0():
     assert scaled(np.array([2.0, 4.0, 3.0])).tolist() == [0.0, 1.0, 0.5]
     assert scaled(np.full(3, 7.0)).tolist() == [0.0, 0.0, 0.0]

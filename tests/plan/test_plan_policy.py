@@ -177,9 +177,9 @@ def test_a_policy_written_as_toml_and_as_json_reads_back_equal(name, split, tile
 
 
 def test_what_was_measured_is_a_table_of_its_own_at_the_end():
-    measured = {"psnr_db": 41.5, "on": ["demo", "demo:video"], "steps": {"full": 50}}
+    measured = {"psnr_db": 41.5, "on": ["demo", "demo:video"], "steps": {"full": 50}, "more": {}}
     text = Policy.from_table(LEAST | {"measured_on": measured, "source": "calibrated"}, "here").to_toml()
-    assert text.endswith('\n\n[measured_on]\npsnr_db = 41.5\non = ["demo", "demo:video"]\nsteps = { full = 50 }\n')
+    assert text.endswith('\n\n[measured_on]\npsnr_db = 41.5\non = ["demo", "demo:video"]\nsteps = { full = 50 }\nmore = {}\n')
 
 
 def test_a_changed_toml_reads_back_unequal():

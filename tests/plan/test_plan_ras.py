@@ -136,6 +136,10 @@ def test_drop_mask_by_hand():
     assert np.flatnonzero(drop_mask(importance, starved, 2, RasOptions(high_ratio=0.0))).tolist() == [3, 4]
 
 
+def test_a_skip_may_grow_at_every_step():
+    assert RasOptions(skip_step=64, skip_length=1).skip_length == 1
+
+
 def test_the_metric_is_told_to_whoever_measures():
     for metric in ("std", "l2norm"):
         assert RasSelector(RasOptions(metric=metric), 10, 4).metric == metric

@@ -11,7 +11,7 @@ from janoscope.capture.noise_level import final_noise_level, noise_levels
 from janoscope.conversion import NoisePath
 from janoscope.errors import InputError
 from janoscope.plan import Policy, StepKind, TokenLevel, step_kinds
-from janoscope.plan.replay import Replay, StepWeights, final_weights, gram, held_minus_recorded, packed
+from janoscope.plan.replay import Replay, StepWeights, final_weights, gram, held_minus_recorded, is_one_step, packed
 
 STEPS, TOKENS, CHANNELS, RUNS = 13, 7, 5, 2
 SIGMA = np.linspace(1, 0.1, STEPS) ** 2
@@ -152,6 +152,24 @@ def test_final_weights_are_what_one_unit_of_output_does_to_the_samplers_last_lat
     if kind == "epsilon":
         control = StepWeights.of_path(path, kind).latent
         assert -control != pytest.approx(np.array(found), rel=0.1), "what is not carried through the later steps is another thing"
+
+
+@pytest.mark.parametrize("output", ["forecast", "corrected"])
+def test_one_value_alone_or_two_at_one_place_are_held(output):
+    held = held_minus_recorded([True, False, False], np.array([1.0, 0.5, 0.2]), "hold")
+    assert held_minus_recorded([True, False, False], np.array([1.0, 0.5, 0.2]), output).tolist() == held.tolist()
+    twice = [True, True, False]
+    held = held_minus_recorded(twice, np.array([1.0, 1.0, 0.2]), "hold")
+    assert held_minus_recorded(twice, np.array([1.0, 1.0, 0.2]), output).tolist() == held.tolist()
+    assert held_minus_recorded(twice, np.array([1.0, 0.9, 0.2]), output).tolist() != held.tolist()
+
+
+def test_samplers_that_use_a_prediction_once_are_known_by_class_and_config():
+    flow, heun = "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"
+    assert is_one_step({"class": flow, "config": {"stochastic_sampling": False}})
+    assert is_one_step({"class": "DDIMScheduler", "config": {}})
+    assert not is_one_step({"class": flow, "config": {"stochastic_sampling": True}})
+    assert not is_one_step({"class": heun, "config": {}})
 
 
 def test_a_run_cut_short_has_no_weight_at_its_last_step_and_forecasts_run_along_sigma():
