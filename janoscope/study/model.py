@@ -166,7 +166,7 @@ def _refuse_hub_options(name: str, directory: Path, revision: str | None, varian
 def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
-    import janoscope  # noqa: F401  the bundled models name their VAEs as classes of this package
+    import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
 
     if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
         command = f"python -m janoscope.demo.train {BUNDLED[name]}"
