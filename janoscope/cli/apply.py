@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from .options import (
     verbose_option,
 )
 from .parallel import follows, paired, parallel_options
+
+if TYPE_CHECKING:
+    from ..study.apply import Applied
 
 
 @click.command()
@@ -110,15 +113,19 @@ def apply(
     if as_json:
         click.echo(json.dumps(applied.to_json(), indent=1, allow_nan=False))
     else:
-        click.echo(str(applied.account))
-        if applied.processes > 1:
-            click.echo("tokens, cache and FLOPs are those of one of two processes, each with a guidance branch of its own")
-        if applied.psnr is not None and applied.ssim is not None:
-            same = math.isinf(applied.psnr)
-            quality = "identical" if same else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
-            click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time")
-        for file in files:
-            click.echo(f"Wrote {file}")
+        _tell(applied, files)
     if applied.account.warning:
         click.echo(applied.account.warning, err=True)
     sys.exit(1 if failed else 0)
+
+
+def _tell(applied: "Applied", files: list[Path]) -> None:
+    """The account, how far from the full run, and what was written."""
+    click.echo(str(applied.account))
+    if applied.processes > 1:
+        click.echo("tokens, cache and FLOPs are those of one of two processes, each with a guidance branch of its own")
+    if applied.psnr is not None and applied.ssim is not None:
+        quality = "identical" if math.isinf(applied.psnr) else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
+        click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time")
+    for file in files:
+        click.echo(f"Wrote {file}")

@@ -109,25 +109,16 @@ def record(
     sheet = sheet or sheet_of(pipe)
     asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
     rules = policy if policy is None or isinstance(policy, Policy) else named_policy(sheet, str(policy))
-    provenance: dict[str, dict[str, Any]] = {
-        "run": {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance},
-        "model": {
-            "id": model,
-            "revision": revision,
-            "pipeline": type(pipe).__name__,
-            "default_policy": dict(default_policy or {}),
-        },
-        "packages": installed_versions(),
-        "capture": {**told_probe(pipe, sheet), **({} if rules is None else {"policy": rules.to_json()})},
-    }
-    if pair is not None:
-        provenance["capture"]["guidance_parallel"] = 2
-    provenance["run"] |= told_arguments(arguments or {}) | {"options": dict(options or {})}
-    if model_argument is not None:
-        provenance["model"]["argument"] = model_argument
+    run = {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance}
+    about = {"id": model, "revision": revision, "pipeline": type(pipe).__name__, "default_policy": dict(default_policy or {})}
     sink = RecordingSink(
         target,
-        provenance,
+        {
+            "run": run | told_arguments(arguments or {}) | {"options": dict(options or {})},
+            "model": about if model_argument is None else about | {"argument": model_argument},
+            "packages": installed_versions(),
+            "capture": told_probe(pipe, sheet) | _told_layers(rules, pair),
+        },
         taps=asked,
         marks_skipped=rules is not None,
         store_dtype=store_dtype,
@@ -135,11 +126,31 @@ def record(
         on_step=on_step,
         on_size=on_size,
     )
+    identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
+    with _attached(pipe, sheet, sink, asked, rules, identity, pair) as recorded:
+        yield recorded
+
+
+def _told_layers(rules: Policy | None, pair: Pair | None) -> dict[str, Any]:
+    """What lies on the pipeline beside the capture, for the provenance."""
+    return ({"policy": rules.to_json()} if rules else {}) | ({"guidance_parallel": 2} if pair else {})
+
+
+@contextmanager
+def _attached(
+    pipe: Any,
+    sheet: ProbeSheet,
+    sink: RecordingSink,
+    taps: tuple[Tap, ...],
+    rules: Policy | None,
+    identity: Identity,
+    pair: Pair | None,
+) -> Iterator[RecordedGenerations]:
+    """Capture, executor and pair on the pipeline, each over the one before; the process that follows has no capture."""
     with ExitStack() as stack:
-        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=asked)) if pair is None or pair.leads else None
+        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=taps)) if pair is None or pair.leads else None
         executor = None
         if rules is not None:
-            identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
             on_select = pair.selected if pair else None
             executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity, on_select=on_select))
             if capture is not None:
@@ -246,14 +257,7 @@ def record_model(
         _keep_actual_size(recorded, generated)
     picture, trouble = _save_picture(generated, path) if keep_output else (None, "")
     recorder = recorded.recorders[-1]
-    if recorder.failure:
-        kept = f"; the picture is {picture}" if picture else trouble
-        raise RecordingError(
-            f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
-            f"Make room and record again{' with --force' if picture else ''}; what was recorded is {recorder.partial_path.name}."
-        )
-    if trouble:
-        raise RecordingError(f"{recorder.path} is complete{trouble}. Make room and record again for the picture.")
+    _refuse_incomplete(recorder, path, picture, trouble)
     return Recorded(
         path=recorder.path,
         picture=picture,
@@ -267,6 +271,18 @@ def record_model(
         compute=recorded.executor.account.compute if recorded.executor else None,
         notices=tuple(r.notice for r in recorded.recorders if r.notice),
     )
+
+
+def _refuse_incomplete(recorder: Recorder, path: Path, picture: Path | None, trouble: str) -> None:
+    """Raise RecordingError where recording or picture could not be written to the end. trouble: with the picture."""
+    if recorder.failure:
+        kept = f"; the picture is {picture}" if picture else trouble
+        raise RecordingError(
+            f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
+            f"Make room and record again{' with --force' if picture else ''}; what was recorded is {recorder.partial_path.name}."
+        )
+    if trouble:
+        raise RecordingError(f"{recorder.path} is complete{trouble}. Make room and record again for the picture.")
 
 
 def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) -> None:
