@@ -130,6 +130,12 @@ def test_without_enhancement_the_map_is_the_combined_one_and_a_copy():
     assert (jano_complexity(small_signals(), (1, 2, 2)).enhanced > found.combined).any()
 
 
+def test_a_map_says_how_it_was_made():
+    found = jano_complexity(small_signals(), (2, 3, 4), temporal_weight=0.7, padding="exclude", enhance=Enhancement(0.5, 1.0))
+    assert (found.tile, found.grid, found.signals) == ((2, 3, 4), (3, 3, 3), 5)
+    assert (found.temporal_weight, found.padding, found.enhancement) == (0.7, "exclude", Enhancement(0.5, 1.0))
+
+
 def test_fewer_than_two_signals_are_zeros():
     found = jano_complexity(small_signals(k=1), (1, 3, 4))
     for name in TOLERANCE:

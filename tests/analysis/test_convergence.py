@@ -131,8 +131,17 @@ def test_non_finite_values_are_counted():
     velocity[2, 3, 1], x0[10, 0, 0] = np.inf, np.nan
     found = measure_convergence(velocity, x0)
     assert found.nonfinite == 2
-    assert np.isfinite(found.holding_cost).all()
+    velocity[2, 3, 1], x0[10, 0, 0] = 0, 0
+    np.testing.assert_array_equal(found.holding_cost, measure_convergence(velocity, x0).holding_cost)
+    np.testing.assert_array_equal(found.x0_distance, measure_convergence(velocity, x0).x0_distance)
     assert "2 non-finite values counted as 0" in repr(found)
+
+
+def test_two_steps_are_enough():
+    velocity = np.array([[[1.0]], [[4.0]]])
+    found = measure_convergence(velocity, velocity, hold_steps=3)
+    assert (found.holding_cost.tolist(), found.x0_distance.tolist()) == ([3.0], [[3.0], [0.0]])
+    np.testing.assert_array_equal(found.holding_cost_steps, [[3.0], [np.nan], [np.nan]])
 
 
 def test_refuses_runs_it_cannot_measure():

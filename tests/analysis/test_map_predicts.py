@@ -22,6 +22,13 @@ def test_spearman_is_scipys_with_ties():
     assert spearman(a, -b).value == pytest.approx(-found.value)
 
 
+def test_two_tokens_are_in_order_or_not():
+    assert (spearman(np.array([1.0, 2.0]), np.array([5.0, 9.0])).value, spearman(np.arange(2.0), -np.arange(2.0)).value) == (
+        1,
+        -1,
+    )
+
+
 def test_one_resample_is_pearson_of_the_drawn_tokens_ranks():
     a, b = related(count=50)
     drawn = np.random.default_rng(3).integers(50, size=50)
@@ -65,8 +72,9 @@ def test_quantile_classes_keep_equal_values_together():
     assert quantile_classes(np.zeros(5)).tolist() == [0] * 5
     assert quantile_classes(np.arange(4.0), static=0.0, moderate=0.5).tolist() == [1, 1, 2, 2]
     assert quantile_classes(np.arange(4.0), static=1.0, moderate=1.0).tolist() == [0, 0, 0, 0]
-    with pytest.raises(InputError, match=r"static 0\.8 and moderate 0\.5"):
-        quantile_classes(np.zeros(5), static=0.8, moderate=0.5)
+    for static, moderate in ((0.8, 0.5), (-0.1, 0.5), (0.5, 1.5)):
+        with pytest.raises(InputError, match=f"static {static} and moderate {moderate} must satisfy"):
+            quantile_classes(np.zeros(5), static=static, moderate=moderate)
 
 
 def test_agreement_is_the_share_of_equal_classes():
@@ -122,6 +130,7 @@ def test_every_map_meets_every_target():
         ("random", "holding_cost"),
     ]
     assert found[0].spearman == spearman(a, b)
+    assert found[0].agreement == class_agreement(a, b)
     assert str(found[0]).startswith("jano -> convergence_step: Spearman 0.71 [0.")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from janoscope.analysis import tile_means, tile_of_tokens, token_means
+from janoscope.analysis.tiles import tile_rows
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid, tile_grid
 
@@ -38,6 +39,12 @@ def test_groups_hold_the_tile_of_a_tokens_first_cell():
     tiles = np.arange(30.0).reshape(3, 2, 5)
     cells = tiles.repeat(2, axis=0).repeat(5, axis=1).repeat(3, axis=2)[:5, :6, :14]
     np.testing.assert_array_equal(tile_of_tokens(GRID, TILE), cells[:, ::2, ::2].ravel())
+
+
+def test_rows_of_tiles_are_cut_where_they_grow_too_long():
+    rows = list(tile_rows((2, 4, 14), (2, 4, 3), longest=2))  # 5 tiles, the last hangs over
+    assert [(row.cols, row.count) for row in rows] == [(slice(0, 6), 2), (slice(6, 12), 2), (slice(12, 15), 1)]
+    assert all((row.frames, row.rows) == (slice(0, 2), slice(0, 4)) for row in rows)
 
 
 def test_refuses_maps_of_another_grid():
