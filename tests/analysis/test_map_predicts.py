@@ -23,10 +23,8 @@ def test_spearman_is_scipys_with_ties():
 
 
 def test_two_tokens_are_in_order_or_not():
-    assert (spearman(np.array([1.0, 2.0]), np.array([5.0, 9.0])).value, spearman(np.arange(2.0), -np.arange(2.0)).value) == (
-        1,
-        -1,
-    )
+    assert spearman(np.array([1.0, 2.0]), np.array([5.0, 9.0])).value == 1
+    assert spearman(np.array([1.0, 2.0]), np.array([9.0, 5.0])).value == -1
 
 
 def test_one_resample_is_pearson_of_the_drawn_tokens_ranks():
