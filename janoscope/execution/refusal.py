@@ -21,8 +21,7 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
         return
     if policy.map == "oracle":
         raise ExecutionError("the oracle map is made from the full run, not in mid-generation; use `compare --method oracle`.")
-    least = {"random": 0, "velocity-change": 2}.get(policy.map, 1)
-    if policy.warmup < least:
+    if (least := policy.least_warmup) > policy.warmup:
         raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
 
 

@@ -76,6 +76,9 @@ def importance_scores(
 
     Raises `InputError` for `oracle`, which needs a finished run, and for a warm-up that is too short for the map.
     """
+    if policy.warmup < policy.least_warmup:
+        needed = policy.least_warmup
+        raise InputError(f"map = {policy.map!r} needs a warm-up of {needed} or more, policy {policy.name} has {policy.warmup}.")
     if policy.map == "jano":
         return warmup_scores(policy, samples, outputs, path=path, prediction=prediction).enhanced
     if policy.map == "random":
@@ -91,9 +94,6 @@ def importance_scores(
             "and apply its plan.json."
         )
     last = policy.warmup - 1
-    needed = 2 if policy.map == "velocity-change" else 1
-    if policy.warmup < needed:
-        raise InputError(f"map = {policy.map!r} needs a warm-up of {needed} or more, policy {policy.name} has {policy.warmup}.")
 
     def convert(to: Callable[..., Any], step: int) -> Any:
         # a CPU tensor is read as NumPy, so that a live run and its recording give the same bits and thus the same levels

@@ -112,6 +112,11 @@ class Policy:
         """The inverse of `to_json`."""
         return cls.from_table(data, origin)
 
+    @property
+    def least_warmup(self) -> int:
+        """The fewest warm-up steps that its map can be made from."""
+        return {"random": 0, "oracle": 0, "velocity-change": 2}.get(self.map, 1)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict in the order of the contract; unset parts are left out."""
         return {key: _plain(value) for key in _CHECKS if (value := getattr(self, key)) not in (None, {})}

@@ -120,6 +120,10 @@ def test_refuses_what_a_warmup_cannot_know(latents) -> None:
         scores_of("oracle", latents)
     with pytest.raises(InputError, match="needs a warm-up of 2 or more, policy test has 1"):
         scores_of("velocity-change", latents, warmup=1)
+    for name in ("jano", "x0-gradient", "ras"):
+        with pytest.raises(InputError, match=f"map = '{name}' needs a warm-up of 1 or more, policy test has 0"):
+            scores_of(name, latents, warmup=0)
+    assert scores_of("random", latents, warmup=0).shape == GRID.tiles(POLICY.tile)
 
 
 def test_the_last_update_ends_at_the_final_sigma() -> None:
