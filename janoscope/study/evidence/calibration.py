@@ -31,9 +31,10 @@ def make(task: Task) -> Made:
         raise InputError(
             f"{task.recipe.slug}: target is {target!r}; one of compute, speedup, psnr is needed, as {{ compute = 0.5 }}."
         )
-    settings = task.recipe.settings | task.subject.settings
+    settings = {**task.recipe.settings, **task.subject.settings}
     kind, value = next(iter(target.items()))
-    effort = Effort(seed=task.subject.seeds[0], **{name: int(settings[name]) for name in EFFORT if name in settings})
+    bounds: dict[str, Any] = {name: int(settings[name]) for name in EFFORT if name in settings}
+    effort = Effort(seed=task.subject.seeds[0], **bounds)
     options = CallOptions(prompt=task.subject.prompts[0], seed=task.subject.seeds[0], **task.subject.call)
     told: dict[str, Any] = {"load": task.load, "call": options, "effort": effort}
     with tempfile.TemporaryDirectory() as scratch:
