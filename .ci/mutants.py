@@ -19,17 +19,22 @@ from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 from scipy import stats
 
-# of execution what takes seconds: all that works on one network, and text that stands first (flux), last (sd3) or apart (wan)
+# without those that run whole pipelines of the bundled models or every family by brute force
 QUICK = {
     "execution": [
-        "tests/execution/test_batch_cut.py",
-        "tests/execution/test_forecast.py",
-        "tests/execution/test_hooks.py",
-        "tests/execution/test_offload.py",
-        "tests/execution/test_special_runs.py",
-        "tests/execution/test_strategies.py",
-        "-k",
-        "not (chroma or flux2 or cogvideox or hunyuanvideo or qwen or ltx or pixart)",
+        f"tests/execution/test_{name}.py"
+        for name in (
+            "batch_cut",
+            "fingerprint",
+            "forecast",
+            "generations",
+            "hooks",
+            "offload",
+            "rows",
+            "special_runs",
+            "strategies",
+            "strategy_runs",
+        )
     ]
 }
 CAUGHT = ("killed", "timeout", "segfault")

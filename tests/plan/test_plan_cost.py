@@ -7,6 +7,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.plan import (
     Cache,
+    CacheBytes,
     ModelFacts,
     StepKind,
     Timing,
@@ -14,6 +15,7 @@ from janoscope.plan import (
     entry_tokens,
     predict,
     preset,
+    resident_layers,
     run_facts,
     step_compute,
     step_kinds,
@@ -185,6 +187,16 @@ def test_offloaded_bytes_by_hand():
     # branches that share a call share its copies: half as many of twice the size
     stacked = replace(facts, stacked=2)
     assert cache_bytes(stacked, 100, Cache("offload"), 60) == (2 * (whole + 4 * layer), 20 * layer)
+
+
+def test_device_and_host_are_added_each_by_itself():
+    assert CacheBytes(3, 50).plus(CacheBytes(10, 700)) == CacheBytes(13, 750)
+
+
+@pytest.mark.parametrize(("budget", "resident"), [(2 * 4 * 10 + 25, 4), (2 * 4 * 10 + 24, 1), (25 + 4 * 10 + 19, 0), (0, 0)])
+def test_all_layers_stay_or_what_the_buffers_leave(budget, resident):
+    """Four layers of 10 bytes in each of two calls, 25 bytes for the whole one, slots of two fetched and two leaving layers."""
+    assert resident_layers(budget, 2, 4, 2, layer=10, whole=25) == resident
 
 
 def test_hidden_projects_keys_and_values_of_skipped_tokens_again():

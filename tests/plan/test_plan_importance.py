@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from janoscope.analysis import gradient_energy, jano_complexity, ras_importance
+from janoscope.analysis import Enhancement, diffuse_inward, gradient_energy, jano_complexity, ras_importance
 from janoscope.conversion import NoisePath, to_flow_velocity
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
-from janoscope.plan import Intervals, Policy, Split, random_scores, token_ranks
+from janoscope.plan import Enhance, Intervals, Policy, Split, random_scores, token_ranks
 from janoscope.plan.importance import importance_scores, initial_signal, ras_of_step, warmup_scores
 
 GRID = TokenGrid(channels=3, cells=(3, 10, 14), patch=(1, 2, 2))
@@ -102,6 +102,15 @@ def test_a_flow_models_first_latent_is_a_signal_as_it_is_wherever_the_run_starts
     path = NoisePath(1000 * sigma, 1 - sigma, sigma)
     found = warmup_scores(POLICY, samples, outputs, path=path, prediction="flow")
     np.testing.assert_array_equal(found.combined, jano_complexity(np.stack([samples[0], *outputs]), POLICY.tile).combined)
+
+
+@pytest.mark.parametrize("enhance", [Enhance(0, 2), Enhance(0.8, 2), Enhance(0.8, 1)])
+def test_a_policys_enhancement_raises_its_own_map(latents, enhance: Enhance) -> None:
+    policy = replace(POLICY, enhance=enhance, tile=(1, 2, 2))
+    found = warmup_scores(policy, *latents, path=PATH, prediction="flow")
+    wanted = diffuse_inward(found.combined, Enhancement(enhance.strength, enhance.distance))
+    np.testing.assert_array_equal(found.enhanced, wanted)
+    assert (found.enhanced > found.combined).any() == (enhance.strength > 0)
 
 
 def test_both_words_for_flow_mean_the_same(latents) -> None:

@@ -140,6 +140,12 @@ def test_a_skip_may_grow_at_every_step():
     assert RasOptions(skip_step=64, skip_length=1).skip_length == 1
 
 
+def test_one_step_alone_may_be_corrected():
+    selector = RasSelector(RasOptions(start=2, end=2, resets=(), official=False), 6, 4)
+    assert [selector.is_ras(step) for step in range(6)] == [False, False, True, False, False, False]
+    assert [selector.wants(step) for step in range(6)] == [False, True, False, False, False, False]
+
+
 def test_the_metric_is_told_to_whoever_measures():
     for metric in ("std", "l2norm"):
         assert RasSelector(RasOptions(metric=metric), 10, 4).metric == metric
@@ -148,13 +154,14 @@ def test_the_metric_is_told_to_whoever_measures():
 def test_equal_importance_is_told_apart_by_order():
     importance, none = np.arange(40) % 2, np.zeros(40)
     assert np.flatnonzero(drop_mask(importance, none, 3, RasOptions(high_ratio=0.0))).tolist() == [0, 2, 4]
-    assert np.flatnonzero(drop_mask(importance, none, 3, RasOptions(high_ratio=1.0))).tolist() == [35, 37, 39]
+    for official in (True, False):
+        assert np.flatnonzero(drop_mask(importance, none, 3, RasOptions(official=official))).tolist() == [35, 37, 39]
 
 
 def test_a_growing_skip_is_centred_on_the_average_in_whole_lengths_and_cut_to_64():
-    """avg + step (k div L - ((N + start) div L) div 2), whole divisions: N = 28, start 4, L = 5 has its middle at 6 div 2 = 3."""
+    """avg + step (k div L - ((N + start) div L) div 2), whole divisions: N = 31, start 4, L = 5 has its middle at 7 div 2 = 3."""
     options = RasOptions(start=4, resets=(), ratio=0.5, skip_step=100, skip_length=5)
-    counts = skip_counts(options, 28, 1024)
+    counts = skip_counts(options, 31, 1024)
     assert counts[[3, 4, 5, 15, 27]].tolist() == [0, (512 - 300) // 64 * 64, (512 - 200) // 64 * 64, 512, (512 + 200) // 64 * 64]
 
 
