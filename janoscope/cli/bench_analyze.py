@@ -25,8 +25,8 @@ from .options import json_option, quiet_option
 @quiet_option
 def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict: bool, as_json: bool, quiet: bool) -> None:
     """Time and memory of the complexity map and of a whole analysis, against work that cannot be avoided; one thread."""
-    from ..study.analysis_files import write_json, write_whole
     from ..study.bench_analyze import SMALL_MAP, SMALL_RUN, bench_analyze, describe_bench
+    from ..study.bench_files import write_bench
 
     map_case, run_case = (SMALL_MAP, SMALL_RUN) if small else (None, None)
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
@@ -34,8 +34,5 @@ def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict
     text = describe_bench(result)
     click.echo(json.dumps(result, indent=1) if as_json else text)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "analyze.json", result)
-        write_whole(output / "analyze.md", f"# Performance of the analysis\n\n{text}\n".encode())
-        click.echo(f"Wrote {output / 'analyze.md'}", err=as_json)
+        click.echo(f"Wrote {write_bench(output, 'analyze', result, text)}", err=as_json)
     sys.exit(1 if strict and not all(result["within"].values()) else 0)

@@ -24,7 +24,7 @@ from .options import json_option
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write execute-SIZE.json and .txt into this directory.",
+    help="Write execute-SIZE.json and .md into this directory.",
 )
 @click.option("--strict", is_flag=True, help="Exit code 1 when a figure misses its limit.")
 @json_option
@@ -36,13 +36,12 @@ def bench_execute(
     Times mean something on an idle machine only; the load averages are written down.
     """
     from ..study.bench_execute import bench_execute as run
+    from ..study.bench_execute import describe_bench
+    from ..study.bench_files import write_bench
 
     result = run(size, repeats=repeats, device=device, clock=clock)
-    data = json.dumps(result.to_json(), indent=1)
-    click.echo(data if as_json else str(result))
+    click.echo(json.dumps(result.to_json(), indent=1) if as_json else str(result))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / f"execute-{size}.json").write_text(data + "\n", encoding="utf-8")
-        (output / f"execute-{size}.txt").write_text(f"{result}\n", encoding="utf-8")
-        click.echo(f"Wrote {output / f'execute-{size}.json'}", err=as_json)
+        written = write_bench(output, f"execute-{size}", result.to_json(), describe_bench(result))
+        click.echo(f"Wrote {written}", err=as_json)
     sys.exit(1 if strict and result.faults else 0)

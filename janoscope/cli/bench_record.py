@@ -23,7 +23,7 @@ from .options import json_option, quiet_option
 @quiet_option
 def bench_record(output: Path | None, scratch: Path | None, small: bool, strict: bool, as_json: bool, quiet: bool) -> None:
     """What recording costs a generation, the writer against raw writes, and one token's curve against reading all."""
-    from ..study.analysis_files import write_json, write_whole
+    from ..study.bench_files import write_bench
     from ..study.bench_record import CASES, SMALL_CASES, bench_record, describe_bench
 
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
@@ -31,8 +31,5 @@ def bench_record(output: Path | None, scratch: Path | None, small: bool, strict:
     text = describe_bench(result)
     click.echo(json.dumps(result, indent=1) if as_json else text)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "record.json", result)
-        write_whole(output / "record.md", f"# Performance of recording\n\n{text}\n".encode())
-        click.echo(f"Wrote {output / 'record.md'}", err=as_json)
+        click.echo(f"Wrote {write_bench(output, 'record', result, text)}", err=as_json)
     sys.exit(1 if strict and not all(result["within"].values()) else 0)

@@ -24,7 +24,7 @@ def bench_scale(
     gpus: tuple[int, ...], prompts: int, gpu_hour_usd: float, output: Path | None, small: bool, as_json: bool, quiet: bool
 ) -> None:
     """What calibrating Wan2.1-14B on many prompts takes, from what is measured here and what is assumed."""
-    from ..study.analysis_files import write_json, write_whole
+    from ..study.bench_files import write_bench
     from ..study.bench_scale import SMALL, bench_scale
     from ..study.scaling import Assumptions, Measured, describe_scaling
 
@@ -34,7 +34,4 @@ def bench_scale(
     text = describe_scaling(Measured.from_json(result), assumed, gpus)
     click.echo(json.dumps(result, indent=1) if as_json else text)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "scale.json", result)
-        write_whole(output / "scale.md", f"# Scale of a calibration\n\n{text}\n".encode())
-        click.echo(f"Wrote {output / 'scale.md'}", err=as_json)
+        click.echo(f"Wrote {write_bench(output, 'scale', result, text)}", err=as_json)

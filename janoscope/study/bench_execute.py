@@ -154,6 +154,11 @@ def bench_execute(
     return _Bench(SIZES[size], where, clock).run(shares, repeats)
 
 
+def describe_bench(found: ExecuteBench) -> str:
+    """The figures, Markdown."""
+    return f"```\n{found}\n```"
+
+
 class _Bench:
     """A network under the hooks, and its calls."""
 

@@ -2,20 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...errors import InputError
-from ..analysis_files import write_json, write_whole
 from ..bench_analyze import SMALL_MAP, SMALL_RUN, bench_analyze
 from ..bench_analyze import describe_bench as describe_analyze
 from ..bench_execute import SIZES, bench_execute
+from ..bench_execute import describe_bench as describe_execute
+from ..bench_files import write_bench
 from ..bench_record import CASES, SMALL_CASES, bench_record
 from ..bench_record import describe_bench as describe_record
 from ..bench_scale import SMALL, bench_scale
 from ..recipe import Recipe
 from ..scaling import Measured, describe_scaling
 from .task import OnStep
+
+BENCHES = ("record", "analyze", "execute-flux-like", "scale")
+# figures, and the same in Markdown
+Result = tuple[dict[str, Any], str]
 
 
 def files(recipe: Recipe) -> list[str]:
@@ -27,48 +33,44 @@ def make_whole(recipe: Recipe, folder: Path, quick: bool, on_step: OnStep) -> No
     """NAME.json and NAME.md of every bench that the recipe lists under `benches`."""
     names = _benches(recipe)
     for done, name in enumerate(names, start=1):
-        _BENCHES[name](folder, name, quick)
+        write_bench(folder, name, *_BENCHES[name](name, folder, quick))
         on_step(done, len(names))
 
 
 def _benches(recipe: Recipe) -> list[str]:
-    names = [str(name) for name in recipe.settings.get("benches", _BENCHES)]
+    names = [str(name) for name in recipe.settings.get("benches", BENCHES)]
     if unknown := [name for name in names if name not in _BENCHES]:
         raise InputError(f"{recipe.slug}: no bench {unknown[0]!r}; legal: {', '.join(_BENCHES)}.")
     return names
 
 
-def _record(folder: Path, name: str, quick: bool) -> None:
-    result = bench_record(SMALL_CASES if quick else CASES, folder, lambda text: None)
-    write_json(folder / f"{name}.json", result)
-    _write_text(folder / f"{name}.md", "Performance of recording", describe_record(result))
+def _record(name: str, scratch: Path, quick: bool) -> Result:
+    found = bench_record(SMALL_CASES if quick else CASES, scratch, _silent)
+    return found, describe_record(found)
 
 
-def _analyze(folder: Path, name: str, quick: bool) -> None:
-    result = bench_analyze(SMALL_MAP if quick else None, SMALL_RUN if quick else None, folder)
-    write_json(folder / f"{name}.json", result)
-    _write_text(folder / f"{name}.md", "Performance of the analysis", describe_analyze(result))
+def _analyze(name: str, scratch: Path, quick: bool) -> Result:
+    found = bench_analyze(SMALL_MAP if quick else None, SMALL_RUN if quick else None, scratch)
+    return found, describe_analyze(found)
 
 
-def _execute(folder: Path, name: str, quick: bool) -> None:
+def _execute(name: str, scratch: Path, quick: bool) -> Result:
     torch.set_num_threads(1)  # idle threads wait in processor time
     clock = "wall" if torch.cuda.is_available() else "cpu"
-    result = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5, clock=clock)
-    write_json(folder / f"{name}.json", result.to_json())
-    _write_text(folder / f"{name}.md", "Performance of the executor", f"```\n{result}\n```")
+    found = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5, clock=clock)
+    return found.to_json(), describe_execute(found)
 
 
-def _scale(folder: Path, name: str, quick: bool) -> None:
-    result = bench_scale(10, SMALL, 12, 1, say=lambda text: None) if quick else bench_scale(say=lambda text: None)
-    write_json(folder / f"{name}.json", result)
-    _write_text(folder / f"{name}.md", "Scale of a calibration", describe_scaling(Measured.from_json(result)))
+def _scale(name: str, scratch: Path, quick: bool) -> Result:
+    found = bench_scale(10, SMALL, 12, 1, say=_silent) if quick else bench_scale(say=_silent)
+    return found, describe_scaling(Measured.from_json(found))
 
 
-def _write_text(path: Path, title: str, text: str) -> None:
-    write_whole(path, f"# {title}\n\n{text}\n".encode())
+def _silent(text: str) -> None:
+    """The progress bar of the whole is enough."""
 
 
-_BENCHES: dict[str, Callable[[Path, str, bool], None]] = {
+_BENCHES: dict[str, Callable[[str, Path, bool], Result]] = {
     "record": _record,
     "analyze": _analyze,
     **{f"execute-{size}": _execute for size in SIZES},
