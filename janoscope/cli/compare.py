@@ -11,6 +11,7 @@ import click
 
 from .options import (
     all_prompts,
+    call_flags,
     force_option,
     hush,
     json_option,
@@ -41,9 +42,12 @@ if TYPE_CHECKING:
     help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet.",
 )
 @click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
-@click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds for each prompt, counting up."
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many seeds for each prompt, counting up from --seed.",
 )
 @click.option(
     "--method",
@@ -55,13 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--methods", "methods_file", type=click.Path(path_type=Path), help="A text file with a method a line; # begins a remark."
 )
-@click.option("--steps", type=int, help="Sampler steps of the full run [default: the model's].")
-@click.option("--height", type=int, help="Pixels.")
-@click.option("--width", type=int, help="Pixels.")
-@click.option("--frames", type=int, help="Frames of a clip.")
-@click.option("--guidance", type=float, help="Guidance scale.")
-@click.option("--negative-prompt", help="What to steer away from.")
-@click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline.")
+@call_flags
 @click.option("--ray", metavar="ADDRESS", help="Spread prompts and seeds over a Ray cluster (`auto`: the one on this machine).")
 @parallel_options
 @click.option("--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights).")

@@ -172,7 +172,3 @@ def progress(
 def coloured(letters: str) -> str:
     """Letters of step kinds in their colours for a terminal: the less a step computes, the cooler."""
     return "".join(click.style(letter, fg=_COLOURS.get(letter)) for letter in letters)
-
-
-def human_bytes(count: float) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .recipes import Pipeline, Recipe, Stage
+from .recipes import Pipeline, Recipe
 
 SAMPLES = {
     "image": (
@@ -113,11 +113,6 @@ def draw_samples(pipe: Pipeline, call: dict[str, Any], model: str, directory: Pa
         rows.append(frames if model == "image" else np.concatenate(list(frames), axis=1))
     strip = Image.fromarray((np.concatenate(rows, axis=1 if model == "image" else 0) * 255).round().astype(np.uint8))
     strip.resize((2 * strip.width, 2 * strip.height), Image.Resampling.NEAREST).save(directory / "samples.png", optimize=True)
-
-
-def _size_names(stage: Stage) -> list[str]:
-    names = (f"{2 * size.count} x {size.pixels} px with {size.text_tokens} text tokens" for size in stage.sizes)
-    return list(dict.fromkeys(names))
 
 
 def write_readme(model: str, recipe: Recipe, pipe: Pipeline, directory: Path) -> None:

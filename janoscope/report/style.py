@@ -12,7 +12,6 @@ from ..plan import StepKind, TokenLevel
 
 INK = "#1b2230"
 MUTED = "#5c6675"
-RULE = "#d5dae1"
 UNKNOWN = "#c9ced6"  # what was not measured, or is not finite
 
 # dark to bright, as the maps are: what is computed often is lit. Steps of about 20 in CIE lightness, so that they stay apart in
