@@ -16,6 +16,7 @@ from janoscope.plan.schedule import step_kinds
 from janoscope.probe import find_sheet, load_sheet, sheet_paths
 from janoscope.report.evidence import render_report
 from janoscope.study.evidence import Request, remake
+from janoscope.study.evidence import comparison as evidence_comparison
 from janoscope.study.evidence.remake import KINDS, subject_for
 from janoscope.study.model import Model, load_model
 from janoscope.study.recipe import read_recipe
@@ -258,3 +259,23 @@ def test_every_kind_that_can_be_made_is_in_use():
     assert {recipe.kind for recipe in RECIPES.values()} <= set(KINDS)
     assert len(sheet_paths()) == 16
     assert load_sheet(sheet_paths()[0]).family
+
+
+def test_a_comparison_report_measures_lpips_where_it_can_be_had_and_says_why_not(tmp_path, monkeypatch):
+    model = random_model("flux")
+    for slug, had in (("with", True), ("without", False)):
+        folder = tmp_path / slug
+        folder.mkdir()
+        (folder / "recipe.toml").write_text(
+            'kind = "comparison"\ntitle = "T"\nclaim = "C"\n[[subject]]\nmodel = "demo"\nprobe = "flux"\nprompts = ["a cat"]\n'
+            'call = { steps = 4, height = 112, width = 176 }\n[[subject.method]]\nspec = "fewer-steps:compute=0.5"\n'
+        )
+        monkeypatch.setattr(evidence_comparison, "load_lpips", lambda had=had: (lambda a, b: 0.25) if had else refused())
+        made = remake(folder, Request("mine"), progress=silent, load=lambda **options: model)
+        facts = json.loads((made / "mine" / "comparison.json").read_text())
+        assert facts["rows"][1]["mean"]["lpips"] == (0.25 if had else None)
+        assert ("no weights here" in facts["missing"].get("lpips", "")) is not had
+
+
+def refused():
+    raise InputError("no weights here")
