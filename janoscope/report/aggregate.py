@@ -163,8 +163,18 @@ def level_table(facts: Mapping[str, Any]) -> Table:
 
 
 def predicted_table(facts: Mapping[str, Any]) -> Table:
-    rows = [[Cell(name.replace("_", " ")), *_estimate(found, "mean")] for name, found in facts["predicted"].items()]
+    told = {**facts["predicted"]}
+    if cache := told.pop("cache_bytes", None):
+        told["cache (MiB)"] = cache | {
+            "mean": _mib(cache["mean"]),
+            "interval": [_mib(end) for end in cache["interval"] or ()] or None,
+        }
+    rows = [[Cell(name), *_estimate(found, "mean")] for name, found in told.items()]
     return Table("predicted", "What the plans promise", ("figure", "mean", "95% interval", "recordings"), rows)
+
+
+def _mib(count: float | None) -> float | None:
+    return None if count is None else count / 2**20
 
 
 def foretold_table(facts: Mapping[str, Any], section: str, keys: Sequence[str]) -> Table:

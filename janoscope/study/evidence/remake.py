@@ -20,16 +20,9 @@ from ..record import UNKNOWN, installed_versions
 from .task import Made, Task, make_calls
 
 SCHEMA = "janoscope-report/1"
-# kind of report -> module of this package that makes it: `make(task)` for one subject, or `make_whole(recipe, folder, quick)`
-KINDS: Mapping[str, str] = {
-    "comparison": "comparison",
-    "analysis": "analysis",
-    "maps": "maps",
-    "gallery": "gallery",
-    "calibration": "calibration",
-    "performance": "performance",
-    "memory": "memory",
-}
+# kinds of report; each is made by the module of this package that has its name: `make(task)` for one subject, or
+# `files(recipe)` and `make_whole(recipe, folder, quick, on_step)`
+KINDS = ("comparison", "analysis", "maps", "gallery", "calibration", "performance", "memory")
 Progress = Callable[[str], Any]
 Load = Callable[..., Model]
 
@@ -71,7 +64,7 @@ def remake(
     if recipe.kind not in KINDS:
         raise InputError(f"{directory / FILE}: no kind {recipe.kind!r}; legal: {', '.join(KINDS)}.")
     target = output or (directory if request.model is None else directory.parent / f"{recipe.slug}-{slug_of(request.model)}")
-    maker = import_module(f".{KINDS[recipe.kind]}", __package__)
+    maker = import_module(f".{recipe.kind}", __package__)
     if not recipe.subjects:
         return _whole(recipe, maker, target, request, force, progress)
     bundled = [subject for subject in recipe.subjects if subject.is_bundled]
