@@ -43,6 +43,7 @@ class Fitting:
     budget: Budget | None = None
 
     def fit(self, tracks: Tracks, span: Span) -> Fit:
+        """The calibration of one network; of one that runs too few steps, and where nothing meets the target, the reason."""
         space = Space.of_span(tracks.grid, tracks.steps, span, tracks.outputs)
         if space is None:
             return Fit(span, note=nothing_to_skip(tracks.steps, span))
@@ -51,23 +52,23 @@ class Fitting:
         times = self._times([ran for _, ran in observed]) if self.target.kind == "speedup" else None
         scorer = Scorer(tracks, surrogate, times)
         candidates = self._search(scorer, space, self.target.band)
-        line = front(candidates, self.target.band)
         validated = self._validate(worth_running(candidates, self.target, self.budget.candidates if self.budget else 0))
-        choice = (
-            choose(validated, self.target) if validated else choose_unseen(candidates, self.target) if not self.runs else None
-        )
-        found = Fit(
+        if self.runs is None:
+            choice = choose_unseen(candidates, self.target)
+        else:
+            choice = choose(validated, self.target) if validated else None
+        return Fit(
             span,
             surrogate=surrogate,
             times=times,
             agreement=_agreement([run for run, _ in observed], validated),
-            front=tuple(line),
+            front=tuple(front(candidates, self.target.band)),
             validated=tuple(validated),
             choice=choice,
             cliff=None if choice is None else cliff(scorer, space, choice.taken),
             tried=len(candidates),
+            note="" if choice else _out_of_reach(self.target, candidates),
         )
-        return replace(found, note="" if choice else _out_of_reach(self.target, candidates))
 
     def _observe(self, tracks: Tracks, space: Space) -> list[tuple[Observed, Ran]]:
         """Real runs of a few policies, each on one of the recorded prompts, and what their replays say."""
