@@ -51,7 +51,8 @@ class OrderedMap:
             low, high = (round(share * len(self.scores)) for share in (policy.quantiles.static, policy.quantiles.moderate))
             return low, max(low, high)
         assert policy.thresholds is not None
-        low, high = np.searchsorted(self.scores, np.array([policy.thresholds.static, policy.thresholds.moderate], np.float32), side="right")
+        cut_at = np.array([policy.thresholds.static, policy.thresholds.moderate], np.float32)
+        low, high = np.searchsorted(self.scores, cut_at, side="right")
         return min(int(low), int(high)), int(high)
 
     def levels(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
