@@ -51,6 +51,11 @@ def test_constant_map_stays_whatever_its_value(value):
     np.testing.assert_array_equal(diffuse_inward(scores, Enhancement()), scores)
 
 
+def test_the_result_is_float32_whether_something_is_raised_or_not():
+    for scores in (np.full((1, 3, 3), 0.5), np.random.default_rng(1).random((1, 9, 11))):
+        assert diffuse_inward(scores, Enhancement()).dtype == np.float32
+
+
 def test_layers_do_not_see_each_other():
     scores = np.random.default_rng(1).random((3, 9, 11)).astype(np.float32)
     alone = np.concatenate([diffuse_inward(scores[k : k + 1], Enhancement()) for k in range(3)])

@@ -106,6 +106,14 @@ def test_gradient_energy_of_a_slope_is_its_squared_steepness():
     np.testing.assert_allclose(energy[1], [[0, 0.125, 0.125]] * 2)
 
 
+def test_gradient_energy_of_several_items_is_that_of_each_in_float32():
+    grid = TokenGrid(2, (3, 4, 6), (1, 2, 2))
+    items = np.random.default_rng(0).normal(size=(5, grid.count, grid.token_channels))
+    found = gradient_energy(items, grid)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [gradient_energy(item, grid) for item in items])
+
+
 def test_gradient_energy_is_0_along_an_axis_of_one_cell():
     grid = TokenGrid(1, (1, 1, 6), (1, 1, 2))
     energy = gradient_energy(grid.pack(3 * np.arange(6.0).reshape(1, 1, 1, 6)), grid)
