@@ -12,8 +12,7 @@ def make(task: Task) -> Made:
     if not task.subject.methods:
         raise InputError(f"{task.recipe.slug}: subject {task.subject.name} lists no [[subject.method]].")
     methods = [method.spec for method in task.subject.methods]
-    told = {"lpips": _lpips(), "on_run": lambda done, total, label: task.on_step(done, total)}
-    found = compare(task.model, task.calls, methods, **told)
+    found = compare(task.model, task.calls, methods, lpips=_lpips(), on_run=lambda done, total, label: task.on_step(done, total))
     save_comparison(found, task.folder)
     return {"dtype": found.dtype}
 
