@@ -70,14 +70,20 @@ def main() -> None:
     asked = parser.parse_args()
     kept = Path(f"mutants-{asked.package}.txt")
 
+    if asked.again and not kept.exists():
+        parser.error(f"--again needs {kept}, which a run without it leaves")
+
     names = generate(asked.package)
     drawn = random.Random(asked.seed).sample(names, min(asked.sample or len(names), len(names)))
     if asked.again:
         before = dict(line.split(" ", 1) for line in kept.read_text().splitlines())
         drawn = [name for name, verdict in before.items() if verdict not in CAUGHT and name in names]
+    if not drawn:
+        parser.exit(message=f"no mutant of {asked.package} survived the last run\n")  # none named means all to mutmut
     mutmut._run(drawn, 1)
 
-    told = {name: verdicts()[name] for name in drawn}
+    found = verdicts()
+    told = {name: found[name] for name in drawn}
     kept.write_text("".join(f"{name} {verdict}\n" for name, verdict in sorted(told.items())))
     caught = sum(verdict in CAUGHT for verdict in told.values())
     low, high = stats.binomtest(caught, len(told)).proportion_ci(method="wilson")

@@ -47,7 +47,7 @@ def diffuse_inward(scores: np.ndarray, enhancement: Enhancement) -> np.ndarray:
 def _diffuse_layer(layer: np.ndarray, enhancement: Enhancement) -> np.ndarray:
     if layer.size < 2:  # a single tile has no unbiased deviation
         return layer.copy()
-    # in float64 first: a constant map must have exactly its own value as mean, or rounding would make all of it contour
+    # in float64 first, so that rounding makes neither contour nor low of tiles that are as high as the mean
     mean, deviation = np.float32(layer.mean(dtype=np.float64)), np.float32(layer.std(dtype=np.float64, ddof=1))
     contour, low = layer > mean + CONTOUR_DEVIATIONS * deviation, layer < mean
     if not contour.any() or not low.any():

@@ -172,6 +172,16 @@ def test_the_transformer_identity_ignores_order_and_private_keys_but_no_value():
     assert transformer_identity("T", {"axes": [1, 2], "num_layers": 3})["sha256"] != identity["sha256"]
 
 
+def test_a_config_value_that_json_does_not_know_counts_by_its_words():
+    of = {dtype: transformer_identity("T", {"dtype": dtype})["sha256"] for dtype in (np.float32, np.float64)}
+    assert of[np.float32] == transformer_identity("T", {"dtype": str(np.float32)})["sha256"] != of[np.float64]
+
+
+def test_true_is_no_count_of_steps():
+    with pytest.raises(InputError, match="steps = True, not a count from 1"):
+        Fingerprint.from_json(PRINT.to_json() | {"steps": True})
+
+
 def test_describe_shows_shares_ladder_and_prediction():
     assert make_plan(POLICY, SCORES, PRINT, FACTS).describe().splitlines() == [
         "plan      p for demo, prompt 'a cat', seed 7",

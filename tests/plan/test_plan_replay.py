@@ -87,6 +87,12 @@ def test_errors_are_those_of_the_walk_through_every_step(outputs, output, keys):
         assert found.output[run] > 0
 
 
+def test_outputs_and_keys_are_held_where_nothing_is_said(outputs):
+    kinds = step_kinds(policy(), STEPS)
+    silent, told = (replay_of(outputs).error(kinds, RANKS, **said) for said in ({}, {"output": "hold", "forecast_keys": False}))
+    assert (silent.output.tolist(), silent.stale.tolist()) == (told.output.tolist(), told.stale.tolist())
+
+
 def test_what_skips_nothing_costs_nothing(outputs):
     every_step = step_kinds(policy(intervals={"static": 1, "moderate": 1, "active": 1}), STEPS)
     found = replay_of(outputs).error(every_step, RANKS)
