@@ -135,7 +135,9 @@ class Corrected(Forecast):
     def handed_over(self, at: float, weight: float) -> torch.Tensor:
         self._moment += weight * (at - self._computed_at)  # nothing for the tokens computed at this very step
         values, owed, self._owed = self.read(at), self._owed, None
-        return values if owed is None else (values.float() + owed / weight).to(values.dtype)
+        if owed is None or weight == 0:  # a step that moves nothing (a sigma given twice) can make up for nothing
+            return values
+        return (values.float() + owed / weight).to(values.dtype)
 
 
 def _slope(values: torch.Tensor, previous: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,17 @@ def test_a_computed_token_makes_up_for_its_forecasts_with_the_line_between_both_
     torch.testing.assert_close(kept.handed_over(0.5, 0.1), column(11.0, 4.5)), "drawn through what was computed, once paid"
 
 
+def test_a_step_that_moves_nothing_makes_up_for_nothing():
+    """A sigma that stands twice in a user's list has weight 0; its correction would be infinite."""
+    kept = Corrected(axis=1)
+    for at, value in ((1.0, 0.0), (0.8, 2.0)):
+        kept.store(at, column(value))
+        kept.handed_over(at, 0.1)
+    kept.handed_over(0.7, 0.1)
+    kept.store(0.6, column(8.0))
+    assert torch.equal(kept.handed_over(0.6, 0.0), column(8.0))
+
+
 @pytest.mark.parametrize("family", ["flux", "sd3", "cogvideox", "dit"])
 def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack(family):
     """All tokens every third step, no guidance: the network's own outputs are known; the sampler's weights are tested apart."""
