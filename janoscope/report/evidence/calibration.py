@@ -9,7 +9,6 @@ from . import comparison
 from .page import Figures, Section, Shown, estimate, table, value
 
 CALIBRATED = "policy:file=policy.toml"
-EXPECTED = "16"  # new prompts of the promise
 
 
 def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
@@ -61,10 +60,12 @@ def _tested(facts: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, li
     """(one sentence, the differences to every other row run by run)."""
     rows = {row["label"]: row for row in found["rows"]}
     ours = rows[CALIBRATED]
-    expected = facts["validation"]["prediction_interval"]["prediction_interval"][EXPECTED]
+    prompts = len({run["prompt"] for run in ours["runs"]})
+    promised = {int(size): ends for size, ends in facts["validation"]["prediction_interval"]["prediction_interval"].items()}
+    size = max(size for size in promised if size <= prompts)
+    expected = promised[size]
     mean, runs = ours["mean"]["psnr"], ours["runs"]
-    kept = "no promise" if expected is None else f"promised {expected[0]:.1f} to {expected[1]:.1f}"
-    prompts = len({run["prompt"] for run in runs})
+    kept = "no promise" if expected is None else f"promised {expected[0]:.1f} to {expected[1]:.1f} for {size}"
     compute = value(ours["mean"]["compute"], ".3f")
     sentence = f"{value(mean, '.1f')} dB at compute {compute} on {len(runs)} runs of {prompts} new prompts, {kept}"
     pairs = []
