@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import warnings
+from _thread import interrupt_main
 from importlib import import_module
 from pathlib import Path
+from threading import Timer
 from typing import TextIO
 
 import click
@@ -75,13 +77,23 @@ def main() -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     # a batch system's SIGTERM ends a run as Ctrl-C does: without a handler nothing half-made would be cleared away
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before, unraisable = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+    sys.unraisablehook = _interrupted_again
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell_warning
             _run()
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = unraisable
+
+
+def _interrupted_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Python drops a Ctrl-C that falls into a destructor, and h5py has many: it is sent again a moment later."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        Timer(0.05, interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _run() -> None:

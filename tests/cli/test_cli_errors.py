@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,30 @@ def test_sigterm_ends_a_run_as_ctrl_c_does_and_leaves_nothing_half_made(monkeypa
     assert run() == (app.INTERRUPTED, ["Interrupted."])
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_ctrl_c_that_falls_into_a_destructor_ends_the_run_all_the_same(run, monkeypatch):
+    """Python drops exceptions of destructors; without the second one the work would go on to its end."""
+
+    class Closing:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    ended = []
+
+    def work(**_):
+        thing = Closing()
+        del thing
+        time.sleep(5)
+        ended.append(True)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(app.janoscope, "main", work)
+        assert run() == (130, ["Interrupted."])
+        assert not ended
+        monkeypatch.setattr(app, "_interrupted_again", lambda dropped: None)
+        assert run()[0] == 0, "control: it would have been dropped"
+        assert ended
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -1,7 +1,9 @@
 """Tiny pipelines of real classes on disk, and the command line in this process or in a fork of it that may be killed."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +79,7 @@ class Fork:
             os.dup2(file, 1)
             os.dup2(file, 2)
             sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+            sys.unraisablehook = sys.__unraisablehook__  # pytest's would keep what it hears in a process that ends
             work()
             code = 0
         except SystemExit as stop:
@@ -90,6 +93,19 @@ class Fork:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def interrupt(self) -> int:
+        """Ctrl-C, and again after 10 seconds, as a user would, should the first have been dropped. The exit code."""
+        deadline = 0.0
+        while self.code is None:
+            if time.monotonic() > deadline:
+                self.signal(signal.SIGINT)
+                deadline = time.monotonic() + 10
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.code = os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        return self.code
 
     def wait(self) -> int:
         """Exit code, or minus the signal that ended it."""

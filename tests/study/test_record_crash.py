@@ -99,8 +99,7 @@ def test_ctrl_c_leaves_a_valid_partial_and_exit_code_130(saved, tmp_path, fork):
     model = saved("flux")
     process = fork(lambda: command("record", model, *FLUX, "-q", "--steps", STEPS, "-o", run))
     wait_for_steps(partial, 5, process)
-    process.signal(signal.SIGINT)
-    assert process.wait() == 130
+    assert process.interrupt() == 130
     said = process.said.read_text()
     assert said.split("\n") == [f"What was recorded is {partial}; --partial reads it.", "", "Interrupted.", ""]
     assert not run.exists()
