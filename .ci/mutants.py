@@ -32,6 +32,7 @@ QUICK = {
             "offload",
             "rows",
             "special_runs",
+            "steering",
             "strategies",
             "strategy_runs",
         )
