@@ -122,6 +122,8 @@ def apply_model(
     The accelerated one goes first, so that a plan made for another run is refused before the time of a full run is spent. With
     a reference a short generation warms the device up before either, so that neither time holds its first use.
     """
+    if policy is not None and call.steps is not None and call.steps < policy.warmup:
+        raise _ends_in_warmup(call.steps)
     if reference:
         generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
@@ -130,16 +132,19 @@ def apply_model(
         generated = generate(model, call, on_step)
     made = executor.plan
     if made is None:
-        steps = len(executor.account.steps)
-        raise InputError(
-            f"the run ended after {steps} steps, before its warm-up did; give more --steps or a policy with a shorter warm-up."
-        )
+        raise _ends_in_warmup(len(executor.account.steps))
     full = generate(model, call, on_step) if reference else None
     processes = 1 if model.pair is None else 2
     if full is None or full.frames is None or generated.frames is None:
         return Applied(generated, executor.account, made, full, processes=processes)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}
     return Applied(generated, executor.account, made, full, **quality, processes=processes)
+
+
+def _ends_in_warmup(steps: int) -> InputError:
+    return InputError(
+        f"the run ends after {steps} steps, before its warm-up does; give more --steps or a policy with a shorter warm-up."
+    )
 
 
 def measured_words(policy: Policy, model: str) -> str | None:

@@ -11,7 +11,7 @@ from .calibrate_choice import Choice, Target
 from .calibrate_choice import Validated as Validated
 from .calibrate_search import Candidate
 from .calibrate_space import Span
-from .calibrate_surrogate import Surrogate
+from .calibrate_surrogate import Surrogate, skips_steps_only
 from .calibrate_times import StepTimes
 from .record import installed_versions
 
@@ -154,6 +154,11 @@ def _rules(policy: Policy) -> str:
     assert cut is not None
     kind = "quantiles" if policy.quantiles else "thresholds"
     keys = ", keys forecast" if policy.cache.forecast else ""
+    if skips_steps_only(policy):
+        return (
+            f"whole steps, warm-up {policy.warmup}, cool-down {policy.cooldown}, "
+            f"intervals {every.static}/{every.moderate}/{every.active}, output {policy.output}"
+        )
     return (
         f"map {policy.map}, warm-up {policy.warmup}, cool-down {policy.cooldown}, tile {'x'.join(map(str, policy.tile))}, "
         f"{kind} {cut.static:g}/{cut.moderate:g}, intervals {every.static}/{every.moderate}/{every.active}, "

@@ -52,6 +52,15 @@ def test_an_ending_that_cannot_be_written_is_refused(tmp_path, name):
         refuse_output(tmp_path / name, reference=False, force=True)
 
 
+def test_a_run_that_ends_in_its_warm_up_is_refused_before_it_is_made(model, monkeypatch):
+    rules, made = model.policy(None), []
+    monkeypatch.setattr(study_apply, "generate", lambda *arguments: made.append(arguments))
+    short = make_call(model, CallOptions(PROMPT, steps=rules.warmup - 1))
+    with pytest.raises(InputError, match="ends after 6 steps, before its warm-up does"):
+        apply_model(model, short, policy=rules, reference=True)
+    assert not made
+
+
 def test_mp4_is_refused_only_without_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(study_generate, "_mp4_writer", lambda: None)
     with pytest.raises(InputError, match="video extra"):
