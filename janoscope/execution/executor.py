@@ -19,7 +19,7 @@ from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
-from .refusal import refuse_cache, refuse_compiled, refuse_policy
+from .refusal import refuse_cache, refuse_compiled, refuse_noise, refuse_policy
 from .run import Run
 from .steering import Choosing, Planned, Steering
 from .warmup import Identity
@@ -172,6 +172,8 @@ class Executor:
 
         def step(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(scheduler, *args, **kwargs).arguments
+            if self.policy is not None and self.policy.output == "corrected":
+                refuse_noise(given)
             self._run.step_ends(given["sample"], given["model_output"])
             return original(*args, **kwargs)
 

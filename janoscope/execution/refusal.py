@@ -34,6 +34,14 @@ def refuse_sampler(scheduler: Any) -> None:
         )
 
 
+def refuse_noise(step: Mapping[str, Any]) -> None:
+    """Refuse to correct forecasts where the sampler's step is told to add noise (DDIM's eta)."""
+    if step.get("eta"):
+        raise ExecutionError(
+            f'output = "corrected" needs a step without noise, and this run has eta = {step["eta"]}: take output = "forecast".'
+        )
+
+
 def refuse_cache(cache: Cache) -> None:
     """Refuse settings that a strategy would ignore; a policy read from a file has been checked already."""
     if cache.forecast and cache.strategy != "kv":

@@ -23,7 +23,7 @@ ONE_STEP_SAMPLERS = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "CogVid
 
 
 def is_one_step(scheduler: Mapping[str, Any]) -> bool:
-    """Whether `final_weights` hold for a sampler, described by its class and config. DDIM is taken to run at eta 0."""
+    """Whether `final_weights` hold for a sampler, described by its class and config. DDIM: at eta 0."""
     return scheduler["class"] in ONE_STEP_SAMPLERS and not scheduler["config"].get("stochastic_sampling")
 
 

@@ -119,6 +119,14 @@ def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack
         assert owed.abs().max() > 1e-3, "a correction must show"
 
 
+def test_a_step_that_adds_noise_is_refused_a_correction_and_forecasts():
+    tiny = Tiny("cogvideox")
+    with pytest.raises(ExecutionError, match=r"eta = 0.5: take output = .forecast."):
+        tiny.run(policy(output="corrected"), eta=0.5)
+    tiny.run(policy(output="forecast"), eta=0.5)
+    tiny.run(policy(output="corrected"), eta=0.0)
+
+
 def test_a_sampler_that_uses_predictions_twice_is_refused_a_correction():
     with pytest.raises(ExecutionError, match=r"UniPCMultistepScheduler does not: take output = .forecast."):
         Tiny("wan").run(policy(output="corrected"))
