@@ -1,6 +1,7 @@
 """Options that mean the same everywhere, and what the commands make of them."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 _LETTERS_BESIDE = 24  # what a terminal of 80 columns has room for beside the bar
-_COLOURS = {"W": "red", "R": "magenta", "m": "yellow", "a": "green", ".": "blue", "C": "red"}
+# the report's: grey for full steps outside the plan, blue, red and amber for the levels
+_COLOURS = {"W": "bright_black", "R": "blue", "m": "red", "a": "yellow", ".": "white", "C": "bright_black"}
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
 
 
@@ -136,12 +138,14 @@ def hush() -> None:
 def progress(
     label: str, quiet: bool, unit: str = "step", ladder: Callable[[int], str] | None = None
 ) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with an ETA on stderr, fed by (steps done, steps in all); None when quiet.
+    """A bar with an ETA on a terminal, fed by (steps done, steps in all); None when quiet, and where stderr is no terminal.
 
-    ladder: gives the letters of so many steps' kinds; on a terminal those done stand beside the bar, in the first run only: a
-    run after it is the full one.
+    A pipe or a log file would hold every redraw of the bar.
+
+    ladder: gives the letters of so many steps' kinds; those done stand beside the bar, in the first run only: a run after it is
+    the full one.
     """
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
@@ -158,7 +162,7 @@ def progress(
             bar.set_postfix_str("", refresh=False)
             bar.reset()
         bar.total = steps
-        if ladder is not None and first_run and sys.stderr.isatty():
+        if ladder is not None and first_run:
             bar.set_postfix_str(coloured(ladder(steps)[max(0, done - _LETTERS_BESIDE) : done]), refresh=False)
         bar.update(done - bar.n)
 
@@ -170,5 +174,7 @@ def progress(
 
 
 def coloured(letters: str) -> str:
-    """Letters of step kinds in their colours for a terminal: the less a step computes, the cooler."""
+    """Letters of step kinds in the report's colours for a terminal; plain where NO_COLOR is set (no-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        return letters
     return "".join(click.style(letter, fg=_COLOURS.get(letter)) for letter in letters)

@@ -13,6 +13,11 @@ from janoscope.plan.schedule import LETTERS
 LADDER = "WWRma.C"
 
 
+@pytest.fixture(autouse=True)
+def colours(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
 @pytest.fixture
 def drawn(monkeypatch, capsys):
     """stderr of two runs of 7 steps each, the first then the full one."""
@@ -38,9 +43,17 @@ def test_on_a_terminal_the_letters_done_stand_in_colour_beside_the_first_run(dra
     assert "\x1b[3" not in full.split("\r")[-1]
 
 
-def test_elsewhere_there_is_no_colour(drawn):
-    first, full = drawn(False, lambda steps: LADDER)
-    assert "7/7" in first
+def test_a_pipe_or_a_file_gets_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    with progress("apply", quiet=False, ladder=lambda steps: LADDER) as on_step:
+        assert on_step is None
+    assert capsys.readouterr().err == ""
+
+
+def test_no_color_is_obeyed(drawn, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    first, full = drawn(True, lambda steps: LADDER[:steps])
+    assert LADDER in first
     assert "\x1b[3" not in first + full
 
 
@@ -49,6 +62,13 @@ def test_without_a_ladder_there_is_only_the_bar(drawn):
     assert "7/7" in first
     assert "7/7" in full
     assert "\x1b[3" not in first + full
+
+
+def test_the_levels_have_the_colours_of_the_report():
+    """Blue, red and amber, as LEVEL_COLOUR; a terminal has no amber, its yellow is the nearest."""
+    assert [click.style(letter, fg=colour) for letter, colour in zip("Rma", ("blue", "red", "yellow"), strict=True)] == [
+        coloured(letter) for letter in "Rma"
+    ]
 
 
 def test_every_kind_has_a_colour_and_keeps_its_letter():

@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -78,3 +80,30 @@ def test_style_is_undone_and_does_not_inherit_the_callers():
 def test_report_needs_neither_torch_nor_pyplot():
     code = "import sys, janoscope.report; print(sorted({'torch', 'matplotlib.pyplot', 'click', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+GROUNDS = {"default": "#ffffff", "slate": "#1e2129"}  # of mkdocs-material
+SITE = Path(__file__).parents[2] / "docs" / "site.css"
+
+
+def contrast(one, other):
+    """WCAG 2.1: (lighter + 0.05) / (darker + 0.05)."""
+    dark, light = sorted(float(np.dot([0.2126, 0.7152, 0.0722], linear(colour))) for colour in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", GROUNDS)
+@pytest.mark.parametrize("name", ["--md-typeset-a-color", "--md-accent-fg-color"])
+def test_links_of_the_site_are_readable_in_light_and_dark(scheme, name):
+    css = SITE.read_text(encoding="utf-8")
+    rules = dict(re.findall(r"^([^\n{/]+?) \{ (.+) \}$", css, re.MULTILINE))
+    own = dict(re.findall(r"(--[\w-]+): (#\w+);", rules[":root"] + rules[f'[data-md-color-scheme="{scheme}"]']))
+    assert contrast(own[name], GROUNDS[scheme]) >= 4.5
+    assert contrast("#1d3a6e", GROUNDS["slate"]) < 1.5  # what stood there: the measure finds it
+
+
+def test_no_page_of_the_docs_shows_a_backslash_before_a_pipe():
+    """Python-Markdown leaves it in code; words say the alternatives."""
+    pages = sorted((SITE.parent).glob("*.md"))
+    assert len(pages) > 20
+    assert [page.name for page in pages if re.search(r"`[^`\n]*\\\|[^`\n]*`", page.read_text(encoding="utf-8"))] == []
