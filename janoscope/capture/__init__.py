@@ -3,6 +3,7 @@
 Arrays are (token, channel), named by signal, step, item and branch, pushed into a `Sink`. Knows nothing of HDF5 or analysis.
 """
 
+from .attachments import Attachment, AttachmentKind, attachments_of, unwrapped
 from .capture import Capture
 from .identity import describe_scheduler, describe_transformer
 from .sink import Generation, Sink, StepFacts, TapSize
@@ -10,6 +11,8 @@ from .taps import Tap, parse_tap
 from .watch import Watch
 
 __all__ = [
+    "Attachment",
+    "AttachmentKind",
     "Capture",
     "Generation",
     "Sink",
@@ -17,7 +20,9 @@ __all__ = [
     "Tap",
     "TapSize",
     "Watch",
+    "attachments_of",
     "describe_scheduler",
     "describe_transformer",
     "parse_tap",
+    "unwrapped",
 ]

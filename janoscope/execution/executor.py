@@ -138,7 +138,7 @@ class Executor:
         self._patch(self._pipe.scheduler, "step", self._wrap_step)
 
     def _patch(self, owner: Any, name: str, wrap: Wrapper) -> InstancePatch:
-        patch = InstancePatch(owner, name, wrap)
+        patch = InstancePatch(owner, name, wrap, by="janoscope.Executor")
         self._undo.append(patch.remove)
         return patch
 
