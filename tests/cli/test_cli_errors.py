@@ -141,12 +141,13 @@ def test_a_ctrl_c_that_falls_into_a_destructor_ends_the_run_all_the_same(run, mo
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    ended = []
+    ended, dropped = [], []
 
     def work(**_):
         thing = Closing()
         del thing
-        time.sleep(5)
+        while not dropped:
+            time.sleep(0.01)
         ended.append(True)
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -154,7 +155,7 @@ def test_a_ctrl_c_that_falls_into_a_destructor_ends_the_run_all_the_same(run, mo
         monkeypatch.setattr(app.janoscope, "main", work)
         assert run() == (130, ["Interrupted."])
         assert not ended
-        monkeypatch.setattr(app, "_interrupted_again", lambda dropped: None)
+        monkeypatch.setattr(app, "_interrupted_again", dropped.append)
         assert run()[0] == 0, "control: it would have been dropped"
         assert ended
     finally:

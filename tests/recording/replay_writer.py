@@ -1,9 +1,11 @@
-"""Run as a process by the crash tests: replays arrays into a recording, printing every step that was acknowledged. No torch."""
+"""Run as a process by the crash tests: replays arrays into a recording, printing every step that was acknowledged. No torch.
+
+With "stay" it waits after its last step, before it closes, to be killed.
+"""
 
 import resource
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def array(signal_name: str, step: int, branch: str) -> np.ndarray:
     return rng.standard_normal((GRID.count, GRID.token_channels), dtype=np.float32)
 
 
-def main(path: str, steps: int, pause_s: float, limit: int, default_signal: bool) -> None:
+def main(path: str, steps: int, limit: int, default_signal: bool, stay: bool) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if default_signal:
@@ -40,9 +42,10 @@ def main(path: str, steps: int, pause_s: float, limit: int, default_signal: bool
                 recorder.commit(timestep=step)
                 recorder.flush()
                 print(recorder.steps_done, flush=True)
-                time.sleep(pause_s)
+            if stay:
+                signal.pause()
     print(f"generation done: steps={recorder.steps_done} failure={recorder.failure} warnings={len(caught)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "default")
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "default", sys.argv[5] == "stay")

@@ -26,8 +26,8 @@ WRITER = Path(__file__).with_name("replay_writer.py")
 KILLS = 20
 
 
-def start(path: Path, steps: int, pause_s: float = 0.0, limit: int = 0, handling: str = "ignore") -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), str(path), str(steps), str(pause_s), str(limit), handling]
+def start(path: Path, steps: int, limit: int = 0, handling: str = "ignore", end: str = "close") -> subprocess.Popen[str]:
+    command = [sys.executable, str(WRITER), str(path), str(steps), str(limit), handling, end]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -47,39 +47,42 @@ def check_steps(path: Path, acknowledged: int) -> int:
 
 
 def test_kill_9_at_any_moment_loses_no_acknowledged_step(tmp_path):
-    moments, seen = random.Random(1), []
+    moments = random.Random(1)
     for kill in range(KILLS):
         path = tmp_path / f"run{kill}.h5"
-        writer = start(path, steps=400)
+        writer = start(path, steps=400, end="stay")
         assert writer.stdout is not None
         partial = path.with_name(f"run{kill}.partial.h5")
         while not partial.exists() and writer.poll() is None:
             time.sleep(0.0005)
-        time.sleep(moments.uniform(0, 0.25) if kill % 4 else 0)  # every fourth at the file's first moment
+        after = moments.randrange(1, 60) if kill % 4 else 0  # every fourth at the file's first moment
+        lines = [writer.stdout.readline() for _ in range(after)]
+        if after:
+            time.sleep(moments.uniform(0, 0.005))  # somewhere in the steps that follow
         writer.kill()
-        lines = writer.stdout.read().split("\n")[:-1]
+        lines += writer.stdout.read().split("\n")[:-1]
         writer.communicate()
-        acknowledged = int(lines[-1]) if lines and lines[-1].isdigit() else 0
+        acknowledged = int(lines[-1]) if lines else 0
+        assert acknowledged >= after
         assert partial.exists()
         assert not path.exists(), "the final name is for complete recordings"
-        seen.append(check_steps(partial, acknowledged))
-    assert max(seen) > 5, seen  # the kills came while steps were being written
+        check_steps(partial, acknowledged)
 
 
 def test_control_an_undisturbed_writer_gives_the_final_name_only(tmp_path):
-    out, err = start(tmp_path / "run.h5", steps=12).communicate(timeout=60)
+    out, err = start(tmp_path / "run.h5", steps=12).communicate(timeout=500)
     assert "generation done: steps=12 failure=None warnings=0" in out, err
     assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
     assert check_steps(tmp_path / "run.h5", 12) == 12
 
 
 def test_a_file_being_written_can_be_read(tmp_path):
-    writer = start(tmp_path / "run.h5", steps=2000, pause_s=0.01)
+    writer = start(tmp_path / "run.h5", steps=400, end="stay")
     assert writer.stdout is not None
     try:
         for _ in range(5):
             acknowledged = int(writer.stdout.readline())
-            assert check_steps(tmp_path / "run.partial.h5", acknowledged) < 2000
+            check_steps(tmp_path / "run.partial.h5", acknowledged)
     finally:
         writer.kill()
         writer.communicate()
@@ -147,7 +150,7 @@ def test_every_write_may_be_the_last_one(tmp_path, counter_first):
 def test_a_file_size_limit_ends_the_recording_not_the_generation(tmp_path, handling, limit, kept):
     """Also where the host program left SIGXFSZ at its deadly default: the writer thread blocks it."""
     writer = start(tmp_path / "run.h5", steps=12, limit=limit, handling=handling)
-    out, err = writer.communicate(timeout=60)
+    out, err = writer.communicate(timeout=500)
     assert writer.returncode == 0, err
     assert err == ""
     line = out.splitlines()[-1]
@@ -244,7 +247,7 @@ for name in ("sample", "model_output"):
 recorder.commit(timestep=1, alpha=1, sigma=0)
 """
     subprocess.run(
-        [sys.executable, "-c", script], check=True, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        [sys.executable, "-c", script], check=True, timeout=500, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     )
     with pytest.raises(JanoscopeError, match="the process ended without closing"):
         open_recording(tmp_path / "run.partial.h5")

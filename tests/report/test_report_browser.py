@@ -2,22 +2,16 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
+from browser import BROWSER, FLAGS, REQUIRED, check_present, needs_browser
 from report_results import CLIP, PICTURE, add_applied, make_results
 
 from janoscope.report import render_aggregate, render_analysis
 from janoscope.study.aggregate import write_aggregate
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium) to look at the page")
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=5000",
-)  # fmt: skip
+pytestmark = needs_browser
 WIDTHS = (1280, 390)
 
 # a frame, since a window is never narrower than 500 px; --dump-dom prints the attribute in which the answer is left
@@ -122,3 +116,12 @@ def test_the_look_finds_what_is_broken(tmp_path):
     assert seen["scroll"] > 390
     assert (seen["out"], seen["missing"]) == (1, 1)
     assert len(console) == 1
+
+
+def test_where_a_browser_is_required_its_absence_is_an_error(monkeypatch):
+    monkeypatch.delenv(REQUIRED, raising=False)
+    check_present(None)
+    monkeypatch.setenv(REQUIRED, "1")
+    check_present("/usr/bin/chromium")
+    with pytest.raises(RuntimeError, match="would be skipped"):
+        check_present(None)

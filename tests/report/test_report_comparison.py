@@ -4,12 +4,13 @@ import base64
 import io
 import json
 import re
-import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from browser import BROWSER, FLAGS, needs_browser
 from PIL import Image
-from test_report_browser import BROWSER, look
+from test_report_browser import look
 
 from janoscope.report.comparison import COLOURS, Front, draw_pareto, fronts_of, read_comparison, render_comparison
 from janoscope.report.style import new_figure
@@ -145,7 +146,7 @@ PLAYED = """<script>
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium) to look at the page")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_whole_in_a_browser(tmp_path, width):
     seen, console = look(render_comparison(write(tmp_path, frames=7))[-1], width, tmp_path)
@@ -154,15 +155,11 @@ def test_the_page_is_whole_in_a_browser(tmp_path, width):
     assert seen["scroll"] <= width
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium) to look at the page")
+@needs_browser
 def test_all_clips_play_together(tmp_path):
-    import subprocess
-
-    from test_report_browser import FLAGS
-
     path = render_comparison(write(tmp_path, frames=7))[-1]
     path.write_text(path.read_text().replace("</body>", PLAYED + "</body>"))
-    command = [shutil.which(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'data-played="([^"]*)"', ran.stdout)
     assert found, ran.stderr[-2000:]

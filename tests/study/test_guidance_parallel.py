@@ -193,15 +193,14 @@ def test_a_companion_that_is_stopped_is_waited_for_as_long_as_was_said(told):
     directory, leader, _ = told
     words, waited_s = leader["stopped"]
     assert words.startswith("PeerLost: the other guidance branch's process (rank 1) did not answer for 2 s")
-    assert 1.9 < waited_s < 10
+    assert waited_s > 1.9
     check_partial(directory / "stopped.h5")
 
 
 def test_a_companion_that_dies_is_noticed_at_once(told):
     directory, leader, _ = told
-    words, waited_s = leader["killed"]
-    assert words.startswith("PeerLost: the other guidance branch's process (rank 1) ended")
-    assert waited_s < 10  # of the 60 it would have waited
+    words, _ = leader["killed"]
+    assert words.startswith("PeerLost: the other guidance branch's process (rank 1) ended")  # not: did not answer for 60 s
     check_partial(directory / "killed.h5")
 
 
@@ -296,11 +295,9 @@ def test_a_command_ends_in_order_without_its_companion(tmp_path, number, code, w
     try:
         partial = partial_path(tmp_path / "run.h5")
         wait_for(lambda: (partial.exists() and partial.stat().st_size > 200_000) or leader.poll() is not None)
-        began = time.monotonic()
         for process in (leader, other, leader, other) if number == signal.SIGINT else (other,):
             process.send_signal(number)
-        _, said = leader.communicate(timeout=60)
-        waited_s = time.monotonic() - began
+        _, said = leader.communicate(timeout=TIMEOUT_S)
     finally:
         for process in (leader, other):
             process.kill()
@@ -308,7 +305,6 @@ def test_a_command_ends_in_order_without_its_companion(tmp_path, number, code, w
     assert leader.returncode == code, said
     assert words in said
     assert "Traceback" not in said
-    assert waited_s < 30
     assert [file.name for file in tmp_path.iterdir()] == [partial.name]
     run = janoscope.open_recording(partial, partial=True)
     assert 0 < run.steps < 500

@@ -45,8 +45,8 @@ def cluster(nodes):
     return nodes.address
 
 
-def make_worker(doomed: int):
-    """A worker that names its node, dies at one task and is refused at another."""
+def make_worker(doomed: int, nodes: Path):
+    """A worker that names its node in `nodes`, dies at one task, is refused at another; none ends before both nodes have one."""
     import time
 
     import ray
@@ -58,14 +58,17 @@ def make_worker(doomed: int):
             os.kill(os.getpid(), signal.SIGKILL)
         if task == 3:
             raise InputError("task 3 is refused")
-        time.sleep(0.2)
-        return task * task, ray.get_runtime_context().get_node_id()
+        node = ray.get_runtime_context().get_node_id()
+        (nodes / node).touch()
+        while len(list(nodes.iterdir())) < 2:
+            time.sleep(0.02)
+        return task * task, node
 
     return work
 
 
-def test_tasks_spread_over_both_nodes_and_a_lost_worker_costs_its_own_task(cluster):
-    outcomes = {outcome.task: outcome for outcome in fan_out(range(10), partial(make_worker, 4), ray=cluster)}
+def test_tasks_spread_over_both_nodes_and_a_lost_worker_costs_its_own_task(cluster, tmp_path):
+    outcomes = {outcome.task: outcome for outcome in fan_out(range(10), partial(make_worker, 4, tmp_path), ray=cluster)}
     assert sorted(outcomes) == list(range(10))
     assert outcomes[4].result is None
     assert outcomes[4].error.startswith("its worker was lost: ")

@@ -35,17 +35,14 @@ def command(*arguments: object) -> None:
     main()
 
 
-def wait_for_steps(path: Path, steps: int, process, seconds: float = 60) -> None:
-    """Until so many steps of an unfinished recording are on file."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def wait_for_steps(path: Path, steps: int) -> None:
+    """Until so many steps of an unfinished recording are on file; the suite's own time limit ends a hang."""
+    while True:
         if path.exists():
             with open_recording(path, partial=True) as recording:
                 if recording.steps >= steps:
                     return
         time.sleep(0.01)
-    process.kill()
-    raise AssertionError(f"no {steps} steps in {seconds} s: {process.said.read_text()}")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def test_kill_9_loses_no_acknowledged_step(pipeline_and_call, undisturbed, tmp_p
 
     process = fork(work)
     partial = tmp_path / "run.partial.h5"
-    wait_for_steps(partial, after, process)
+    wait_for_steps(partial, after)
     process.signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     acknowledged = int((told.read_text().split("\n")[:-1] or ["0"])[-1])
@@ -98,7 +95,7 @@ def test_ctrl_c_leaves_a_valid_partial_and_exit_code_130(saved, tmp_path, fork):
     run, partial = tmp_path / "run.h5", tmp_path / "run.partial.h5"
     model = saved("flux")
     process = fork(lambda: command("record", model, *FLUX, "-q", "--steps", STEPS, "-o", run))
-    wait_for_steps(partial, 5, process)
+    wait_for_steps(partial, 5)
     assert process.interrupt() == 130
     said = process.said.read_text()
     assert said.split("\n") == [f"What was recorded is {partial}; --partial reads it.", "", "Interrupted.", ""]

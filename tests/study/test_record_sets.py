@@ -262,8 +262,7 @@ def test_ctrl_c_in_a_set_is_written_down_and_the_rest_is_left_for_a_rerun(saved,
         main()
 
     process = fork(work)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "set" / "0000-a-cat-on-the-grass.partial.h5").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "set" / "0000-a-cat-on-the-grass.partial.h5").exists():  # the suite's own time limit ends a hang
         time.sleep(0.01)
     assert process.interrupt() == 130, process.said.read_text()
     assert [(line["index"], line["status"]) for line in manifest(tmp_path)] == [(0, "interrupted")]
