@@ -72,10 +72,6 @@ def janoscope() -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 the check asked for failed, 2 refused, 130 interrupted (Ctrl-C, SIGTERM)."""
-    # libraries talk of their own affairs while loading; --verbose lets them
-    if not {"-v", "--verbose"} & set(sys.argv):
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     # a batch system's SIGTERM ends a run as Ctrl-C does: without a handler nothing half-made would be cleared away
     before, unraisable = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
     sys.unraisablehook = _interrupted_again

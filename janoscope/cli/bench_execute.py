@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import json_option
+from .options import hush, json_option
 
 
 @click.command("execute")
@@ -39,6 +39,7 @@ def bench_execute(
     from ..study.bench_execute import describe_bench
     from ..study.bench_files import write_bench
 
+    hush()
     result = run(size, repeats=repeats, device=device, clock=clock)
     click.echo(json.dumps(result.to_json(), indent=1) if as_json else str(result))
     if output is not None:

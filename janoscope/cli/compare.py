@@ -194,17 +194,29 @@ def _lpips() -> Any:
 @contextmanager
 def _report_at_a_stop(output: Path) -> Iterator[None]:
     """What was measured until Ctrl-C or a fault lies in the directory already; it gets its page, and a line that says so."""
-    from ..report.comparison import render_comparison
-
     earlier = output / "comparison.json"
     before = earlier.stat().st_mtime_ns if earlier.exists() else None
     try:
         yield
     except BaseException:
         if earlier.exists() and earlier.stat().st_mtime_ns != before:
-            render_comparison(output)
-            click.echo(f"Stopped before the last call; what was measured so far lies in {output}, marked incomplete.", err=True)
+            page = _page_or_why_not(output)
+            click.echo(
+                f"Stopped before the last call; what was measured so far lies in {output}, marked incomplete.{page}", err=True
+            )
         raise
+
+
+def _page_or_why_not(output: Path) -> str:
+    """Draws the page. What stopped the comparison is about to be raised, so a fault of the drawing is told beside it."""
+    from ..report.comparison import render_comparison
+    from ..study.fanout import in_words
+
+    try:
+        render_comparison(output)
+    except Exception as error:
+        return f" Its page could not be drawn: {in_words(error)}"
+    return ""
 
 
 def _lines(file: Path | None, option: str) -> list[str]:

@@ -116,22 +116,42 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 
 def hush() -> None:
-    """Silence what libraries say to developers.
+    """Silence what libraries say to developers, until the command that is running ends."""
+    click.get_current_context().with_resource(libraries_silent())
+
+
+@contextmanager
+def libraries_silent() -> Iterator[None]:
+    """No warnings, log lines and bars of diffusers and transformers inside; afterwards all is as it was.
 
     Our own warnings are RuntimeWarnings, raised from inside hooks so that a library's module may be named as their origin:
-    that category is let through wherever it comes from. `main` undoes the filters.
+    that category is let through wherever it comes from.
     """
     import warnings
 
-    import diffusers.utils.logging
-    import transformers.utils.logging
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", category=UserWarning, module=_LIBRARIES)
+        import diffusers.utils.logging
+        import transformers.utils.logging
 
-    for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    warnings.filterwarnings("ignore", category=UserWarning, module=_LIBRARIES)
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+        with _silent(diffusers.utils.logging), _silent(transformers.utils.logging):
+            yield
+
+
+@contextmanager
+def _silent(library: Any) -> Iterator[None]:
+    """library: the logging module of diffusers or transformers."""
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ never meets a half-written step. Only the writer thread may use these objects: h
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,12 @@ class RecordingFile:
             try:
                 os.replace(making, layout.partial_path(path))
             except OSError:
-                file.close()
+                with suppress(OSError):  # what stopped the renaming is what is told
+                    file.close()
                 raise
         except BaseException:
-            making.unlink(missing_ok=True)
+            with suppress(OSError):
+                making.unlink(missing_ok=True)
             raise
         return cls(file, header, layout.partial_path(path))
 

@@ -7,7 +7,8 @@ hooked calls take turns, so that a machine that slows down slows both.
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -166,15 +167,11 @@ class _Bench:
         import diffusers
 
         self._size, self._device, self._clock = size, device, clock
-        torch.manual_seed(0)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(getattr(torch, size.dtype))  # a second copy in float32 would not fit beside it
-        try:
-            with torch.device(device):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            with _default_dtype(getattr(torch, size.dtype)), torch.device(device):  # a copy in float32 would not fit beside it
                 self._network = getattr(diffusers, size.transformer)(**size.config).eval()
-        finally:
-            torch.set_default_dtype(default)
-        self._arguments = _arguments(size, device)
+            self._arguments = _arguments(size, device)
         sheet = find_sheet([size.transformer])
         assert sheet.execution is not None
         self._facts, self._state = sheet.execution, CallState()
@@ -247,6 +244,16 @@ class _Bench:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _count(size: Size) -> int:

@@ -24,6 +24,7 @@ from ..recording import Recorder, open_recording
 from .record import installed_versions
 from .recording_sink import RecordingSink
 from .simulated import SimulatedPipeline, simulated_sheet
+from .threads import one_torch_thread
 
 SCHEMA = "janoscope-bench-record/1"
 STEP_S = 0.1  # of the simulated accelerator
@@ -62,8 +63,7 @@ def bench_record(
 
     Takes about a minute and writes about 500 MB under `scratch`, which are removed again.
     """
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with one_torch_thread(), tempfile.TemporaryDirectory(dir=scratch) as folder:
         overheads = {}
         for case in cases:
             say(f"{case.name}: overhead of {case.signals} signals, {case.repeats} pairs of {case.steps} steps")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from ..errors import InputError, JanoscopeError
 from ..grid import TokenGrid
 from ..recording import Recorder, open_recording
 from .calibrate_search import drawn_policy
@@ -23,6 +23,7 @@ from .run_view import RunView
 from .scaling import GB
 from .sets import COMPLETE, MANIFEST, Entry, sha256_of
 from .shards import gather_shards
+from .threads import one_torch_thread
 
 SCHEMA = "janoscope-bench-scale/1"
 BRANCHES, PATCH = ("guided", "cond", "uncond"), (1, 2, 2)
@@ -47,8 +48,7 @@ def bench_scale(
 
     A manifest holds one recording; their files are links to one, as what is merged does not depend on what they hold.
     """
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with one_torch_thread(), tempfile.TemporaryDirectory(dir=scratch) as folder:
         say(f"merging {manifests} manifests")
         merge_s = _merge(Path(folder), manifests, repeats)
         say(f"writing, reading and reducing {cells} latent cells, {steps} steps")
@@ -80,10 +80,13 @@ def _merge(folder: Path, manifests: int, repeats: int) -> float:
         entry = Entry(f"{at:04d}.h5", at, f"prompt {at}", 0, COMPLETE, f"recipe {at % RECIPES}", **told)
         (directory / MANIFEST).write_text(json.dumps(asdict(entry)) + "\n", encoding="utf-8")
 
-    def merge() -> None:
-        assert len(gather_shards([folder / "shards"]).recordings) == manifests
-
-    return min(_cpu_seconds(merge) for _ in range(repeats))
+    merged: list[int] = []
+    seconds = min(_cpu_seconds(lambda: merged.append(len(gather_shards([folder / "shards"]).recordings))) for _ in range(repeats))
+    if set(merged) != {manifests}:
+        raise JanoscopeError(
+            f"merging {manifests} manifests of a recording each gave {merged} recordings; these times mean nothing."
+        )
+    return seconds
 
 
 def _files(folder: Path, cells: tuple[int, int, int], steps: int, repeats: int) -> tuple[float, float, int]:
@@ -102,7 +105,8 @@ def _replay(path: Path) -> tuple[float, float, float, int]:
     tracks = Tracks([reduce_recording(path, TOKENS[0])])
     reduced = time.process_time() - started
     space = Space.of_span(tracks.grid, tracks.steps, tracks.spans(None)[0])
-    assert space is not None, "more steps are needed for a policy"
+    if space is None:
+        raise InputError(f"{tracks.steps} steps are too few for any policy that skips; measure more steps.")
     maps = list(space.mapping_policies())
     tracks.score(maps[0])  # counts FLOPs once
     rng = np.random.default_rng(0)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ def search(
     without the interruption. Raises InputError without Optuna.
     """
     optuna = load_optuna()
+    with _quiet(optuna):
+        return _search(optuna, scorer, space, band, journal, trials=trials, seed=seed, on_trial=on_trial)
+
+
+def _search(
+    optuna: Any, scorer: Scorer, space: Space, band: Band, journal: Path, *, trials: int, seed: int, on_trial: OnTrial | None
+) -> list[Candidate]:
     seen: dict[str, Candidate] = {}
 
     def tried(params: Mapping[str, Any]) -> Candidate:
@@ -117,13 +125,23 @@ def search(
 
 
 def load_optuna() -> Any:
-    """Optuna, quiet. Raises InputError where it is not installed."""
+    """Optuna. Raises InputError where it is not installed."""
     try:
         import optuna
     except ImportError as error:
         raise InputError("calibrate needs Optuna: pip install 'janoscope[calibrate]', from a checkout '.[calibrate]'.") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Optuna reports every trial; inside only its warnings are heard."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _kept_study(optuna: Any, journal: Path, name: str) -> Any:

@@ -123,7 +123,7 @@ class _RayWorker:
 
 
 def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str) -> Iterator[Outcome[Any, Any]]:
-    ray = _connect(address)
+    ray, ours = _connect(address)
     actors = _actors(ray, make_worker, len(tasks))
     waiting, idle = list(tasks), list(actors)
     running: dict[Any, tuple[Any, Any]] = {}
@@ -154,6 +154,8 @@ def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str
     finally:
         for actor in actors:
             ray.kill(actor)
+        if ours:
+            ray.shutdown()
 
 
 def _returned(ray: Any, ping: Any, actor: Any) -> list[Any]:
@@ -171,19 +173,21 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:300] if lines else type(error).__name__
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str) -> tuple[Any, bool]:
+    """(Ray, whether it was this call that connected the process)."""
     try:
         import ray
     except ImportError as error:
         raise InputError("--ray needs the ray extra (pip install 'janoscope[ray]').") from error
     _refuse_silent(address)
+    ours = not ray.is_initialized()
     try:
-        if not ray.is_initialized():
+        if ours:
             paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(_own_paths())}}
             ray.init(address=address, runtime_env=paths, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {address}: {in_words(error)[:200]}. Start one with `ray start --head`.") from error
-    return ray
+    return ray, ours
 
 
 def _refuse_silent(address: str) -> None:

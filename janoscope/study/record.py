@@ -3,7 +3,7 @@
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -315,5 +315,6 @@ def _save_picture(generated: Generated, path: Path) -> tuple[Path | None, str]:
     try:
         return save_frames(generated.frames, target), ""
     except OSError as error:
-        target.unlink(missing_ok=True)  # half a picture
+        with suppress(OSError):  # half a picture; what stopped the writing is what is told
+            target.unlink(missing_ok=True)
         return None, f"; its picture {target.name} could not be written: {error.strerror or error}"

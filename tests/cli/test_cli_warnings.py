@@ -52,7 +52,8 @@ def test_filters_and_display_are_those_of_the_caller_again(told, tmp_path):
 def test_a_user_warning_of_other_modules_is_heard():
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        options.hush()
-        warnings.warn_explicit("mine", UserWarning, "own.py", 1, module="torchlike")
-        warnings.warn_explicit("theirs", UserWarning, "t.py", 1, module="torch.serialization")
-    assert [str(warning.message) for warning in heard] == ["mine"]
+        with options.libraries_silent():
+            warnings.warn_explicit("mine", UserWarning, "own.py", 1, module="torchlike")
+            warnings.warn_explicit("theirs", UserWarning, "t.py", 1, module="torch.serialization")
+        warnings.warn_explicit("theirs, after", UserWarning, "t.py", 2, module="torch.serialization")
+    assert [str(warning.message) for warning in heard] == ["mine", "theirs, after"]

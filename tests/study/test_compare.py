@@ -411,3 +411,29 @@ def test_what_was_measured_before_ctrl_c_is_kept_and_said_to_be_incomplete(model
         assert {run["prompt"] for row in data["rows"] for run in row["runs"]} == {"a cat"}
         assert "incomplete" in (tmp_path / "c" / "comparison.txt").read_text()
         assert (tmp_path / "c" / "report.html").exists()
+
+
+@pytest.mark.parametrize("drawing_fails", [True, False])
+def test_what_stopped_a_comparison_is_told_even_if_its_page_cannot_be_drawn(model, tmp_path, monkeypatch, drawing_fails):
+    """Control: where the drawing works the line says nothing of it."""
+    honest, made = compare_module.Contest._generate, []
+
+    def generate(self, method, call, count):
+        made.append(call.prompt)
+        if len(made) == 6:
+            raise InputError("the first fault.")
+        return honest(self, method, call, count)
+
+    def fails(directory):
+        raise ValueError("the drawing's fault")
+
+    monkeypatch.setattr(compare_module.Contest, "_generate", generate)
+    monkeypatch.setattr(compare_module.Contest, "_guarded", lambda self, method, work, *rest: work(method, *rest))
+    if drawing_fails:
+        monkeypatch.setattr("janoscope.report.comparison.render_comparison", fails)
+    words = ["-p", "a cat", "-p", "a dog", "--method", "fewer-steps:steps=2", "-o", tmp_path / "c"]
+    stopped = _as_command(model, monkeypatch, *words)
+    assert str(stopped.exception) == "the first fault."
+    assert "marked incomplete." in stopped.output
+    assert ("could not be drawn: ValueError: the drawing's fault" in stopped.output) == drawing_fails
+    assert (tmp_path / "c" / "report.html").exists() != drawing_fails

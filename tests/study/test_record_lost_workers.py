@@ -39,14 +39,17 @@ def get(reference):
     return reference.value
 
 
-def play(monkeypatch, actors, tasks):
+def play(monkeypatch, actors, tasks, ours=True):
     killed = []
     ray = SimpleNamespace(get=get, kill=killed.append, exceptions=SimpleNamespace(RayError=RayError))
     ray.wait = lambda references, num_returns, timeout: (references[:num_returns], references[num_returns:])
-    monkeypatch.setattr(fanout, "_connect", lambda address: ray)
+    shut = []
+    ray.shutdown = lambda: shut.append(len(killed))
+    monkeypatch.setattr(fanout, "_connect", lambda address: (ray, ours))
     monkeypatch.setattr(fanout, "_actors", lambda ray, make, count: actors)
     outcomes = list(fanout.fan_out(tasks, lambda: None, ray="played"))
     assert killed == actors
+    assert shut == ([len(actors)] if ours else []), "a connection that was made here ends after the workers, another's stays"
     assert sorted(outcome.task for outcome in outcomes) == list(tasks), "every task has one outcome"
     return {outcome.task: outcome for outcome in outcomes}
 
@@ -55,6 +58,10 @@ def test_a_worker_that_comes_back_works_on(monkeypatch):
     outcomes = play(monkeypatch, [Actor({1}, lives=1)], range(5))
     assert [task for task, outcome in outcomes.items() if outcome.error] == [1]
     assert outcomes[4].result == 40
+
+
+def test_a_connection_that_the_caller_made_is_kept(monkeypatch):
+    assert len(play(monkeypatch, [Actor(set(), lives=0)], range(2), ours=False)) == 2
 
 
 def test_a_dead_worker_costs_one_task_while_another_lives(monkeypatch):

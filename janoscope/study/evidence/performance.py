@@ -17,6 +17,7 @@ from ..bench_record import describe_bench as describe_record
 from ..bench_scale import SMALL, bench_scale
 from ..recipe import Recipe
 from ..scaling import Measured, describe_scaling
+from ..threads import one_torch_thread
 from .task import OnStep
 
 BENCHES = ("record", "analyze", "execute-flux-like", "scale")
@@ -55,9 +56,9 @@ def _analyze(name: str, scratch: Path, quick: bool) -> Result:
 
 
 def _execute(name: str, scratch: Path, quick: bool) -> Result:
-    torch.set_num_threads(1)  # idle threads wait in processor time
     clock = "wall" if torch.cuda.is_available() else "cpu"
-    found = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5, clock=clock)
+    with one_torch_thread():
+        found = bench_execute("tiny" if quick else name.removeprefix("execute-"), repeats=2 if quick else 5, clock=clock)
     return found.to_json(), describe_execute(found)
 
 

@@ -1,0 +1,113 @@
+"""Laws of the code that no test of behaviour can hold, read from its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "janoscope"
+# what an assert may call: it looks and changes nothing, so that `python -O` may leave it out
+LOOKS = {"all", "any", "callable", "hasattr", "isinstance", "issubclass", "len", "set", "sorted", "type"}
+# what changes the whole process -> the modules that may, each of which gives it back (tests/cli/test_global_state.py)
+SETTERS = {
+    "set_num_threads": {"study/threads.py", "demo/train.py"},  # train: in a process of its own, like all that module does
+    "set_num_interop_threads": set(),
+    "set_default_dtype": {"study/bench_execute.py"},
+    "set_default_device": set(),
+    "set_grad_enabled": set(),
+    "use_deterministic_algorithms": set(),
+    "manual_seed_all": set(),
+    "seterr": set(),
+    "set_verbosity": {"cli/options.py", "study/calibrate_search.py"},
+    "set_verbosity_error": {"cli/options.py"},
+    "disable_progress_bar": {"cli/options.py"},
+    "simplefilter": {"cli/options.py"},
+    "filterwarnings": {"cli/options.py", "study/record.py"},
+    "basicConfig": set(),
+    "setLevel": set(),
+    "captureWarnings": set(),
+    "setdefault os.environ": set(),
+    "putenv": set(),
+    "chdir": {"study/fanout.py"},  # in a worker of a cluster
+    "umask": set(),
+    "setrecursionlimit": set(),
+    "rcdefaults": {"report/style.py"},
+    "excepthook": set(),
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def working_asserts(source):
+    """Lines of asserts that call or assign something: they are gone under `python -O`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assert):
+            continue
+        for part in ast.walk(node.test):
+            works = isinstance(part, ast.NamedExpr | ast.Await | ast.Yield)
+            if isinstance(part, ast.Call):
+                works = not (isinstance(part.func, ast.Name) and part.func.id in LOOKS)
+            if works:
+                found.append(node.lineno)
+    return found
+
+
+def set_globally(source):
+    """Names of SETTERS that a module calls or, of `os.environ`, writes."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            name = f"{node.func.attr} os.environ" if owner.endswith("environ") else node.func.attr
+            found.update({name} & set(SETTERS))
+            if owner.endswith("environ") and node.func.attr in ("update", "setdefault", "pop"):
+                found.add("setdefault os.environ")
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Delete):
+            targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+            places = [ast.unparse(target) for target in targets]
+            found.update({"setdefault os.environ" for place in places if place.startswith(("os.environ[", "environ["))})
+            found.update({"excepthook" for place in places if place == "sys.excepthook"})
+    return found
+
+
+def test_no_assert_does_work():
+    found = {str(path.relative_to(PACKAGE)): lines for path in modules() if (lines := working_asserts(path.read_text()))}
+    assert found == {}
+    assert sum("assert " in path.read_text() for path in modules()) > 10
+
+
+@pytest.mark.parametrize(
+    ("statement", "lines"),
+    [
+        ("assert len(gather(folder)) == 3", [1]),
+        ("assert (found := 3)", [1]),
+        ("assert rows.pop() is None", [1]),
+        ("assert isinstance(rate, float) and len(rows) == 3", []),
+        ("assert self.rows is not None", []),
+    ],
+)
+def test_an_assert_that_does_work_is_found(statement, lines):
+    assert working_asserts(statement) == lines
+
+
+def test_what_belongs_to_the_process_is_set_in_few_places_which_give_it_back():
+    found = {(name, str(path.relative_to(PACKAGE))) for path in modules() for name in set_globally(path.read_text())}
+    assert found == {(name, place) for name, places in SETTERS.items() for place in places}
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("torch.set_num_threads(1)", "set_num_threads"),
+        ("os.environ.setdefault('A', 'b')", "setdefault os.environ"),
+        ("os.environ['A'] = 'b'", "setdefault os.environ"),
+        ("del os.environ['A']", "setdefault os.environ"),
+        ("np.seterr(all='ignore')", "seterr"),
+        ("sys.excepthook = f", "excepthook"),
+    ],
+)
+def test_a_global_setter_is_found(statement, name):
+    assert set_globally(statement) == {name}
