@@ -1,6 +1,7 @@
 """What guidance branches keep between steps: for every attention by a strategy, and the last output of every token."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,17 @@ from .rows import Rows
 from .stores import Attended, BranchStores, Keeper, KeysValues
 
 OUTPUT_TOKENS = 1
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call of a module, as a refresh saw it.
+
+    over_sequence: the keys are those of the queries' own tokens, so they are cached. keys: rows of the keys.
+    """
+
+    over_sequence: bool
+    keys: int
 
 
 class BranchCache:
@@ -31,7 +43,8 @@ class BranchCache:
     ) -> None:
         self.image_tokens = image_tokens
         self._given_stores = stores
-        self._masks: dict[str, torch.Tensor | None] = {}
+        self._masks: dict[tuple[str, int], torch.Tensor | None] = {}
+        self.attention_calls: dict[str, tuple[AttentionCall, ...]] = {}  # of every module at the last refresh
         self._output_rows: torch.Tensor | None = None
         self._tokens, self._forecast = output, (Corrected if corrected else Forecast)(OUTPUT_TOKENS)
         self._output: Any = None
@@ -68,18 +81,18 @@ class BranchCache:
 
     def refresh(self, layer: str, attended: Attended, mask: torch.Tensor | None) -> None:
         """Keep what a refresh gave an attention."""
-        self._stores.layer(layer).refresh(attended)
-        self._masks[layer] = mask
+        self._stores.layer(layer, attended.call).refresh(attended)
+        self._masks[layer, attended.call] = mask
 
     def update(self, layer: str, attended: Attended) -> KeysValues:
         """Keep the computed rows and give all keys and values."""
-        return self._stores.layer(layer).update(attended)
+        return self._stores.layer(layer, attended.call).update(attended)
 
-    def mask(self, layer: str, rows: torch.Tensor) -> torch.Tensor | None:
+    def mask(self, layer: str, attended: Attended) -> torch.Tensor | None:
         """The refresh's mask for the computed queries, where a block made its mask from the shortened sequence."""
-        mask = self._masks[layer]
+        mask = self._masks[layer, attended.call]
         if mask is not None and mask.ndim == 4 and mask.shape[-2] > 1:
-            return mask.index_select(-2, rows)
+            return mask.index_select(-2, attended.index())
         return mask
 
     def store_output(self, rows: torch.Tensor) -> None:

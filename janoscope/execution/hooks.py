@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 from ..capture.watch import InstancePatch
 from ..errors import ExecutionError
 from ..probe import Execution
+from .attention_calls import AttentionCalls
 from .cache import BranchCache
 from .reentry import Reentry
 from .rows import Rows
-from .stores import Attended
 
 
 class Mode(Enum):
@@ -94,18 +94,23 @@ class NetworkHooks:
                 )
 
     def check_served(self) -> None:
-        """Every hooked attention must have been served exactly once in the call that just ended."""
+        """Every hooked attention must have run once, and been served, in the call that just ended."""
         if self._state.mode not in (Mode.REFRESH, Mode.PARTIAL):
             return
         for layer, attention in self._attentions.items():
             if (times := self._state.served[layer]) != 1:
-                processor = getattr(attention, "processor", None)
-                backend = getattr(processor, "_attention_backend", None) or "default"
-                raise ExecutionError(
-                    f"{self.name}.{layer} was served keys and values {times} times in one call instead of once; its processor "
-                    f"{type(processor).__name__} with backend {backend} does not go through torch's "
-                    "scaled_dot_product_attention. Use the native attention backend."
-                )
+                raise ExecutionError(self._not_served(layer, attention, times))
+
+    def _not_served(self, layer: str, attention: torch.nn.Module, times: int) -> str:
+        processor = getattr(attention, "processor", None)
+        backend = getattr(processor, "_attention_backend", None) or "default"
+        served = f"{self.name}.{layer} was served keys and values {times} times in one call instead of once; "
+        if times:
+            return served + "its block runs more than once in a call, which cannot be accelerated; run without the executor."
+        return served + (
+            f"its processor {type(processor).__name__} with backend {backend} does not attend over its own tokens through "
+            "torch's scaled_dot_product_attention. Use the native attention backend."
+        )
 
     def _patch(self, module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self._patches.append(InstancePatch(module, "forward", wrap))
@@ -154,15 +159,18 @@ class NetworkHooks:
         return wrap
 
     def _wrap_attention(self, layer: str, attention: torch.nn.Module) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        state, text = self._state, self._facts.text
+        state, text, module = self._state, self._facts.text, f"{self.name}.{layer}"
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if state.mode not in (Mode.REFRESH, Mode.PARTIAL):
                     return original(*args, **kwargs)
                 reentry = Reentry(layer, attention, original, args, kwargs, text)
-                with _ServeKeysValues(state, layer, text, reentry):
-                    return original(*args, **kwargs)
+                calls = AttentionCalls(module, layer, text, state.cache, state.rows, reentry)
+                with _ServeKeysValues(calls):
+                    output = original(*args, **kwargs)
+                state.served[layer] += calls.end()
+                return output
 
             return forward
 
@@ -183,38 +191,18 @@ class NetworkHooks:
 
 
 class _ServeKeysValues(TorchFunctionMode):
-    """Within one attention module: the first scaled_dot_product_attention is the self- or joint attention.
+    """Meets every scaled_dot_product_attention while one attention module runs."""
 
-    Later ones in the same module belong to image-prompt adapters and pass unchanged.
-    """
-
-    def __init__(self, state: CallState, layer: str, text: str, reentry: Reentry):
+    def __init__(self, calls: AttentionCalls):
         super().__init__()
-        self._state, self._layer, self._text, self._reentry = state, layer, text, reentry
-        self._pending = True
+        self._calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or not self._pending:
+        if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        self._pending = False
-        self._state.served[self._layer] += 1
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
-        return func(**self._serve(given))
-
-    def _serve(self, given: dict[str, Any]) -> dict[str, Any]:
-        # query, key, value: (item, head, token, channel), keys after their norm and rotary embedding
-        state, mask = self._state, given.get("attn_mask")
-        cache, rows = state.cache, state.rows
-        pair = given["key"].detach(), given["value"].detach()
-        attended = Attended(*pair, rows, cache.image_tokens, self._text, cache.at, self._reentry)
-        if state.mode is Mode.REFRESH:
-            cache.refresh(self._layer, attended, mask)
-            return given
-        keys, values = cache.update(self._layer, attended)
-        if mask is not None and mask.shape[-1] != keys.shape[2]:
-            mask = cache.mask(self._layer, attended.index())
-        return given | {"key": keys, "value": values, "attn_mask": mask}
+        return func(**self._calls.serve(given))
 
 
 def _submodule(module: torch.nn.Module, path: str, name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import ExecutionError
 from ..plan import OFFLOAD_STORES, Cache, CacheBytes, resident_layers
 from .lanes import HostMemory, Lanes, lanes_of
 from .rows import Rows
@@ -196,7 +197,11 @@ class OffloadBranch:
         """Those that hold what is coming."""
         return [slot for _, slot in self._coming]
 
-    def layer(self, name: str) -> "OffloadedLayer":
+    def layer(self, name: str, call: int = 0) -> "OffloadedLayer":
+        if call:  # budget and window count one call a module, all of one shape
+            raise ExecutionError(
+                f"{name} calls attention more than once, which cache strategy offload cannot keep; take cache strategy kv."
+            )
         if name not in self._layers:
             self._layers[name] = OffloadedLayer(self)
         return self._layers[name]

@@ -12,7 +12,8 @@ from ..errors import ExecutionError
 from .rows import Rows
 
 INPUT, TEXT = "hidden_states", "encoder_hidden_states"
-MASKS = ("attention_mask", "encoder_hidden_states_mask")  # made for other rows, and not needed before the attention itself
+TEXT_MASK = "attention_mask"
+MASKS = (TEXT_MASK, "encoder_hidden_states_mask")  # made for other rows, and not needed before the attention itself
 
 
 class Reentry:
@@ -43,8 +44,15 @@ class Reentry:
         rows: torch.Tensor = self._bound().arguments[INPUT].detach()
         return rows.narrow(1, rows.shape[1] - image_tokens if self._text == "first" else 0, image_tokens)
 
-    def keys_values(self, stored: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """(key, value) of the tokens that `rows` skips, from their stored input (item, token, channel)."""
+    @property
+    def processor(self) -> Any:
+        return getattr(self._attention, "processor", None)
+
+    def keys_values(self, stored: torch.Tensor, rows: Rows, call: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(key, value) of the tokens that `rows` skips, from their stored input (item, token, channel).
+
+        call: which of the module's attention calls is asked for, from 0.
+        """
         bound = self._bound()
         given = bound.arguments
         given[INPUT] = stored
@@ -57,22 +65,23 @@ class Reentry:
         for table in (given, *(value for value in given.values() if isinstance(value, dict))):
             for name, value in table.items():
                 if name in MASKS:
-                    table[name] = None
+                    table[name] = _mask_of_first_text_row(value, text) if name == TEXT_MASK else None
                 elif rows.is_cut(value):
                     table[name] = rows.cut_for_skipped(value, text_rows)
                     tables += 1
         if rows.has_tables and not tables:
             raise self._refusal("is not given the rotary table that its block was given")
-        with _UpToAttention(self._attention) as seen:
+        with _UpToAttention(self._attention, call) as seen:
             seen.run(lambda: self._forward(*bound.args[1:], **bound.kwargs))
         if seen.reached is None:
             raise self._refusal("does not come to torch's scaled_dot_product_attention")
-        start = text_rows if self._text == "first" else 0
+        # a processor may leave a masked row of text out
+        start = seen.reached[0].shape[2] - stored.shape[1] if self._text == "first" else 0
         key, value = (part.narrow(2, start, stored.shape[1]) for part in seen.reached)
         return key, value
 
     def _refusal(self, why: str) -> ExecutionError:
-        kind = type(getattr(self._attention, "processor", None)).__name__
+        kind = type(self.processor).__name__
         return ExecutionError(
             f"{self._layer} with processor {kind} {why}, so keys and values cannot be projected again; take cache strategy kv."
         )
@@ -85,16 +94,22 @@ class Reentry:
         return bound
 
 
+def _mask_of_first_text_row(mask: Any, text: Any) -> Any:
+    """A mask of text alone, (item, text token), cut to the first token's; None for any other."""
+    of_text = text is not None and isinstance(mask, torch.Tensor) and mask.shape == text.shape[:2]
+    return mask[:, :1] if of_text else None
+
+
 class _Reached(Exception):
     """The attention's inputs are known; the rest of the processor is not needed."""
 
 
 class _UpToAttention(TorchFunctionMode):
-    """Runs a processor up to its attention and keeps (key, value). Projections of nothing but queries are left out."""
+    """Runs a processor up to one of its attention calls and keeps (key, value). Projections of queries alone are left out."""
 
-    def __init__(self, attention: torch.nn.Module):
+    def __init__(self, attention: torch.nn.Module, call: int):
         super().__init__()
-        self._attention = attention
+        self._attention, self._calls_before = attention, call
         self.reached: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def run(self, processor: Callable[[], Any]) -> None:
@@ -107,6 +122,9 @@ class _UpToAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            if self._calls_before:
+                self._calls_before -= 1
+                return given["query"].new_zeros(*given["query"].shape[:-1], given["value"].shape[-1])
             self.reached = given["key"], given["value"]
             raise _Reached
         if func is F.linear and len(args) >= 2 and (part := self._keys_and_values(args[1])) is not None:

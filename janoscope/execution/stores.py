@@ -27,6 +27,7 @@ class Attended:
 
     key, value: of the text and the computed tokens. rows: those tokens, None for all. image_tokens: of the whole sequence.
     text: where the text stands, `first`, `last` or `none`. at: the forecast coordinate. reentry: the attention, to be run again.
+    call: which of its module's attention calls this is, from 0.
     """
 
     key: torch.Tensor
@@ -36,6 +37,7 @@ class Attended:
     text: str
     at: float
     reentry: Reentry
+    call: int = 0
 
     @property
     def computed(self) -> int:
@@ -94,8 +96,8 @@ class BranchStores(Protocol):
     @property
     def bytes(self) -> CacheBytes: ...
 
-    def layer(self, name: str) -> Store:
-        """The store of an attention, made when it is first asked for."""
+    def layer(self, name: str, call: int = 0) -> Store:
+        """The store of one attention call of a module, made when it is first asked for."""
         ...
 
     def begin(self, rows: Rows) -> None:
@@ -148,7 +150,7 @@ class InputStore:
     """`hidden`: what went into the attention, one tensor instead of two, of image tokens alone: the text's is always at hand.
 
     The input comes after the block's norm and modulation, so keys and values that are projected from it again are those of the
-    step that computed the token, whatever this step's modulation is.
+    step that computed the token, whatever this step's modulation is. All attention calls of a module share one store.
     """
 
     def __init__(self) -> None:
@@ -159,15 +161,18 @@ class InputStore:
         return CacheBytes(self._input.bytes)
 
     def refresh(self, attended: Attended) -> None:
+        if attended.call:
+            return  # the module's input has been kept
         self._input.store(attended.at, attended.reentry.image_input(attended.image_tokens))
 
     def update(self, attended: Attended) -> KeysValues:
         assert attended.rows is not None
-        self._input.update(attended.at, attended.image_index(), attended.reentry.image_input(attended.computed))
+        if not attended.call:
+            self._input.update(attended.at, attended.image_index(), attended.reentry.image_input(attended.computed))
         if not attended.rows.skipped.count:
             return attended.key, attended.value
         skipped = attended.rows.skipped.image(attended.key.device)
         stored = self._input.read(attended.at).index_select(INPUT_TOKENS, skipped)
-        key, value = attended.reentry.keys_values(stored, attended.rows)
+        key, value = attended.reentry.keys_values(stored, attended.rows, attended.call)
         keys = attended.whole(attended.key, lambda image: image.index_copy_(KEY_TOKENS, skipped, key))
         return keys, attended.whole(attended.value, lambda image: image.index_copy_(KEY_TOKENS, skipped, value))

@@ -16,7 +16,7 @@ def keeper_of(cache: Cache, skipped_groups: Callable[[], Sequence[np.ndarray]]) 
     if cache.strategy == "offload":
         return Offload(cache, skipped_groups)
     if cache.strategy == "hidden":
-        return OnDevice(InputStore)
+        return OnDevice(InputStore, shared=True)
     if cache.strategy == "kv-fp8":
         return OnDevice(lambda: EightBitStore(FP8))
     if cache.strategy == "kv-int8":
@@ -27,9 +27,9 @@ def keeper_of(cache: Cache, skipped_groups: Callable[[], Sequence[np.ndarray]]) 
 class _Layers:
     """Stores that know nothing of one another."""
 
-    def __init__(self, make: Callable[[], Store]):
-        self._make = make
-        self._stores: dict[str, Store] = {}
+    def __init__(self, make: Callable[[], Store], shared: bool):
+        self._make, self._shared = make, shared
+        self._stores: dict[tuple[str, int], Store] = {}
 
     @property
     def bytes(self) -> CacheBytes:
@@ -38,10 +38,11 @@ class _Layers:
             total = total.plus(store.bytes)
         return total
 
-    def layer(self, name: str) -> Store:
-        if name not in self._stores:
-            self._stores[name] = self._make()
-        return self._stores[name]
+    def layer(self, name: str, call: int = 0) -> Store:
+        key = name, 0 if self._shared else call
+        if key not in self._stores:
+            self._stores[key] = self._make()
+        return self._stores[key]
 
     def begin(self, rows: Rows) -> None:
         """Nothing to prepare."""
@@ -51,15 +52,15 @@ class _Layers:
 
 
 class OnDevice:
-    """A keeper whose stores hold all of theirs on the device."""
+    """A keeper whose stores hold all of theirs on the device. shared: one for all attention calls of a module."""
 
     bytes = CacheBytes()
 
-    def __init__(self, make: Callable[[], Store]):
-        self._make = make
+    def __init__(self, make: Callable[[], Store], shared: bool = False):
+        self._make, self._shared = make, shared
 
     def branch(self, layers: int) -> BranchStores:
-        return _Layers(self._make)
+        return _Layers(self._make, self._shared)
 
     def close(self) -> None:
         """Nothing is shared."""

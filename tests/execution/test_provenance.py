@@ -11,7 +11,7 @@ from generations import Tiny, generate, policy
 from tiny_transformers import NETWORKS, redraw_zeros
 
 from janoscope.execution import Executor
-from janoscope.execution import hooks as hooks_module
+from janoscope.execution.attention_calls import AttentionCalls
 from janoscope.grid import TokenGrid
 from janoscope.plan import RasOptions, RasSelector, source_steps
 
@@ -32,15 +32,15 @@ def matched_steps(history, served):
 def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch):
     tiny = Tiny(family)
     fresh, found = [], []
-    honest = hooks_module._ServeKeysValues._serve
+    honest = AttentionCalls._served
 
-    def watching(self, given):
-        result = honest(self, given)
-        if self._layer == layer and self._state.cache is first_cache(self._state):
+    def watching(self, given, number):
+        result = honest(self, given, number)
+        if self._layer == layer and self._cache is executor._run._caches._kept["transformer", 0]:
             count = executor.account.image_tokens
             image = slice(-count, None) if tiny.sheet.execution.text == "first" else slice(0, count)
             step = len(executor.account.steps)
-            rows = torch.arange(count) if self._state.rows is None else self._state.rows.image(torch.device("cpu"))
+            rows = torch.arange(count) if self._rows is None else self._rows.image(torch.device("cpu"))
             fresh.extend([(None, None)] * (step - len(fresh)))
             key = given["key"][0, 0]
             own = key[-len(rows) :] if tiny.sheet.execution.text == "first" else key[: len(rows)]
@@ -48,10 +48,7 @@ def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch)
             found.append((step, matched_steps(fresh, result["key"][0, 0][image])))
         return result
 
-    def first_cache(state):
-        return executor._run._caches._kept["transformer", 0]
-
-    monkeypatch.setattr(hooks_module._ServeKeysValues, "_serve", watching)
+    monkeypatch.setattr(AttentionCalls, "_served", watching)
     with tiny.executor(policy(intervals={"static": 6, "moderate": 3, "active": 1})) as executor:
         layer = next(iter(tiny_layers(tiny)))
         generate(tiny.pipe, tiny.call, num_inference_steps=11)

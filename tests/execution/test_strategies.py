@@ -95,7 +95,7 @@ def test_hidden_equals_kv_in_bf16_within_two_percent(network):
 def test_inputs_of_other_items_are_wrong(network, monkeypatch):
     """Of other tokens would do, but for families without a rotary table: attention does not mind the order of its keys."""
     honest = Reentry.keys_values
-    monkeypatch.setattr(Reentry, "keys_values", lambda self, stored, rows: honest(self, stored.roll(1, 0), rows))
+    monkeypatch.setattr(Reentry, "keys_values", lambda self, stored, *more: honest(self, stored.roll(1, 0), *more))
     got, _ = network.calls("hidden")
     assert (got[3] - network.expected[3]).abs().max() > 1e-3
 
