@@ -20,6 +20,7 @@ _PUBLIC = {
     "Policy": "plan",
     "Recorder": "recording",
     "Recording": "recording",
+    "StepSkipper": "execution.step_skipper",
     "TokenGrid": "grid",
     "analyze": "study.analyze",
     "aggregate": "study.aggregate",

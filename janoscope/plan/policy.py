@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError
+from .step_schedule import StepSchedule, schedule_faults
 
 MAPS = ("jano", "x0-gradient", "velocity-change", "ras", "random", "oracle")
 PADDINGS = ("count", "exclude")
@@ -69,13 +70,14 @@ class Policy:
 
     Build it with `from_table`, `from_toml` or `from_json`, which check every value; the constructor trusts its caller.
     `tile` is in latent cells (frames, rows, columns); steps count from 0; exactly one of `thresholds` and `quantiles` is set.
+    A step-level policy has a `schedule` in the place of map, warm-up, tile, cuts and intervals: it skips whole steps.
     """
 
     name: str
-    warmup: int
-    cooldown: int
-    tile: tuple[int, int, int]
-    intervals: Intervals
+    warmup: int = 0
+    cooldown: int = 0
+    tile: tuple[int, int, int] = (1, 1, 1)
+    intervals: Intervals = Intervals(0, 0)
     thresholds: Split | None = None
     quantiles: Split | None = None
     map: str = "jano"
@@ -88,6 +90,8 @@ class Policy:
     cache: Cache = field(default_factory=Cache)
     source: str = ""
     measured_on: Mapping[str, Any] = field(default_factory=dict)
+    schedule: StepSchedule | None = None
+    learned: tuple[tuple[int, int, float], ...] = ()  # (step, computed step, coefficient): in the place of the line's
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], origin: str) -> "Policy":
@@ -96,7 +100,11 @@ class Policy:
         if faults:
             raise InputError(f"{origin} is not a policy: {'; '.join(faults)}. See docs/policy.md.")
         values = {key: _PARTS[key](**value) if key in _PARTS else value for key, value in table.items()}
-        values["tile"] = tuple(table["tile"])
+        if "schedule" in table:
+            values["schedule"] = StepSchedule.from_table(table["schedule"])
+            values["learned"] = tuple((int(n), int(m), float(share)) for n, m, share in table.get("learned", ()))
+        else:
+            values["tile"] = tuple(table["tile"])
         return cls(**values)
 
     @classmethod
@@ -113,18 +121,24 @@ class Policy:
         return cls.from_table(data, origin)
 
     @property
+    def is_step_level(self) -> bool:
+        """Whether it skips whole steps of all tokens, and needs nothing of the inside of a network."""
+        return self.schedule is not None
+
+    @property
     def least_warmup(self) -> int:
         """The fewest warm-up steps that its map can be made from."""
         return {"random": 0, "oracle": 0, "velocity-change": 2}.get(self.map, 1)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict in the order of the contract; unset parts are left out."""
-        return {key: _plain(value) for key in _CHECKS if (value := getattr(self, key)) not in (None, {})}
+        keys = _STEP_LEVEL if self.is_step_level else _TOKEN_LEVEL
+        return {key: _plain(value) for key in keys if (value := getattr(self, key)) not in (None, {}, ())}
 
     def to_toml(self) -> str:
         """TOML text that `from_toml` reads back to an equal policy."""
         data = self.to_json()
-        tables = {"measured_on": data.pop("measured_on")} if "measured_on" in data else {}
+        tables = {key: data.pop(key) for key in ("schedule", "measured_on") if key in data}
         lines = [f"{key} = {_toml(value)}" for key, value in data.items()]
         for name, table in tables.items():
             lines += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items())]
@@ -146,7 +160,9 @@ def _plain(value: Any) -> Any:
         return {key: inner for key, inner in asdict(value).items() if key not in OFFLOAD_ONLY}
     if isinstance(value, Split | Intervals | Enhance | Cache):
         return asdict(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, StepSchedule):
+        return value.to_json()
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _is_int(value: Any) -> bool:
@@ -194,6 +210,13 @@ def _table(value: Any) -> str:
     return "" if isinstance(value, Mapping) else "a table is needed"
 
 
+def _learned(value: Any) -> str:
+    legal = "legal: a list of [step, computed step, coefficient]"
+    rows = value if isinstance(value, list | tuple) else [None]
+    good = all(isinstance(r, list | tuple) and len(r) == 3 and _is_int(r[0]) and _is_int(r[1]) and _is_number(r[2]) for r in rows)
+    return "" if good else legal
+
+
 _FRACTION = _between(0, 1)
 _PARTS: dict[str, Any] = {"thresholds": Split, "quantiles": Split, "intervals": Intervals, "enhance": Enhance, "cache": Cache}
 # a check gives "" or what would have been legal; a dict of checks is a table with exactly those keys; order is the contract's
@@ -215,7 +238,10 @@ _CHECKS: dict[str, Any] = {
     "cache": {"strategy": _one_of(STRATEGIES), "forecast": _flag, "device_mib": _between(0, 1e9), "window": _at_least(1)},
     "source": _text,
     "measured_on": _table,
+    "learned": _learned,
 }
+_TOKEN_LEVEL = tuple(key for key in _CHECKS if key != "learned")
+_STEP_LEVEL = ("name", "output", "learned", "source", "schedule", "measured_on")
 _REQUIRED = ("name", "warmup", "cooldown", "tile", "intervals")
 _REQUIRED_IN = {"thresholds": ("static", "moderate"), "quantiles": ("static", "moderate"), "intervals": ("static", "moderate")}
 
@@ -223,7 +249,11 @@ _REQUIRED_IN = {"thresholds": ("static", "moderate"), "quantiles": ("static", "m
 def _faults(table: Any) -> list[str]:
     if not isinstance(table, Mapping):
         return [f"it is {table!r}, not a table"]
+    if "schedule" in table:
+        return _step_level_faults(table)
     faults = [f"lacks {key!r}" for key in _REQUIRED if key not in table]
+    if "learned" in table:
+        faults.append("'learned' belongs to a policy with a [schedule]")
     if ("thresholds" in table) == ("quantiles" in table):
         faults.append("needs exactly one of 'thresholds' and 'quantiles'")
     for key, value in table.items():
@@ -235,6 +265,31 @@ def _faults(table: Any) -> list[str]:
             "both are cumulative fractions, so moderate is the larger"
         )
     return faults
+
+
+def _step_level_faults(table: Mapping[str, Any]) -> list[str]:
+    faults = [] if "name" in table else ["lacks 'name'"]
+    if beside := [key for key in table if key in _CHECKS and key not in _STEP_LEVEL]:
+        faults.append(f"{', '.join(beside)} mean nothing beside schedule, which skips whole steps; leave them out")
+    faults += schedule_faults(table["schedule"])
+    for key, value in table.items():
+        if key in _STEP_LEVEL and key != "schedule":
+            faults += _faults_of(key, value)
+        elif key not in _CHECKS and key != "schedule":
+            faults.append(f"unknown key {key!r} (known: {', '.join(_STEP_LEVEL)})")
+    if "learned" in table and not faults:
+        faults += _learned_faults(table)
+    return faults
+
+
+def _learned_faults(table: Mapping[str, Any]) -> list[str]:
+    schedule, computed = table["schedule"], set(table["schedule"].get("computed", ()))
+    if not computed:
+        return ["learned coefficients belong to a list of computed steps, not to every k-th step; give schedule.computed"]
+    if table.get("output", "hold") == "hold":
+        return ['learned coefficients need output = "forecast" or "corrected"']
+    wrong = [row for row in table["learned"] if not 0 <= row[0] < schedule["steps"] or row[1] not in computed or row[1] > row[0]]
+    return [f"learned holds {list(wrong[0])}, whose second number is no computed step at or before the first"] if wrong else []
 
 
 def _cache_faults(given: Mapping[str, Any]) -> list[str]:

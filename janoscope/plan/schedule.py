@@ -61,6 +61,9 @@ def step_kinds(policy: Policy, steps: int) -> tuple[StepKind, ...]:
     """
     if steps < 1:
         raise InputError(f"{steps} steps cannot be planned; a run has at least 1.")
+    if policy.schedule is not None:
+        computed = set(policy.schedule.computed_steps(steps))
+        return tuple(StepKind.REFRESH if step in computed else StepKind.REUSE for step in range(steps))
     return tuple(_kind(policy, step, steps) for step in range(steps))
 
 
