@@ -142,6 +142,8 @@ def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, pr
     elif not as_json:
         click.echo("\n".join([analysis.plan.describe(), *(f"note      {note}" for note in analysis.notes)]))
     click.echo(f"Wrote {report}", err=as_json)
+    if not as_json:
+        click.echo(analysis.verdict)
     line = apply_line(analysis, directory)
     if line:
         click.echo(f"Next: {line}", err=as_json)

@@ -110,6 +110,8 @@ def apply(
     for departure in departures_of_run(rules, applied.plan.fingerprint) if rules else ():
         click.echo(departure, err=True)
     files = save_applied(applied, output)
+    if plan_file is not None:
+        files += _drawn_again(plan_file, output)
     if as_json:
         click.echo(json.dumps(applied.to_json(), indent=1, allow_nan=False))
     else:
@@ -117,6 +119,23 @@ def apply(
     if applied.account.warning:
         click.echo(applied.account.warning, err=True)
     sys.exit(1 if failed else 0)
+
+
+def _drawn_again(plan_file: Path, output: Path) -> list[Path]:
+    """The page of the analysis that the plan is of, with what was measured; none where this run's figures are not beside it."""
+    from ..report import render_analysis
+    from ..report.applied import FACTS
+
+    directory = output.parent
+    if output.with_suffix(".json").name != FACTS or not (directory / "analysis.json").is_file():
+        return []
+    if plan_file.resolve().parent != directory.resolve():
+        return []
+    try:
+        return [render_analysis(directory)]
+    except InputError as error:
+        click.echo(f"the page is not drawn again: {error}", err=True)
+        return []
 
 
 def _tell(applied: "Applied", files: list[Path]) -> None:

@@ -27,10 +27,15 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
 
 def refuse_sampler(scheduler: Any) -> None:
     """Refuse to correct forecasts under a sampler whose step is not linear in the newest prediction alone."""
-    if not is_one_step(describe_scheduler(scheduler)):
+    refuse_sampler_of(describe_scheduler(scheduler))
+
+
+def refuse_sampler_of(scheduler: Mapping[str, Any]) -> None:
+    """The same for a sampler described by its class and config."""
+    if not is_one_step(scheduler):
         raise ExecutionError(
             f'output = "corrected" needs a sampler that uses each prediction once ({", ".join(ONE_STEP_SAMPLERS)}), which '
-            f'{type(scheduler).__name__} does not: take output = "forecast", or another sampler with --scheduler.'
+            f'{scheduler["class"]} does not: take output = "forecast", or another sampler with --scheduler.'
         )
 
 

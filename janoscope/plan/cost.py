@@ -5,6 +5,7 @@ computed tokens, since the queries shrink while the keys stay complete; the text
 and output layers are left out (under 1 % of a step from 256 tokens on).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,11 @@ class Predicted(NamedTuple):
     compute: float
     speedup: float
     cache_bytes: int | None
+
+    @property
+    def flop_ratio(self) -> float:
+        """FLOPs of the full run over ours: what the wall time's ratio is compared with, no promise of it."""
+        return 1 / self.compute if self.compute else math.inf
 
 
 class CacheBytes(NamedTuple):

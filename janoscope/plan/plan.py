@@ -94,13 +94,13 @@ class Plan:
         seen = Counter(self.token_level)
         shares = ", ".join(f"{seen[level]} {level} ({seen[level] / grid.count:.1%})" for level in reversed(TokenLevel))
         steps = ", ".join(f"{count} {kind}" for kind, count in counts(self.step_kind).items() if count)
-        cache = self.predicted.cache_bytes
+        predicted, cache = self.predicted, self.predicted.cache_bytes
         lines = [
             f"plan      {self.policy.name} for {print_.model}, prompt {print_.prompt!r}, seed {print_.seed}",
             f"tokens    {grid.count} ({' x '.join(map(str, grid.tokens))}): {shares}",
             f"steps     {print_.steps}: {steps}",
             f"ladder    {ladder(self.step_kind)}",
-            f"predicted compute {self.predicted.compute:.3f} of the full run's FLOPs, speedup {self.predicted.speedup:.2f}x, "
+            f"predicted compute {predicted.compute:.3f} of the full run's FLOPs (FLOP ratio {predicted.flop_ratio:.2f}x), "
             f"cache {'unknown' if cache is None else f'{cache / 2**20:.1f} MiB'}",
         ]
         if self.skips_nothing:

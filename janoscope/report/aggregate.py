@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..plan import TokenLevel
 from .curves import fill_band, log_axis, step_axis
 from .page import environment, remove_stale, sentence, text_asset, write_whole
-from .results import number
+from .results import number, verdict_of
 from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 from .tables import Cell, Table, count, figure, span
@@ -60,6 +60,7 @@ def render_aggregate(directory: Path | str) -> Path:
     remove_stale(folder, [drawing.name for drawing in drawings])
     text = environment().get_template("aggregate.html.j2").render(
         facts=facts,
+        verdict=verdict_of(facts),
         warnings=[sentence(note) for note in facts["notes"]],
         drawings=drawings,
         tables={table.name: table for table in aggregate_tables(facts)},

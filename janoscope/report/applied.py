@@ -1,7 +1,7 @@
 """The applied run beside the full one: the pair of pictures, where they differ, and what was computed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .style import ERROR_CMAP
 from .svg import Drawing
 from .tables import Table, account_table
 
+FACTS = "apply.json"
 # name in apply.json, words, format
 FIGURES = (
     ("compute", "compute, counted", "{:.3f}"),
@@ -41,7 +42,7 @@ def applied_section(results: AnalysisResults) -> Applied | None:
     facts = results.applied
     if facts is None:
         return None
-    figures = [(words, form.format(value)) for name, words, form in FIGURES if (value := _value(facts.get(name))) is not None]
+    figures = [(words, form.format(value)) for name, words, form in FIGURES if (value := quality_value(facts, name)) is not None]
     cache = number(facts.get("cache_bytes"))
     if cache is not None:
         figures.append(("cache", f"{cache / 2**20:.1f} MiB"))
@@ -49,9 +50,10 @@ def applied_section(results: AnalysisResults) -> Applied | None:
     return Applied(figures, list(_drawings(results, facts)), account_table(account) if isinstance(account, dict) else None)
 
 
-def _value(value: Any) -> float | None:
-    """As `number`, but PSNR may be infinite: the pictures are the same."""
-    return math.inf if value in (math.inf, "inf") else number(value)
+def quality_value(facts: Mapping[str, Any], name: str) -> float | None:
+    """A figure of apply.json. PSNR may be infinite, which JSON has no number for: the pictures are identical."""
+    value = facts.get(name)
+    return math.inf if value in (math.inf, "inf") or (name == "psnr" and facts.get("identical") is True) else number(value)
 
 
 def _drawings(results: AnalysisResults, facts: Any) -> Iterator[Drawing]:

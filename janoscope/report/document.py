@@ -1,11 +1,13 @@
 """The document: figures, tables and words of one analysis in a single HTML file that needs nothing else."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..plan import StepKind, TokenLevel
 from ..plan.schedule import LETTERS
-from .applied import Applied, applied_section
+from .applied import Applied, applied_section, quality_value
 from .figures import analysis_figures
 from .glossary import DEFINITIONS, KINDS
 from .importance import importance_words
@@ -68,15 +70,49 @@ def page(results: AnalysisResults, drawings: dict[str, Drawing], applied: Applie
 
 
 def key_figures(results: AnalysisResults) -> list[tuple[str, str, str]]:
-    """What the plan promises: (words, value, unit)."""
+    """(words, value, unit): what the applied run measured, with the prediction beside it; before `apply` the prediction alone."""
+    figures = predicted_figures(results) if results.applied is None else measured_figures(results, results.applied)
+    return [*figures, ("tokens", f"{results.grid.count}", token_sizes(results))]
+
+
+def predicted_figures(results: AnalysisResults) -> list[tuple[str, str, str]]:
+    """What the plan promises. No speedup: a wall time is known where it was measured."""
     predicted = results.plan.predicted
     cache = predicted.cache_bytes
+    unit = "not to be applied, see below" if results.facts.get("apply_refused") else "no wall time was measured"
     return [
-        ("predicted compute", f"{predicted.compute:.2f}", "of the full run's FLOPs"),
-        ("predicted speedup", f"{predicted.speedup:.2f}×", "wall time, not measured"),
-        ("predicted cache", "–" if cache is None else f"{cache / 2**20:.3g}", "unknown" if cache is None else "MiB"),
-        ("tokens", f"{results.grid.count}", token_sizes(results)),
+        ("predicted FLOPs", f"{predicted.compute:.1%}", "of the full run's"),
+        ("FLOP ratio", f"{predicted.flop_ratio:.2f}×", unit),
+        (
+            "predicted cache",
+            "–" if cache is None else f"{cache / 2**20:.3g} MiB",
+            "unknown" if cache is None else "of skipped tokens",
+        ),
     ]
+
+
+def measured_figures(results: AnalysisResults, applied: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What was counted, timed and compared in the applied run. Figures that it lacks are dashes."""
+    predicted = results.plan.predicted
+    compute, speedup, cache = (number(applied.get(name)) for name in ("compute", "speedup", "cache_bytes"))
+    psnr, ssim = quality_value(applied, "psnr"), quality_value(applied, "ssim")
+    figures = [
+        ("FLOPs, counted", "–" if compute is None else f"{compute:.1%}", f"of the full run's; predicted {predicted.compute:.1%}")
+    ]
+    if speedup is not None:
+        figures.append(("speedup, measured", f"{speedup:.2f}×", f"wall time; FLOP ratio {predicted.flop_ratio:.2f}×"))
+    else:
+        figures.append(("FLOP ratio", f"{predicted.flop_ratio:.2f}×", "predicted; no wall time was measured"))
+    if psnr is not None:
+        similar = "" if ssim is None else f"; SSIM {ssim:.4f}"
+        figures.append(("PSNR", "identical" if math.isinf(psnr) else f"{psnr:.1f} dB", f"against the full run{similar}"))
+    if cache is not None:
+        figures.append(("cache", f"{cache / 2**20:.1f} MiB", _predicted_cache(predicted.cache_bytes)))
+    return figures
+
+
+def _predicted_cache(predicted: int | None) -> str:
+    return "of skipped tokens" if predicted is None else f"predicted {predicted / 2**20:.1f} MiB"
 
 
 def token_sizes(results: AnalysisResults) -> str:

@@ -75,7 +75,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Speedup",
-        "Wall time of the full run over that of the plan. Predicted here, from compute and the cost of storing; not measured.",
+        "Wall time of the full run over that of the plan, measured by apply on its device. A prediction is called FLOP ratio: "
+        "FLOPs of the full run over those of the plan.",
     ),
     ("Cache", "Memory that holds the attention keys and values, or hidden states, of the tokens that are skipped."),
     ("Warm-up, cool-down", "Full steps at both ends: before the map is known, and where detail is settled."),

@@ -47,7 +47,7 @@ def draw_hero(results: AnalysisResults, figure: Figure) -> Figure:
     _name_levels(results, axes[-1], tall)
     draw_ladder(ladder, _place(figure, MARGIN_IN, CAPTION_IN, cells, ladder_tall)).set_title("what each step computes")
     predicted = results.plan.predicted
-    words = f"{results.caption()}; predicted compute {predicted.compute:.2f}, predicted speedup {predicted.speedup:.2f}"
+    words = f"{results.caption()}; predicted compute {predicted.compute:.2f}, FLOP ratio {predicted.flop_ratio:.2f}"
     figure.text(MARGIN_IN / WIDTH_IN, 0.1 / figure.get_figheight(), words, va="bottom", fontsize=6.5, color=MUTED)
     return figure
 

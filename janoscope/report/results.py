@@ -19,6 +19,7 @@ from .pictures import find_picture
 
 SCHEMA = "janoscope-analysis/1"
 AGAIN = "run `janoscope analyze` again"
+VERDICT_LEVELS = ("separates", "weak", "none")
 
 # array -> axes; `tile` stands for three axes, `step-1` for the gaps between steps
 ARRAYS: Mapping[str, tuple[str, ...]] = {
@@ -74,6 +75,11 @@ class AnalysisResults:
     def is_flow(self) -> bool:
         """Whether the raw output already is the flow velocity."""
         return self.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction")
+
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        """(level, sentence) of the verdict on the map; None where the analysis, of an earlier version, holds none."""
+        return verdict_of(self.facts)
 
     @property
     def steps(self) -> int:
@@ -154,6 +160,14 @@ def read_results(directory: Path, recording: Path | None = None) -> AnalysisResu
         found,
         find_picture(directory, found, name),
     )
+
+
+def verdict_of(facts: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(level, sentence) of analysis.json or aggregate.json; None where there is none that this version knows."""
+    found = facts.get("verdict")
+    if not isinstance(found, Mapping) or found.get("level") not in VERDICT_LEVELS:
+        return None
+    return str(found["level"]), str(found.get("sentence", ""))
 
 
 def number(value: Any) -> float | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from .analysis_files import read_arrays, read_facts, write_arrays, write_json
+from .verdict import judge_recordings
 
 SCHEMA = "janoscope-aggregate/1"
 RESAMPLES = 2000
@@ -43,7 +44,7 @@ def aggregate(directories: Sequence[Path]) -> tuple[dict[str, Any], dict[str, np
             name: estimate_of("mean", [a["predicted"][name] for a in analyses]) for name in ("compute", "speedup", "cache_bytes")
         },
     }
-    return facts, _curves(directories, analyses)
+    return facts | {"verdict": _verdict(facts, analyses)}, _curves(directories, analyses)
 
 
 def write_aggregate(directories: Sequence[Path], directory: Path) -> Path:
@@ -88,7 +89,8 @@ def describe_aggregate(facts: Mapping[str, Any]) -> str:
         f"map {row['map']} after {row['warmup']} steps -> holding cost: Spearman {_text(row, 'spearman')}"
         for row in sorted(rows, key=lambda row: -row["spearman"])[:3]
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in facts["notes"])])
+    verdict = [facts["verdict"]["sentence"]] if facts.get("verdict") else []
+    return "\n".join([*lines, *(f"note: {note}" for note in facts["notes"]), *verdict])
 
 
 def _text(estimate: Mapping[str, Any], name: str) -> str:
@@ -96,6 +98,15 @@ def _text(estimate: Mapping[str, Any], name: str) -> str:
         return "not defined"
     low, high = estimate["interval"]
     return f"{estimate[name]:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]")
+
+
+def _verdict(facts: Mapping[str, Any], analyses: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """The verdict over recordings; None for a single one, and where their levels are cut from different maps."""
+    maps = {(a["complexity"]["map"], a["complexity"]["warmup"]) for a in analyses if "map" in a["complexity"]}
+    if len(analyses) < 2 or len(maps) != 1:
+        return None
+    name, warmup = maps.pop()
+    return judge_recordings(facts["separation"], facts["map_predicts"], name, warmup, len(analyses)).to_json()
 
 
 def _recording(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,16 @@ class Analysis:
 
     @property
     def apply_arguments(self) -> list[str]:
-        """MODEL and options of the `apply` call that repeats this run; empty where the recording does not say them."""
-        return apply_arguments(self.results["run"])
+        """MODEL and options of the `apply` call that repeats this run.
+
+        Empty where the recording does not say them, and where `apply` would refuse the plan.
+        """
+        return [] if self.results["apply_refused"] else apply_arguments(self.results["run"])
+
+    @property
+    def verdict(self) -> str:
+        """Whether the map separates the tokens that need compute, in one sentence."""
+        return str(self.results["verdict"]["sentence"])
 
     @property
     def notes(self) -> list[str]:

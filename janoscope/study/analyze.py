@@ -34,10 +34,12 @@ from .recording_identity import (
     fingerprint_of_recording,
     missing_sheet_note,
     policy_of_recording,
+    refused_by_apply,
     sheet_of_recording,
 )
 from .run_view import RunView
 from .single_pass import RunMeasures, read_run
+from .verdict import judge_analysis
 
 __all__ = [
     "Analysis",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 OnStep = Callable[[int, int], None]
+SETTLED_LATE = 0.9  # of the steps: a median convergence step from there on is the end of the run, not an event in it
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,13 @@ def _analyze(
     scores = token_means(measures.complexity.enhanced, recording.grid, policy.tile)
     points = given or choose_points(scores, recording.grid)
     arrays = _arrays(view, run) | _point_arrays(view, points, reduction)
+    refused = refused_by_apply(recording, sheet, policy)
     results = {
         "schema": SCHEMA,
         "recording": recording.path.name,
-        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_sheet_notes(recording, sheet)],
+        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_sheet_notes(recording, sheet)]
+        + ([f"this plan cannot be applied: {refused}"] if refused else []),
+        "apply_refused": refused,
         "run": describe_run(recording),
         "item": options.item,
         "items": recording.items,
@@ -201,14 +207,16 @@ def _arrays(view: RunView, run: MeasuredRun) -> dict[str, np.ndarray]:
 
 
 def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, Any]:
+    separation, map_predicts = separation_facts(run), map_predicts_rows(run)
     return {
         "grid": run.grid.to_json(),
+        "verdict": judge_analysis(separation, map_predicts, run.policy.map, run.policy.warmup).to_json(),
         "conversion": _conversion_facts(view),
         "complexity": complexity_facts(run),
         "convergence": convergence_facts(run),
-        "map_predicts": map_predicts_rows(run),
+        "map_predicts": map_predicts,
         "ras_predicts": ras_predicts_rows(run),
-        "separation": separation_facts(run),
+        "separation": separation,
         "curves": {"groups": list(run.groups), "quantiles": list(QUANTILES)},
         "predicted": run.plan.predicted._asdict(),
     }
@@ -278,6 +286,7 @@ def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions
             f"the recording holds {recording.items} items: the measures are those of item {options.item}, the plan covers all "
             "items (each token gets its highest level)."
         )
+    notes += _settled_notes(measures, options)
     masked = int(measures.masked.sum())
     if masked:
         notes.append(f"{masked} tokens hold values that are not finite ({measures.nonfinite} in all); no statistic counts them.")
@@ -285,3 +294,15 @@ def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions
     if sum(created.values()):
         notes.append(f"storing made {sum(created.values())} values non-finite; record again without --store-dtype.")
     return notes
+
+
+def _settled_notes(measures: RunMeasures, options: AnalysisOptions) -> list[str]:
+    """Where the tolerance tells nothing apart: half of the tokens reach it at the very end of the run, if at all."""
+    settled = measures.convergence.convergence_step[~measures.masked]
+    steps = len(measures.convergence.x0_distance)
+    if not settled.size or np.median(settled) < SETTLED_LATE * steps:
+        return []
+    return [
+        f"half of the tokens are not within the tolerance {options.tolerance:g} of their last x0 before step "
+        f"{np.median(settled):.0f} of {steps}: convergence steps tell nothing apart here; analyze with a larger --tolerance."
+    ]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, RecordingError
+from ..errors import ExecutionError, InputError, RecordingError
 from ..execution import Identity, fingerprint_of
+from ..execution.refusal import refuse_config, refuse_sampler_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
 from ..probe import ProbeSheet, load_sheet, parse_sheet, sheet_paths
 from ..recording import Recording
@@ -105,6 +106,22 @@ def describe_run(recording: Recording) -> dict[str, Any]:
         "recorded": recording.created,
         "options": run["options"] if isinstance(run["options"], dict) else {},
     }
+
+
+def refused_by_apply(recording: Recording, sheet: ProbeSheet | None, policy: Policy) -> str | None:
+    """Why `apply` would refuse a plan of this recording, as far as the file tells; None where nothing speaks against it."""
+    transformer, scheduler = recording.provenance["model"]["transformer"], recording.provenance["scheduler"]
+    if sheet is None:
+        return None
+    if sheet.execution is None:
+        return f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution]."
+    try:
+        refuse_config(sheet, transformer["config"] if isinstance(transformer, dict) else {})
+        if policy.output == "corrected" and isinstance(scheduler["config"], dict):
+            refuse_sampler_of(scheduler)
+    except ExecutionError as error:
+        return str(error)
+    return None
 
 
 def apply_arguments(run: Mapping[str, Any]) -> list[str]:

@@ -188,7 +188,7 @@ def test_describe_shows_shares_ladder_and_prediction():
         "tokens    10 (1 x 2 x 5): 2 active (20.0%), 2 moderate (20.0%), 6 static (60.0%)",
         "steps     12: 3 warmup, 2 refresh, 2 moderate, 4 active, 1 cooldown",
         "ladder    WWWRamaRamaC",
-        "predicted compute 0.756 of the full run's FLOPs, speedup 1.31x, cache 0.0 MiB",
+        "predicted compute 0.756 of the full run's FLOPs (FLOP ratio 1.32x), cache 0.0 MiB",
     ]
 
 

@@ -138,11 +138,60 @@ def _steps_computed(made):
 
 def test_summary_says_what_the_plan_promises(made, text):
     predicted = made.plan.predicted
-    assert f"<b>{predicted.compute:.2f}</b>" in text
-    assert f"<b>{predicted.speedup:.2f}×</b>" in text
-    assert "not measured" in text
+    assert f"<b>{predicted.compute:.1%}</b><span>predicted FLOPs</span>" in text
+    assert f"<b>{1 / predicted.compute:.2f}×</b><span>FLOP ratio</span><small>no wall time was measured</small>" in text
+    assert "speedup" not in text.partition("<main>")[2].partition('id="definitions"')[0]
     for level in ("static", "moderate", "active"):
         assert f"{level} <b>{made.plan.token_level.count(level)}</b>" in text
+
+
+def test_once_applied_the_summary_says_what_was_measured_with_the_prediction_beside_it(tmp_path):
+    made = make_results(tmp_path)
+    add_applied(made)
+    summary = summary_of(render_analysis(made.directory))
+    predicted = made.plan.predicted
+    assert (
+        f"<b>50.0%</b><span>FLOPs, counted</span><small>of the full run&#39;s; predicted {predicted.compute:.1%}</small>"
+        in summary
+    )
+    assert (
+        f"<b>1.75×</b><span>speedup, measured</span><small>wall time; FLOP ratio {predicted.flop_ratio:.2f}×</small>" in summary
+    )
+    assert "<b>27.2 dB</b><span>PSNR</span><small>against the full run; SSIM 0.9123</small>" in summary
+    assert "<b>3.0 MiB</b><span>cache</span>" in summary
+    assert "predicted FLOPs" not in summary
+
+
+def test_a_run_without_a_measured_time_has_no_speedup_and_identical_pictures_are_called_so(tmp_path):
+    made = make_results(tmp_path)
+    applied = add_applied(made) | {"speedup": None, "psnr": None, "identical": True}
+    (made.directory / "apply.json").write_text(json.dumps(applied))
+    summary = summary_of(render_analysis(made.directory))
+    assert "speedup" not in summary
+    assert "<span>FLOP ratio</span><small>predicted; no wall time was measured</small>" in summary
+    assert "<b>identical</b><span>PSNR</span>" in summary
+
+
+def summary_of(page):
+    return page.read_text(encoding="utf-8").partition('<section id="summary"')[2].partition("</section>")[0]
+
+
+@pytest.mark.parametrize("level", ["separates", "weak", "none"])
+def test_the_verdict_is_the_first_line_of_the_page(tmp_path, level):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text()) | {"notes": ["a note"]}
+    facts["verdict"] = {"level": level, "sentence": "The map <i>"}
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    main = render_analysis(made.directory).read_text(encoding="utf-8").partition("<main>")[2]
+    assert main.lstrip().startswith(f'<p class="verdict {level}">The map &lt;i&gt;</p>')
+
+
+def test_a_verdict_of_another_version_is_left_out(tmp_path):
+    made = make_results(tmp_path)
+    facts = json.loads((made.directory / "analysis.json").read_text())
+    facts["verdict"] = {"level": "splendid", "sentence": "x"}
+    (made.directory / "analysis.json").write_text(json.dumps(facts))
+    assert 'class="verdict' not in render_analysis(made.directory).read_text(encoding="utf-8")
 
 
 def test_agreement_stands_with_its_interval(made, page):

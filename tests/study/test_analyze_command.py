@@ -62,8 +62,13 @@ def folder(tmp_path: Path) -> Path:
 def test_one_recording_ends_with_a_plan_a_report_and_the_line_to_paste(folder: Path, janoscope: Callable[..., Done]) -> None:
     done = janoscope("analyze", "run.h5", "--policy", "mine.toml", "-q")
     assert (done.returncode, done.stderr) == (0, "")
-    *_, wrote, following = done.stdout.splitlines()
+    *_, wrote, verdict, following = done.stdout.splitlines()
     assert wrote == "Wrote run/report.html"
+    told = json.loads((folder / "run" / "analysis.json").read_text())["verdict"]
+    assert (verdict, told["level"]) == (told["sentence"], "separates")
+    page = (folder / "run" / "report.html").read_text(encoding="utf-8")
+    first_words = page.partition("<main>")[2]
+    assert first_words.lstrip().startswith(f'<p class="verdict separates">{verdict}</p>')
     assert following == (
         "Next: janoscope apply some/model -p 'it'\"'\"'s a cat' --seed 3 --steps 15 --guidance 2.5 "
         "--plan run/plan.json -o run/apply.png --reference"
@@ -77,6 +82,27 @@ def test_one_recording_ends_with_a_plan_a_report_and_the_line_to_paste(folder: P
     again = janoscope("analyze", "run.h5")
     assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
     assert "pass --force" in again.stderr
+
+
+def test_a_family_that_is_not_executed_gets_no_line_that_apply_would_refuse(folder: Path, janoscope: Callable[..., Done]) -> None:
+    """Control: the same run of a family that is executed gets the line."""
+    for family, executed in (("latte", False), ("flux", True)):
+        record_run(folder / f"{family}.h5", steps=15, provenance=TOLD | {"capture": {"probe": family}})
+        done = janoscope("analyze", f"{family}.h5", "--policy", "mine.toml", "-q")
+        assert done.returncode == 0, done.stderr
+        assert ("\nNext: janoscope apply" in done.stdout) is executed
+        refusal = "this plan cannot be applied: Latte can be recorded and analysed, not executed"
+        assert (refusal in done.stdout) is not executed
+        page = (folder / family / "report.html").read_text(encoding="utf-8")
+        assert (refusal[1:] in page) is not executed
+        assert "speedup" not in page.partition("<main>")[2].partition('id="definitions"')[0]  # none was measured
+
+
+def test_a_tolerance_that_nothing_reaches_before_the_end_is_told(folder: Path, janoscope: Callable[..., Done]) -> None:
+    """Control: with a tolerance that they reach there is no such word."""
+    for tolerance, told in (("1e-9", True), ("1e9", False)):
+        done = janoscope("analyze", "run.h5", "--policy", "mine.toml", "--tolerance", tolerance, "-f", "-q")
+        assert ("convergence steps tell nothing apart here; analyze with a larger --tolerance" in done.stdout) is told
 
 
 def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, janoscope: Callable[..., Done]) -> None:
