@@ -19,7 +19,7 @@ from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
-from .refusal import refuse_cache, refuse_compiled, refuse_noise, refuse_policy
+from .refusal import refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
 from .run import Run
 from .steering import Choosing, Planned, Steering
 from .warmup import Identity
@@ -131,9 +131,11 @@ class Executor:
             )
         for name, module in present.items():
             refuse_compiled(name, module)
+            refuse_attached(name, module)
             hooks = NetworkHooks(name, module, self._sheet.execution, self._call)
             self._undo.append(hooks.remove)
             self._networks.append((hooks, self._patch(module, "forward", self._wrap_network(hooks, module))))
+        refuse_held_scheduler(self._pipe.scheduler)
         self._patch(self._pipe.scheduler, "set_timesteps", self._wrap_set_timesteps)
         self._patch(self._pipe.scheduler, "step", self._wrap_step)
 
@@ -158,6 +160,7 @@ class Executor:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             for hooks, patch in self._networks:
+                refuse_attached(hooks.name, hooks.module, attached=True)
                 hooks.check_in_place()
                 patch.renew()
             self._run.end()

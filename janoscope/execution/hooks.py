@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..capture.attachments import AttachmentKind, attachments_of
 from ..capture.watch import InstancePatch
 from ..errors import ExecutionError
 from ..probe import Execution
 from .attention_calls import AttentionCalls
 from .cache import BranchCache
 from .reentry import Reentry
+from .refusal import refuse_backend
 from .rows import Rows
 
 
@@ -67,7 +69,7 @@ class NetworkHooks:
         self.name, self._facts, self._state = name, facts, state
         self._patches: list[InstancePatch] = []
         self._attentions: dict[str, torch.nn.Module] = {}
-        self._module, self._output = module, _submodule(module, facts.output, name)
+        self.module, self._output = module, _submodule(module, facts.output, name)
         try:
             self._hook_blocks(module)
             self._patch(self._output, self._wrap_output)
@@ -87,11 +89,13 @@ class NetworkHooks:
     def check_in_place(self) -> None:
         """The modules that were hooked must still be the network's: an adapter puts layers of its own in the place of others."""
         for path, hooked in {self._facts.output: self._output, **self._attentions}.items():
-            if _submodule(self._module, path, self.name) is not hooked:
+            if _submodule(self.module, path, self.name) is not hooked:
                 raise ExecutionError(
                     f"{self.name}.{path} was replaced since the executor was attached, by an adapter or a quantiser perhaps; "
                     "attach the executor after it."
                 )
+        for layer, attention in self._attentions.items():
+            refuse_backend(f"{self.name}.{layer}", attention)
 
     def check_served(self) -> None:
         """Every hooked attention must have run once, and been served, in the call that just ended."""
@@ -103,13 +107,14 @@ class NetworkHooks:
 
     def _not_served(self, layer: str, attention: torch.nn.Module, times: int) -> str:
         processor = getattr(attention, "processor", None)
-        backend = getattr(processor, "_attention_backend", None) or "default"
+        foreign = [str(one) for one in attachments_of(self.module) if one.kind in (AttachmentKind.HOOK, AttachmentKind.ATTENTION)]
+        attached = f" Attached to the network: {'; '.join(foreign)}." if foreign else ""
         served = f"{self.name}.{layer} was served keys and values {times} times in one call instead of once; "
         if times:
             return served + "its block runs more than once in a call, which cannot be accelerated; run without the executor."
         return served + (
-            f"its processor {type(processor).__name__} with backend {backend} does not attend over its own tokens through "
-            "torch's scaled_dot_product_attention. Use the native attention backend."
+            f"its processor {type(processor).__name__} was skipped, or does not attend over its own tokens through torch's "
+            f"scaled_dot_product_attention. Use a processor that does, or run without the executor.{attached}"
         )
 
     def _patch(self, module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -129,6 +134,8 @@ class NetworkHooks:
                 for layer, attention in attentions.items():
                     self._patch(attention, self._wrap_attention(layer, attention))
                 self._attentions |= attentions
+                for layer, attention in attentions.items():
+                    refuse_backend(f"{self.name}.{layer}", attention)
                 first = False
 
     def _wrap_block(self, block_class: type[torch.nn.Module], first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

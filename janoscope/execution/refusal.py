@@ -1,12 +1,15 @@
 """What the executor refuses, each with a sentence: better no result than a wrong one."""
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from ..capture.attachments import AttachmentKind, attachments_of
 from ..capture.identity import describe_scheduler
+from ..capture.watch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid
 from ..plan import ONE_STEP_SAMPLERS, Cache, Policy, is_one_step
@@ -60,6 +63,59 @@ def refuse_compiled(name: str, module: torch.nn.Module) -> None:
     if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
         raise ExecutionError(
             f"{name} is compiled as a whole, which cannot be accelerated; compile its blocks (compile_repeated_blocks)."
+        )
+
+
+def refuse_attached(name: str, module: torch.nn.Module, attached: bool = False) -> None:
+    """Refuse a network on which something else decides what is computed.
+
+    name: the pipeline's attribute. attached: our own executor is on it already, and looks again.
+    """
+    for attachment in attachments_of(module):
+        ours = attached and attachment.kind is AttachmentKind.EXECUTOR
+        if not ours and (why := _WHY_NOT.get(attachment.kind)):
+            raise ExecutionError(f"{name} has {attachment}, {why.format(name=name)}.")
+
+
+_WHY_NOT = {
+    AttachmentKind.EXECUTOR: "and two would cut the same tokens: remove it first (its `remove()`, or the end of its `with`)",
+    AttachmentKind.CACHE: "which skips parts of the network by itself: switch it off first (pipe.{name}.disable_cache())",
+    AttachmentKind.PARALLELISM: "which gives each device a part of the tokens: attach the executor without it",
+}
+
+
+# diffusers' names of what ends in torch's scaled_dot_product_attention
+TORCH_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
+
+
+def refuse_backend(module: str, attention: torch.nn.Module) -> None:
+    """Refuse an attention whose keys and values cannot be served; `module` is its path."""
+    backend = attention_backend(attention)
+    if backend is not None and backend not in TORCH_BACKENDS:
+        raise ExecutionError(
+            f"{module} uses diffusers' attention backend {backend!r}, inside which keys and values cannot be served; choose "
+            f"{' or '.join(TORCH_BACKENDS[:2])} (set_attention_backend)."
+        )
+
+
+def attention_backend(attention: torch.nn.Module) -> str | None:
+    """The name of the backend that diffusers dispatches an attention to, None for one that it does not dispatch."""
+    processor: Any = getattr(attention, "processor", None)
+    if not hasattr(processor, "_attention_backend"):
+        return None
+    backend = processor._attention_backend
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")  # imported with the network, if it dispatches
+    if backend is None and dispatch is not None:
+        backend = dispatch._AttentionBackendRegistry.get_active_backend()[0]  # `with attention_backend(...)` sets it
+    return None if backend is None else str(getattr(backend, "value", backend))
+
+
+def refuse_held_scheduler(scheduler: Any) -> None:
+    """Refuse a scheduler that the executor of another pipeline listens to: it would take our steps for its own."""
+    if any(patch.by for patch in patches_of(scheduler, "step")):
+        raise ExecutionError(
+            f"this {type(scheduler).__name__} is watched by the executor of another pipeline: remove that first, or give each "
+            "pipeline a scheduler of its own."
         )
 
 

@@ -236,8 +236,6 @@ def test_another_attention_backend_is_refused_by_name(flux):
 class _Opaque:
     """An attention that torch's scaled_dot_product_attention never sees."""
 
-    _attention_backend = "opaque"
-
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
         return hidden_states, encoder_hidden_states
 
