@@ -67,7 +67,7 @@ def _drawings(results: AnalysisResults, facts: Any) -> Iterator[Drawing]:
     if reference is not None and output is not None and reference.shape == output.shape:
         error = error_map(_middle(reference), _middle(output))
         shown = reduced(error)
-        data = MapPanel(shown, None, (0.0, max(float(shown.max()), 1.0)), "mean absolute difference (0..255)", ERROR_CMAP)
+        data = MapPanel(shown, (0.0, max(float(shown.max()), 1.0)), "mean absolute difference (0..255)", ERROR_CMAP)
         alt = f"Where they differ: mean {error.mean():.2f}, at most {error.max():.0f} of 255."
         yield drawing(results, "error", "Difference", alt, _size(_middle(reference)), data, draw_map)
 

@@ -101,7 +101,7 @@ def limits_of(*values: np.ndarray, from_zero: bool = True) -> tuple[float, float
 
 def level_panel(results: AnalysisResults) -> LevelPanel:
     frames = shown_frames(results)
-    return LevelPanel(results.levels[frames], picture_frames(results, frames), frames)
+    return LevelPanel(results.levels[frames], frames)
 
 
 def map_panel(results: AnalysisResults, name: str) -> MapPanel:
@@ -109,7 +109,7 @@ def map_panel(results: AnalysisResults, name: str) -> MapPanel:
     frames, kind = shown_frames(results), next(kind for kind in MAPS if kind.name == name)
     together = [results.token_map(other) for other in (name, kind.beside) if other]
     limits = limits_of(*together, from_zero=kind.from_zero)
-    return MapPanel(results.token_map(name)[frames], picture_frames(results, frames), limits, kind.quantity, kind.cmap, frames)
+    return MapPanel(results.token_map(name)[frames], limits, kind.quantity, kind.cmap, frames)
 
 
 def points_panel(results: AnalysisResults) -> PicturePanel | None:

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.ticker import MaxNLocator
 
+from .maps import add_colour_bar
 from .results import AnalysisResults, estimate_words, number
-from .style import MUTED, SCORE_CMAP, UNKNOWN
+from .style import SCORE_CMAP, UNKNOWN
 
 TARGET = "holding_cost"
 GAP, FIRST_GAP = 0.08, 0.3  # between maps, and after the first, of a map's width
@@ -113,8 +113,5 @@ def _bar(ax: Axes, norm: Normalize, left: float, width: float, top: float, shape
     """A colour bar at a place in tokens, `shape` being the drawing's."""
     unit = ax.get_ylim()[0]
     place = ax.inset_axes((left / shape[0], (unit - top) / shape[1] - 0.04, min(width, shape[0] - left) / shape[0], 0.04))
-    bar = ax.figure.colorbar(
-        ScalarMappable(norm, SCORE_CMAP), cax=place, orientation="horizontal", ticks=MaxNLocator(2 if left == 0 else 4)
-    )
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.set_label(words, color=MUTED)
+    width_in = ax.figure.get_figure(root=True).get_size_inches()[0] * min(width, shape[0] - left) / shape[0]  # type: ignore[union-attr]
+    add_colour_bar(ScalarMappable(norm, SCORE_CMAP), words, place, width_in, room_in=0.0)

@@ -1,4 +1,7 @@
-"""Maps over the decoded picture: scores as colour, levels as colour, points as letters. Axes count tokens, rows downward."""
+"""Maps beside the decoded picture: scores as colour, levels as colour, points as letters. Axes count tokens, rows downward.
+
+A map is drawn pure: what is blended with a picture has colours that its colour bar does not hold.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,18 +13,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ..plan import TokenLevel
-from .pictures import fitted, in_grey
+from .pictures import fitted
 from .style import INK, LEVEL_COLOUR, MUTED, SCORE_CMAP, UNKNOWN
 
 LONGEST = 416  # pixels of an embedded picture: sharp at the size shown, and the page stays small
-UNDER_LONGEST = 288  # of a picture that only shines through a map
 GAP = 0.04  # between the frames of a clip, of a frame's width
 BAR_IN, BAR_GAP_IN = 0.085, 0.15  # colour bar: height, and how far its foot lies below the picture
-COVER = 0.8  # how much of a map's colour hides the picture under it
-LEVEL_COVER = 0.62
+LETTER_IN = 0.68 * 7.5 / 72  # width of a digit in a tick label, with a little room
+MOST_TICKS = 5
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,12 @@ class Marker:
 
 @dataclass(frozen=True)
 class MapPanel:
-    """values: (frame, row, col) of tokens. picture: uint8 (frame, row, col, 3) or None. frames: the clip's own numbers of them.
+    """values: (frame, row, col) of tokens. frames: the clip's own numbers of them.
 
     limits: of the colour scale, the same for panels that are compared.
     """
 
     values: np.ndarray
-    picture: np.ndarray | None
     limits: tuple[float, float]
     quantity: str
     cmap: str = SCORE_CMAP
@@ -54,7 +55,6 @@ class LevelPanel:
     """ranks: (frame, row, col) of tokens, 1 static, 2 moderate, 3 active."""
 
     ranks: np.ndarray
-    picture: np.ndarray | None
     frames: Sequence[int] = (0,)
 
 
@@ -69,19 +69,19 @@ class PicturePanel:
 
 
 def draw_map(data: MapPanel, ax: Axes) -> Axes:
-    """A score as colour over the picture in grey, with a colour bar that carries the quantity. Non-finite values are grey."""
+    """A score as colour, with a colour bar that carries the quantity. Non-finite values are grey."""
     cmap, norm = matplotlib.colormaps[data.cmap], Normalize(*data.limits)
     colours = cmap(norm(data.values))[..., :3]
     colours[~np.isfinite(data.values)] = to_rgb(UNKNOWN)
-    _show(colours, data.picture, COVER, data.frames, ax)
+    _show(colours, data.frames, ax)
     _add_bar(ScalarMappable(norm, cmap), data.quantity, ax)
     return ax
 
 
 def draw_levels(data: LevelPanel, ax: Axes) -> Axes:
-    """Every token in its level's colour over the picture in grey, with a line wherever the level changes."""
+    """Every token in its level's colour, with a line wherever the level changes."""
     palette = np.array([to_rgb(LEVEL_COLOUR[level]) for level in TokenLevel])
-    _show(palette[data.ranks - 1], data.picture, LEVEL_COVER, data.frames, ax)
+    _show(palette[data.ranks - 1], data.frames, ax)
     lines = [
         np.add(line, (frame_left(at, ranks.shape[1]), 0)) for at, ranks in enumerate(data.ranks) for line in level_borders(ranks)
     ]
@@ -115,33 +115,65 @@ def level_borders(ranks: np.ndarray) -> list[np.ndarray]:
 def _add_bar(colours: ScalarMappable, quantity: str, ax: Axes) -> None:
     """A colour bar inside the axes' own width, so that panels with and without one stay the same size."""
     place = ax.inset_axes((0.06, -BAR_GAP_IN / _height_in(ax), 0.88, BAR_IN / _height_in(ax)))
-    bar = ax.figure.colorbar(colours, cax=place, orientation="horizontal", ticks=MaxNLocator(5))
+    width = _width_in(ax)
+    add_colour_bar(colours, quantity, place, 0.88 * width, room_in=0.06 * width)
+
+
+def add_colour_bar(colours: ScalarMappable, quantity: str, place: Axes, width_in: float, room_in: float) -> None:
+    """A colour bar in these axes, its label below.
+
+    Ticks stand as close as their labels allow. A label at either end that would reach further than `room_in` beside the bar,
+    where the drawing ends, is set inward.
+    """
+    bar = place.figure.colorbar(colours, cax=place, orientation="horizontal")
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label(quantity)
+    low, high = float(colours.norm.vmin or 0.0), float(colours.norm.vmax or 1.0)
+    values = _ticks(low, high, width_in)
+    bar.set_ticks(values, labels=[_plain(value) for value in values])
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    for value, label in zip(values, bar.ax.get_xticklabels(), strict=True):
+        from_left, half = width_in * (value - low) / (high - low), len(label.get_text()) * LETTER_IN / 2
+        if from_left + room_in < half:
+            label.set_horizontalalignment("left")
+        elif width_in - from_left + room_in < half:
+            label.set_horizontalalignment("right")
+
+
+def _ticks(low: float, high: float, width_in: float) -> list[float]:
+    """Round values inside the scale, at most as many as have room for their labels."""
+    inside: list[float] = []
+    for most in range(MOST_TICKS, 1, -1):
+        ticks = MaxNLocator(most).tick_values(low, high)
+        slack = 1e-9 * (high - low)
+        inside = [float(value) for value in ticks if low - slack <= value <= high + slack]
+        if sum(len(_plain(value)) + 1 for value in inside) * LETTER_IN < width_in:
+            break
+    return inside
+
+
+def _plain(value: float) -> str:
+    """A tick's number, whole in its own label: no factor that stands apart from the bar."""
+    return f"{value:.4g}"
 
 
 def _height_in(ax: Axes) -> float:
     """Of the axes as they will be drawn, which an equal aspect may make lower than their place."""
+    return _width_in(ax) * abs(ax.get_ylim()[0]) / ax.get_xlim()[1]
+
+
+def _width_in(ax: Axes) -> float:
     box, width, height = ax.get_position(original=True), ax.get_xlim()[1], abs(ax.get_ylim()[0])
     in_figure = ax.figure.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
-    return float(min(box.height * in_figure[1], box.width * in_figure[0] * height / width))
+    return float(min(box.height * in_figure[1] * width / height, box.width * in_figure[0]))
 
 
-def _show(colours: np.ndarray, picture: np.ndarray | None, cover: float, frames: Sequence[int], ax: Axes) -> None:
-    """Opaque images: colours (frame, row, col, 3) of tokens mixed with the picture's grey, so that every viewer blends alike."""
+def _show(colours: np.ndarray, frames: Sequence[int], ax: Axes) -> None:
+    """Opaque images: colours (frame, row, col, 3) of tokens."""
     rows, cols = colours.shape[1:3]
     for at, colour in enumerate(colours):
-        image = colour if picture is None else _mixed(colour, picture[at], cover)
-        _show_frame(np.clip(image, 0, 1), at, rows, cols, ax)
+        _show_frame(np.clip(colour, 0, 1), at, rows, cols, ax)
     _frame(ax, frames, rows, cols)
-
-
-def _mixed(colours: np.ndarray, frame: np.ndarray, cover: float) -> np.ndarray:
-    """Colours (row, col, 3) at the picture's resolution over the picture's grey."""
-    grey = in_grey(fitted(frame, UNDER_LONGEST))
-    at_row = np.arange(grey.shape[0]) * colours.shape[0] // grey.shape[0]
-    at_col = np.arange(grey.shape[1]) * colours.shape[1] // grey.shape[1]
-    return np.asarray(cover * colours[at_row][:, at_col] + (1 - cover) * grey[..., np.newaxis])
 
 
 def _show_frame(image: np.ndarray, at: int, rows: int, cols: int, ax: Axes) -> None:

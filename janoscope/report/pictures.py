@@ -62,8 +62,3 @@ def fitted(frame: np.ndarray, longest: int) -> np.ndarray:
     rows, cols = frame.shape[:2]
     scale = longest / max(rows, cols)
     return frame if scale >= 1 else resized(frame, max(1, round(rows * scale)), max(1, round(cols * scale)))
-
-
-def in_grey(frame: np.ndarray) -> np.ndarray:
-    """Luma of a uint8 picture in 0..1, (row, col): what lies under a map, so that all colour is the map's."""
-    return np.asarray(frame @ np.array([0.299, 0.587, 0.114]) / 255)

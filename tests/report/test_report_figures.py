@@ -1,10 +1,14 @@
 from dataclasses import replace
+from itertools import pairwise
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from report_results import CLIP, make_results
 
 from janoscope.grid import TokenGrid
@@ -19,12 +23,12 @@ from janoscope.report.curves import (
     level_quantiles,
 )
 from janoscope.report.figures import analysis_figures, limits_of, map_panel, picture_panel, points_panel
+from janoscope.report.importance import ImportanceMaps, draw_importance
 from janoscope.report.ladder import Ladder, draw_ladder
 from janoscope.report.maps import LevelPanel, MapPanel, Marker, PicturePanel, draw_levels, draw_map, draw_picture, frame_left
-from janoscope.report.pictures import in_grey
 from janoscope.report.results import read_results
 from janoscope.report.scatter import MOST_DOTS, MapPredicts, draw_map_predicts
-from janoscope.report.style import KIND_COLOUR, LEVEL_COLOUR, UNKNOWN, styled
+from janoscope.report.style import KIND_COLOUR, LEVEL_COLOUR, SCORE_CMAP, UNKNOWN, new_panel, styled
 
 STATIC, MODERATE, ACTIVE = TokenLevel
 
@@ -118,7 +122,7 @@ def test_ladder_has_a_coloured_cell_and_a_letter_a_step(ax):
 
 def test_map_without_a_picture_is_the_colour_map_itself(ax):
     values = np.array([[[0.0, 0.5, np.nan], [1.0, 0.25, 0.75]]])
-    draw_map(MapPanel(values, None, (0.0, 1.0), "score", "gray"), ax)
+    draw_map(MapPanel(values, (0.0, 1.0), "score", "gray"), ax)
     shown = ax.images[0].get_array()
     np.testing.assert_allclose(shown[..., 0], [[0, 0.5, to_rgb(UNKNOWN)[0]], [1, 0.25, 0.75]], atol=0.004)
     assert ax.child_axes[0].get_xlabel() == "score"
@@ -126,23 +130,66 @@ def test_map_without_a_picture_is_the_colour_map_itself(ax):
     assert ax.images[0].get_extent() == [0, 3, 2, 0]
 
 
-def test_map_over_a_picture_carries_only_the_maps_colour(ax):
-    picture = np.zeros((1, 4, 6, 3), np.uint8)
-    picture[:, :, 3:] = (255, 0, 0)  # a red half must not look like a high score
-    draw_map(MapPanel(np.zeros((1, 2, 3)), picture, (0.0, 1.0), "score", "gray"), ax)
-    shown = ax.images[0].get_array()
-    np.testing.assert_allclose(shown[..., 0], shown[..., 1])
-    assert shown[0, 5, 0] > shown[0, 0, 0]  # but its brightness shows through
+def test_every_colour_of_a_map_stands_in_its_colour_bar(ax):
+    """Blended with a picture a value of 0 was drawn (32, 32, 35), and the bar's 0 was (1, 1, 6)."""
+    draw_map(MapPanel(np.linspace(0, 1, 24).reshape(1, 4, 6), (0.0, 1.0), "score"), ax)
+    shown = ax.images[0].get_array().reshape(-1, 3)
+    bar = matplotlib.colormaps[SCORE_CMAP](np.linspace(0, 1, 256))[:, :3]
+    assert np.abs(shown[:, None] - bar[None]).max(axis=-1).min(axis=1).max() < 1e-6
 
 
-def test_what_lies_under_a_map_is_the_pictures_luma():
-    frame = np.array([[[255, 255, 255], [0, 255, 0], [0, 0, 0]]], np.uint8)
-    np.testing.assert_allclose(in_grey(frame), [[1, 0.587, 0]])
+def labels_out_of(figure):
+    """Words that reach over the figure's edge, and pairs of tick labels of one axis that overlap."""
+    figure.draw_without_rendering()
+    width, height = figure.bbox.size
+    boxes = [
+        (text.get_text(), text.get_window_extent()) for text in figure.findobj(Text) if text.get_visible() and text.get_text()
+    ]
+    out = [words for words, box in boxes if box.x0 < -1 or box.x1 > width + 1 or box.y0 < -1 or box.y1 > height + 1]
+    overlapping = []
+    for axes in figure.findobj(Axes):
+        ticks = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        overlapping += [pair for pair in pairwise(ticks) if pair[0].x1 > pair[1].x0]
+    return out, overlapping
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 3e-8), (0.0123, 0.0567), (0.0, 23.0), (0.0, 12345.0)])
+@pytest.mark.parametrize("width", [2.0, 2.5, 3.3])
+def test_no_tick_label_of_a_map_is_cut_or_lies_on_another(limits, width):
+    with styled():
+        figure, ax = new_panel(width, width, 0.56)
+        draw_map(MapPanel(np.full((1, 4, 4), limits[1]), limits, "score"), ax)
+        assert labels_out_of(figure) == ([], [])
+        ticks = [float(label.get_text()) for label in ax.child_axes[0].get_xticklabels()]
+        assert len(ticks) >= 2  # two numbers make a scale
+        assert limits[0] <= ticks[0] < ticks[-1] <= limits[1]
+        assert ax.child_axes[0].xaxis.get_offset_text().get_text() == ""
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(16, 16), (64, 64), (8, 32)])
+@pytest.mark.parametrize("most", [1.0, 0.061, 3e-8])
+def test_no_label_of_the_importance_figure_is_cut(rows, cols, most):
+    maps = ImportanceMaps(
+        np.full((rows, cols), most), np.full((4, rows, cols), most), [0, 3, 5, 49], 7, [0.4, None, -0.1, 0.2, 0.3]
+    )
+    with styled():
+        width, height = maps.shape
+        figure, ax = new_panel(7.4, 7.4 * height / width)
+        draw_importance(maps, ax)
+        assert labels_out_of(figure)[0] == []
+
+
+def test_the_look_for_cut_labels_finds_one():
+    with styled():
+        figure, ax = new_panel(2.0, 2.0)
+        ax.axis("off")
+        ax.text(0.95, 0.5, "too far to the right")
+        assert labels_out_of(figure)[0] == ["too far to the right"]
 
 
 def test_levels_have_their_colours_and_a_line_where_they_change(ax):
     ranks = np.array([[[1, 1, 3], [1, 2, 3]]])
-    draw_levels(LevelPanel(ranks, None), ax)
+    draw_levels(LevelPanel(ranks), ax)
     shown = ax.images[0].get_array()
     for level in TokenLevel:
         assert (shown[ranks[0] == level.rank] == to_rgb(LEVEL_COLOUR[level])).all()
