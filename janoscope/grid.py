@@ -6,15 +6,24 @@ patch col), the order in which Flux, Qwen-Image and LTX pack their latents. Work
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from .errors import InputError
+from .shape import misfit
 
 Array = TypeVar("Array", bound=Any)
 Triple = tuple[int, int, int]
+
+
+class GridTable(TypedDict):
+    """A grid in a file."""
+
+    channels: int
+    cells: tuple[int, int, int]
+    patch: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,11 @@ class TokenGrid:
         return {"channels": self.channels, "cells": list(self.cells), "patch": list(self.patch)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "TokenGrid":
-        return cls(int(data["channels"]), tuple(data["cells"]), tuple(data["patch"]))
+    def from_json(cls, data: Any) -> "TokenGrid":
+        """The inverse of `to_json`; InputError where the data are no grid."""
+        if fault := misfit(data, GridTable):
+            raise InputError(f"{str(data)[:80]} is no token grid: {fault}.")
+        return cls(data["channels"], tuple(data["cells"]), tuple(data["patch"]))
 
 
 def tile_grid(cells: Triple, tile: Triple) -> Triple:

@@ -1,12 +1,12 @@
 """Probe sheets: `probes/<family>.toml` says what janoscope has to know about a model family. Data only, no expressions."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from .decode import decode_toml, read_text
 from .errors import InputError
 
 PACKAGED = Path(__file__).parent / "probes"
@@ -256,12 +256,8 @@ def parse_sheet(table: Mapping[str, Any], origin: str) -> ProbeSheet:
 
 
 def load_sheet(path: Path) -> ProbeSheet:
-    try:
-        return parse_sheet(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"probe sheet {path} cannot be read: {error}. Check the path.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"probe sheet {path} is not TOML: {error}. Mend that line.") from error
+    text = read_text(path, "probe sheet", "Check the path.")
+    return parse_sheet(decode_toml(text, f"probe sheet {path}", "Correct that line."), str(path))
 
 
 def sheet_paths() -> list[Path]:

@@ -8,8 +8,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "janoscope"
-CORE = ("errors", "grid", "probe")
-FLOW = (*CORE, "capture", "recording", "conversion", "analysis", "plan", "execution", "metrics", "study", "report", "cli")
+CORE = ("errors", "decode", "shape", "grid", "probe")
+FLOW = (
+    *CORE,
+    "capture",
+    "recording",
+    "conversion",
+    "analysis",
+    "plan",
+    "execution",
+    "metrics",
+    "results",
+    "study",
+    "report",
+    "cli",
+)
 STRANGERS = {
     ("recording", "capture"),
     ("report", "capture"),

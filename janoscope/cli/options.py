@@ -1,6 +1,5 @@
 """Options that mean the same everywhere, and what the commands make of them."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -105,12 +104,15 @@ def all_prompts(given: tuple[str, ...], file: Path | None, column: str | None, l
 
 
 def _key_value(text: str) -> tuple[str, Any]:
+    from ..decode import decode_json
+    from ..errors import InputError
+
     key, equals, value = text.partition("=")
     try:
         if not equals:
-            raise ValueError("no =")
-        return key, json.loads(value)
-    except ValueError as error:
+            raise InputError("no =")
+        return key, decode_json(value, key, "", finite=False)
+    except InputError as error:
         example = "max_sequence_length=256 or output_type='\"latent\"'"
         raise click.UsageError(f"--call {text}: KEY=JSON is needed, for example {example}.") from error
 

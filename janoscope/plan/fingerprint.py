@@ -8,8 +8,17 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..grid import TokenGrid
+from ..shape import misfit
 
 PROMPT_FIELDS = ("prompt", "seed")
+# of a stored fingerprint; a loop of one's own may have recorded a prompt for every item of a batch
+_SHAPES: Mapping[str, Any] = {
+    "model": str,
+    "transformer": dict[str, str],
+    "guidance": dict[str, Any],
+    "prompt": str | list[str],
+    "seed": int | None,
+}
 
 
 class Difference(NamedTuple):
@@ -61,14 +70,13 @@ class Fingerprint:
         steps = data.get("steps", 1)
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             faults.append(f"steps = {steps!r}, not a count from 1")
+        faults += [fault for key, shape in _SHAPES.items() if key in data and (fault := misfit(data[key], shape, key))]
         if faults:
             raise InputError(f"{origin}: the fingerprint {', '.join(faults)}; make the plan again with `janoscope analyze`.")
         try:
             grid = TokenGrid.from_json(data["grid"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{origin}: {data['grid']!r} is no token grid; make the plan again with `janoscope analyze`."
-            ) from error
+        except InputError as error:
+            raise InputError(f"{origin}: {str(error).rstrip('.')}; make the plan again with `janoscope analyze`.") from error
         return cls(**{**data, "grid": grid})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decode import decode_json
 from ..errors import InputError
 from .cost import Predicted, predict
 from .facts import ModelFacts
@@ -66,11 +67,8 @@ class Plan:
 
     @classmethod
     def from_text(cls, text: str, origin: str = "plan") -> "Plan":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{origin} is not JSON: {error}; {AGAIN}.") from error
-        return cls.from_json(data, origin)
+        # not only finite numbers: what `measured_on` of a policy says may be unknown
+        return cls.from_json(decode_json(text, origin, f"{AGAIN.capitalize()}.", finite=False), origin)
 
     @classmethod
     def from_json(cls, data: Any, origin: str = "plan") -> "Plan":

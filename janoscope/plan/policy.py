@@ -2,11 +2,11 @@
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..decode import decode_toml
 from ..errors import InputError
 from .step_schedule import StepSchedule, schedule_faults
 
@@ -109,11 +109,7 @@ class Policy:
 
     @classmethod
     def from_toml(cls, text: str, origin: str = "policy") -> "Policy":
-        try:
-            table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{origin} is not TOML: {error}. Mend that line.") from error
-        return cls.from_table(table, origin)
+        return cls.from_table(decode_toml(text, origin, "Correct that line."), origin)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], origin: str = "policy") -> "Policy":

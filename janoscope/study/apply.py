@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..decode import read_text
 from ..errors import InputError
 from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
 from ..plan import Cache, Plan, Policy
 from ..probe import ProbeSheet
+from ..shape import misfit
 from . import analysis_files
 from .call import PipelineCall
 from .generate import Generated, generate, refuse_format, save_frames
@@ -154,7 +156,7 @@ def measured_words(policy: Policy, model: str) -> str | None:
         return None
     psnr = on.get("psnr")
     quality, compute = psnr.get("mean") if isinstance(psnr, Mapping) else psnr, on.get("compute")
-    known = all(isinstance(number, int | float) for number in (quality, compute))
+    known = not misfit([quality, compute], list[float])
     figures = f": {quality:.1f} dB at compute {compute:.2f} over {on.get('prompts', 'some')} prompts" if known else ""
     other = "" if on.get("model") == model else f" On {model} it was not measured."
     return f"policy {policy.name} was measured on {on.get('model', 'an unnamed model')}{_size_words(on)}{figures}.{other}"
@@ -173,10 +175,7 @@ def _warming(call: PipelineCall) -> PipelineCall:
 
 
 def read_plan(path: Path) -> Plan:
-    try:
-        return Plan.from_text(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"plan {path} cannot be read: {error}. `janoscope analyze` writes one.") from error
+    return Plan.from_text(read_text(path, "plan", "`janoscope analyze` writes one."), str(path))
 
 
 def applied_files(output: Path, reference: bool) -> tuple[Path, Path | None, Path]:

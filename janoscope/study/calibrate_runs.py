@@ -19,6 +19,7 @@ from ..execution import Executor, Identity
 from ..execution.account import FlopMeter
 from ..metrics import quality
 from ..plan import Policy
+from ..results.files import append_line, read_arrays, read_journal
 from .analysis_files import write_arrays
 from .calibrate_surrogate import CAP_DB
 from .calibrate_times import TimedStep
@@ -29,6 +30,8 @@ from .model import Model, load_model
 from .record import record_model
 
 RUNS = "runs.jsonl"
+ADVICE = "Remove that line, or take another directory."
+AGAIN = "Remove it, and it is made again."
 RECORDINGS, REFERENCES = "recordings", "references"
 OnRun = Callable[[int, int], None]
 
@@ -69,14 +72,6 @@ class Ran:
     warnings: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Ran":
-        steps = tuple(TimedStep(**step) for step in data["steps"])
-        return cls(**{**data, "steps": steps, "warnings": tuple(data["warnings"])})
-
 
 class Runs:
     """The runs of a calibration in `directory`: known ones are read, others made. count: generations so far, all sittings."""
@@ -84,7 +79,7 @@ class Runs:
     def __init__(self, directory: Path, load: Mapping[str, Any], call: CallOptions, *, ray: str | None = None):
         self.directory, self._load, self._call, self._ray = directory, dict(load), call, ray
         self._journal = directory / RUNS
-        self.known = {ran.key: ran for ran in self._read()}
+        self.known = {ran.key: ran for ran in read_journal(self._journal, Ran, "journal of runs", ADVICE)}
         self.failures: list[str] = []
         self._worker: Callable[[Generation], Ran] | None = None
 
@@ -130,20 +125,7 @@ class Runs:
 
     def _keep(self, ran: Ran) -> None:
         self.known[ran.key] = ran
-        with self._journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(ran.to_json()) + "\n")
-
-    def _read(self) -> list[Ran]:
-        """A line torn by a crash counts as not written."""
-        if not self._journal.exists():
-            return []
-        found = []
-        for line in self._journal.read_text(encoding="utf-8").split("\n"):
-            try:
-                found.append(Ran.from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError):
-                continue
-        return found
+        append_line(self._journal, asdict(ran))
 
 
 def generation_worker(directory: str, load: Mapping[str, Any], options: CallOptions) -> Callable[[Generation], Ran]:
@@ -184,8 +166,7 @@ def _full_run(
 
 
 def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: Path, meter: FlopMeter) -> Ran:
-    with np.load(root / REFERENCES / f"{task.full.key}.npz", allow_pickle=False) as stored:
-        reference = stored["frames"]
+    reference = _reference(root / REFERENCES / f"{task.full.key}.npz")
     identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
     clock = _StepClock(model)
     with Executor(model.pipe, model.sheet, policy=task.policy, identity=identity, meter=meter) as executor:
@@ -195,6 +176,14 @@ def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: P
     done = [(step.kind, step.flops / step.full_flops if step.full_flops else 1.0) for step in account.steps[1:]]
     steps = tuple(TimedStep(*what, seconds) for what, seconds in zip(done, clock.seconds, strict=False))
     return Ran(task.key, task.prompt, task.seed, made.wall_s, min(measured.psnr, CAP_DB), account.compute, steps)
+
+
+def _reference(path: Path) -> np.ndarray:
+    """The full run's frames, (frame, row, col, 3) uint8."""
+    frames = read_arrays(path, "full run", AGAIN).get("frames")
+    if frames is None or frames.dtype != np.uint8 or frames.ndim != 4:
+        raise InputError(f"full run {path} cannot be read: it holds no frames. {AGAIN}")
+    return frames
 
 
 def _told_of(model: Model, call: PipelineCall) -> dict[str, Any]:

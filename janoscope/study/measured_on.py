@@ -5,9 +5,18 @@ from typing import Any
 
 from ..capture.identity import describe_transformer
 from ..plan import Fingerprint, Policy, transformer_identity
+from ..shape import misfit
 from .call import PipelineCall
 from .model import Model
 
+_SHAPES: Mapping[str, Any] = {
+    "transformer": dict[str, Any],
+    "steps": int,
+    "scheduler": Any,
+    "size": dict[str, Any],
+    "tokens": list[int],
+    "guidance": Any,
+}
 SIZES = ("height", "width", "num_frames", "video_length")
 
 
@@ -40,7 +49,11 @@ def departures(policy: Policy, known: Mapping[str, Any]) -> list[str]:
     said = []
     for name, tell in _TELLING.items():
         before, now = measured.get(name), known.get(name)
-        if before is not None and now is not None and (sentence := tell(before, now, policy)):
+        if before is None or now is None:
+            continue
+        if fault := misfit(before, _SHAPES[name], name):  # the table is free, a person may have written it
+            said.append(f"policy {policy.name}: in its measured_on {fault}, so this run cannot be compared with it.")
+        elif sentence := tell(before, now, policy):
             said.append(f"policy {policy.name}: {sentence}")
     return said
 
@@ -54,7 +67,7 @@ def _transformer(before: Any, now: Any, policy: Policy) -> str:
 def _steps(before: Any, now: Any, policy: Policy) -> str:
     if before == now:
         return ""
-    warmup = f"its warm-up of {policy.warmup} is {policy.warmup / now:.0%} of this run, not {policy.warmup / before:.0%}"
+    warmup = f"its warm-up of {policy.warmup} is {policy.warmup / now:.0%} of this run, not {policy.warmup / max(1, before):.0%}"
     return (
         f"measured at {before} steps, this run has {now}: {warmup}, and a skipped step spans {before / now:.2g}x the noise. "
         "Calibrate at this number, or take --reference."

@@ -1,7 +1,6 @@
 """MODEL: a hub id, a local directory, or a bundled model, loaded with its probe sheet, default call and default policy."""
 
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from ..capture.noise_level import predicts_flow
+from ..decode import decode_toml, read_text
 from ..errors import InputError
 from ..plan import Policy, Selection, preset
 from ..probe import ProbeSheet, find_sheet
@@ -58,10 +58,7 @@ class Model:
 def named_policy(sheet: ProbeSheet, name: str | None) -> Policy:
     """A policy file where `name` is the path of one, else a preset of the sheet."""
     if name is not None and (name.endswith(".toml") or Path(name).is_file()):
-        try:
-            return Policy.from_toml(Path(name).read_text(encoding="utf-8"), name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"policy file {name} cannot be read: {error}. Check the path.") from error
+        return Policy.from_toml(read_text(Path(name), "policy file", "Check the path."), name)
     return preset(sheet.policies, name)
 
 
@@ -75,10 +72,8 @@ def model_defaults(directory: Path | None) -> tuple[dict[str, Any], dict[str, An
     file = directory / DEFAULTS_FILE if directory else None
     if file is None or not file.is_file():
         return {}, {}
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as TOML: {error}. Mend it, or take it away to do without defaults.") from error
+    advice = "Correct it, or take it away to do without defaults."
+    table = decode_toml(read_text(file, "the model's defaults", advice), str(file), advice)
     call, policy = table.get("call", {}), table.get("policy", {})
     for name, section in (("call", call), ("policy", policy)):
         if not isinstance(section, dict):

@@ -1,17 +1,20 @@
 """Prompt files: plain text, VBench's full-info JSON, and any CSV, TSV, JSON, JSONL or Parquet table with a column of prompts."""
 
 import csv
-import json
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..decode import decode_json, read_text, reason
 from ..errors import InputError
+from ..results.files import lines_of
 
 # looked for in this order where --prompt-column is not given; prompt_en is VBench's
 KNOWN_COLUMNS = ("prompt", "prompt_en", "caption", "text")
+ADVICE = "Check its name and ending."
 _SLUG = 40
 
 
@@ -37,12 +40,10 @@ def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
 
     Raises InputError for a file that cannot be read, a column that is not there, or a file without prompts.
     """
-    try:
-        values = _values(path, column)
-    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise InputError(f"prompt file {path} cannot be read: {error}. Check its name and ending.") from error
-    texts = [" ".join(str(value).split()) for value in values if value is not None]
+    texts = [" ".join(str(value).split()) for value in _values(path, column) if value is not None]
     prompts = [Prompt(index, text) for index, text in enumerate(text for text in texts if text)]
+    if bad := next((prompt for prompt in prompts if "\0" in prompt.text), None):
+        raise InputError(f"prompt file {path}: prompt {bad.index} holds a NUL character, which no recording can keep. Remove it.")
     if not prompts:
         raise InputError(f"prompt file {path} holds no prompt.")
     return prompts
@@ -54,11 +55,12 @@ def _values(path: Path, column: str | None) -> list[Any]:
         return _parquet(path, column)
     if ending in (".csv", ".tsv"):
         return _of_tables(_rows(path, "\t" if ending == ".tsv" else ","), column, path)
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, "prompt file", ADVICE, encoding="utf-8-sig")
     if ending == ".jsonl":
-        return _of_json([json.loads(line) for line in text.split("\n") if line.strip()], column, path)
+        lines = [decode_json(line, f"prompt file {path} line {number}", ADVICE) for number, line in lines_of(text)]
+        return _of_json(lines, column, path)
     if ending == ".json":
-        return _of_json(json.loads(text), column, path)
+        return _of_json(decode_json(text, f"prompt file {path}", ADVICE), column, path)
     if column is not None:
         raise InputError(f"--prompt-column has no effect on {path}, which is read as a prompt a line. Leave it out.")
     return text.split("\n")  # splitlines would also part at U+2028 and the like, which may stand within a prompt
@@ -66,8 +68,9 @@ def _values(path: Path, column: str | None) -> list[Any]:
 
 def _rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
     """The rows under a header; a row with more fields would lose what follows an unquoted delimiter."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader, rows = csv.DictReader(file, delimiter=delimiter), []
+    text = read_text(path, "prompt file", ADVICE, encoding="utf-8-sig")
+    reader, rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), []
+    try:
         for row in reader:
             if None in row:
                 fields = len(reader.fieldnames or ())
@@ -76,6 +79,8 @@ def _rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
                     f"{delimiter!r} in double quotes."
                 )
             rows.append(row)
+    except csv.Error as error:
+        raise InputError(f"prompt file {path} cannot be read: line {reader.line_num}: {reason(error)}. {ADVICE}") from error
     return rows
 
 
@@ -111,13 +116,15 @@ def _column(names: list[str], column: str | None, path: Path) -> str:
 
 def _parquet(path: Path, column: str | None) -> list[Any]:
     try:
-        import pyarrow.lib
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(f"{path} needs pyarrow (pip install pyarrow); or convert it to CSV.") from error
     try:
-        chosen = _column(pyarrow.parquet.read_schema(path).names, column, path)
+        names = pyarrow.parquet.read_schema(path).names
+        chosen = _column(names, column, path)
         values: list[Any] = pyarrow.parquet.read_table(path, columns=[chosen])[chosen].to_pylist()
-    except pyarrow.lib.ArrowException as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever pyarrow raises on bytes that are no table
+        raise InputError(f"prompt file {path} cannot be read: {reason(error)}. {ADVICE}") from error
     return values

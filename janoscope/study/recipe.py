@@ -1,12 +1,12 @@
 """Recipe: what a folder of reports/ says about how its results are made. Read without torch, since drawing needs none."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..decode import decode_toml, read_text
 from ..errors import InputError
 
 FILE = "recipe.toml"
@@ -86,12 +86,10 @@ def read_recipe(directory: Path) -> Recipe:
     Raises InputError where there is none, it is no TOML, or naming every fault in it.
     """
     path = directory / FILE
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no {FILE}, so it is no report; name a folder of reports/.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Mend it, or take it from the repository again.") from error
+    if not path.exists():
+        raise InputError(f"{directory} holds no {FILE}, so it is no report; name a folder of reports/.")
+    advice = "Correct it, or take it from the repository again."
+    table = decode_toml(read_text(path, "recipe", advice), str(path), advice)
     faults: list[str] = [f"{key} is missing" for key in ("kind", "title", "claim") if not isinstance(table.get(key), str)]
     subjects = [_subject(entry, directory, faults) for entry in _tables(table, "subject", faults)]
     names = [subject.name for subject in subjects]
@@ -120,7 +118,7 @@ def _subject(entry: Mapping[str, Any], directory: Path, faults: list[str]) -> Su
     model = str(entry.get("model", ""))
     where = f"subject {model or '?'}"
     faults += [f"{where}: {key} is missing" for key in ("model", "probe", "prompts") if not entry.get(key)]
-    call, quick = dict(entry.get("call", {})), dict(entry.get("quick", {}))
+    call, quick = (_table(entry, key, where, faults) for key in ("call", "quick"))
     faults += [f"{where}: call has no {key}; legal: {', '.join(CALL_KEYS)}" for key in call if key not in CALL_KEYS]
     faults += [f"{where}: quick has no {key}; legal: {', '.join(QUICK_KEYS)}" for key in quick if key not in QUICK_KEYS]
     seeds = entry.get("seeds", [0])
@@ -147,9 +145,9 @@ def _lines(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[s
     """A list of prompts or methods, or the name of a text file in the report's folder with one a line; # begins a remark."""
     if isinstance(told, str):
         try:
-            told = (directory / told).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{where}: {told} cannot be read: {error}")
+            told = read_text(directory / told, "lines of", "").splitlines()
+        except InputError as error:
+            faults.append(f"{where}: {str(error).strip().rstrip('.')}")
             return ()
     if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
         faults.append(f"{where}: prompts and methods are lists of texts or names of text files")
@@ -157,10 +155,23 @@ def _lines(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[s
     return tuple(line.strip() for line in told if line.strip() and not line.startswith("#"))
 
 
+def _table(entry: Mapping[str, Any], key: str, where: str, faults: list[str]) -> dict[str, Any]:
+    found = entry.get(key, {})
+    if isinstance(found, dict):
+        return found
+    faults.append(f"{where}: {key} is {found!r}, a table is needed")
+    return {}
+
+
 def _method(line: Mapping[str, Any], where: str, faults: list[str]) -> MethodLine:
     faults += [f"{where}: a method has no {key}; legal: {', '.join(_METHOD_KEYS)}" for key in line if key not in _METHOD_KEYS]
     spec = str(line.get("spec", ""))
     if not spec:
         faults.append(f"{where}: a method lacks its spec")
-    theirs = {key: float(value) for key, value in dict(line.get("theirs", {})).items()}
+    theirs = _table(line, "theirs", f"{where}: method {spec}", faults)
+    faults += [
+        f"{where}: method {spec}: theirs.{key} = {value!r}, a number is needed"
+        for key, value in theirs.items()
+        if isinstance(value, bool) or not isinstance(value, int | float)
+    ]
     return MethodLine(spec, str(line.get("title", "")) or spec, theirs, bool(line.get("headline", True)))

@@ -1,11 +1,11 @@
 """What a recording was made with: its probe sheet, its policy, its fingerprint, and the words for analysis.json."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
 from ..execution import Identity, fingerprint_of
 from ..execution.refusal import refuse_config, refuse_sampler_of
@@ -164,10 +164,13 @@ def _more_arguments(options: Mapping[str, Any]) -> list[str]:
 
 
 def _kept_sheet(text: Any, name: str) -> ProbeSheet:
+    origin, advice = f"the probe sheet kept in {name}", "Pass the sheet with --probe."
+    if not isinstance(text, str):
+        raise RecordingError(f"{origin} is not TOML: it is no text. {advice}")
     try:
-        return parse_sheet(tomllib.loads(text), f"the probe sheet kept in {name}")
-    except (TypeError, tomllib.TOMLDecodeError) as error:
-        raise RecordingError(f"the probe sheet kept in {name} is not TOML: {error}. Pass the sheet with --probe.") from error
+        return parse_sheet(decode_toml(text, origin, advice), origin)
+    except InputError as error:
+        raise RecordingError(str(error)) from error
 
 
 def _own_policy(recording: Recording) -> Mapping[str, Any]:
@@ -179,13 +182,8 @@ def _own_policy(recording: Recording) -> Mapping[str, Any]:
 
 
 def _policy_file(path: Path) -> Policy:
-    try:
-        return Policy.from_toml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"policy {path} is no file that can be read, and this recording names no model family with presets: {error}. "
-            "Pass the path of a policy file (docs/policy.md)."
-        ) from error
+    advice = "This recording names no model family with presets; pass the path of a policy file (docs/policy.md)."
+    return Policy.from_toml(read_text(path, "policy", advice), str(path))
 
 
 def _generic_policy(recording: Recording) -> Policy:

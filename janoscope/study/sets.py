@@ -1,9 +1,7 @@
 """Sets: one recording a prompt in a directory, with an append-only manifest that says what became of each."""
 
-import fcntl
 import hashlib
 import json
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +14,7 @@ from ..capture import Tap
 from ..errors import InputError, PeerLost
 from ..plan import Policy
 from ..recording import partial_path
+from ..results.files import append_line, read_journal
 from .call import CallOptions, make_call
 from .fanout import Outcome, Rank, fan_out
 from .model import load_model
@@ -25,6 +24,7 @@ from .record import follow, record_model
 from .tool_taps import export_taps
 
 MANIFEST = "manifest.jsonl"
+ADVICE = "Remove that line, or take another directory."
 COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"
 
 
@@ -79,20 +79,11 @@ class Entry:
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """The last entry of every file that a manifest names. A line torn by a crash counts as not written.
-
-    Raises InputError for a line of another kind.
-    """
+    """The last entry of every file that a manifest names; see `read_journal` for lines that are none."""
     entries = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        try:
-            entry = Entry(**fields)
-        except TypeError as error:
-            raise InputError(f"{path} line {number} is no entry: {error}. Take another directory.") from error
+    for entry in read_journal(path, Entry, "manifest", ADVICE):
+        if entry.file != Path(entry.file).name or "\0" in entry.file:
+            raise InputError(f"{path} names the file {entry.file!r}, which is no name of a file beside it. {ADVICE}")
         entries[entry.file] = entry
     return entries
 
@@ -105,18 +96,11 @@ class Manifest:
 
     def read(self) -> dict[str, Entry]:
         """The last entry of every file; none where there is no manifest yet. Raises as `read_entries` does."""
-        return read_entries(self.path) if self.path.exists() else {}
+        return read_entries(self.path)
 
     def append(self, entry: Entry) -> None:
-        """One write under a lock, so that lines of several processes do not mix; a torn last line is ended first."""
-        line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """On the disk when this returns; see `append_line`."""
+        append_line(self.path, asdict(entry))
 
 
 @dataclass(frozen=True)

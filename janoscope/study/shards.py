@@ -116,7 +116,7 @@ class _Found:
     def _entries(self, manifest: Path) -> dict[str, Entry]:
         place = manifest.resolve()
         if place not in self._manifests:
-            self._manifests[place] = read_entries(manifest) if manifest.exists() else {}
+            self._manifests[place] = read_entries(manifest)
         return self._manifests[place]
 
     def _file(self, path: Path, manifest: Path) -> None:

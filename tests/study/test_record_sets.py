@@ -91,7 +91,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         ("p.txt", "\n \n", None, "holds no prompt"),
         ("p.json", '{"prompt": "a cat"}', None, "holds a dict; a list of texts or of tables is needed"),
         ("p.json", '["a cat", {"prompt": "x"}]', None, "mixes kinds of entries"),
-        ("p.json", "[", None, "cannot be read"),
+        ("p.json", "[", None, "is not JSON"),
         ("p.txt", "\udcff", None, "cannot be read"),
         ("missing.txt", None, None, "cannot be read"),
     ],
@@ -281,7 +281,7 @@ def test_a_line_torn_by_a_crash_is_passed_over_and_one_with_other_fields_is_not(
     assert book.read() == {"0000-a.h5": entry, "0001-b.h5": other}
     with book.path.open("a") as file:
         file.write('{"name": "0003-c.h5"}\n')
-    with pytest.raises(InputError, match=r"manifest\.jsonl line 4 is no entry"):
+    with pytest.raises(InputError, match=r"manifest\.jsonl line 4 is damaged: lacks .file."):
         book.read()
 
 
