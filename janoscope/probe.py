@@ -46,7 +46,10 @@ class Tokens:
     grid: where token counts come from. `img_ids`: the forward argument of that name, (token, axis) or (item, token, axis), its
     columns `id_columns` hold row and col. `img_shapes`: a list an item of (frames, rows, cols), the picture's first.
     `arguments`: the forward arguments num_frames, height and width, in tokens. `shape`: of the latent, over the patch.
-    Reference pictures of editing pipelines follow the picture's own tokens; only the first belong to the sample.
+    Reference pictures of editing pipelines follow the sampler's own tokens; references_first: the forward argument that counts
+    the tokens of those that stand before them instead, where it is given.
+    given_frames: `first` where image-to-video pipelines give the network frames that the sampler does not step, in front of
+    those that it does; `none` where they never do.
     """
 
     layout: str
@@ -54,6 +57,8 @@ class Tokens:
     patch: tuple[int, int, int] | None = None
     patch_keys: tuple[str, ...] = ()
     id_columns: tuple[int, ...] = (1, 2)
+    references_first: str | None = None
+    given_frames: str = "none"
     source: str = ""
 
     def patch_of(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -183,6 +188,7 @@ class ProbeSheet:
 _CHOICES = {
     ("tokens", "layout"): ("packed", "BCHW", "BCFHW", "BFCHW", "list"),
     ("tokens", "grid"): ("img_ids", "img_shapes", "arguments", "shape"),
+    ("tokens", "given_frames"): ("none", "first"),
     ("output", "prediction"): ("flow", "scheduler"),
     ("output", "sign"): (1, -1),
     ("output", "learned_variance"): ("none", "second-half"),

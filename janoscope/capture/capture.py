@@ -13,8 +13,8 @@ from ..errors import InputError
 from ..probe import ProbeSheet
 from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
 from .identity import describe_scheduler, describe_transformer, dtype_name
-from .layout import grid_of_call, split_variance, text_tokens, to_tokens
-from .noise_level import first_step, noise_level, on_host, prediction_type
+from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
+from .noise_level import announced_steps, first_step, noise_level, on_host, predicted_quantity, refuse_inversion, steps_to_come
 from .sink import Generation, Sink, StepFacts, TapSize
 from .taps import Tap, TapHooks
 from .transfer import HostCopies, HostCopy, to_numpy
@@ -98,6 +98,11 @@ class Capture:
         self.overhead_s += time.perf_counter() - started
 
     def _record_step(self, step: SchedulerStep) -> None:
+        if step.per_token:
+            raise InputError(
+                f"{type(self._pipe).__name__} steps every token at a noise level of its own (per_token_timesteps), and a "
+                "recording holds one a step. Feed a Recorder from your own loop (docs/own-sampler.md)."
+            )
         extra = self._sheet.guidance.extra_call
         seen = [s for s in self._seen if all(s.call.arguments.get(name) is None for name in extra)]
         self._seen = []
@@ -171,16 +176,17 @@ class Capture:
     def _describe(self, step: SchedulerStep, shares: list[Share]) -> Generation:
         call, scheduler = shares[0].seen.call, self._pipe.scheduler
         module = getattr(self._pipe, call.component)
-        predicts = self._sheet.output.prediction
-        self._steps = len(scheduler.timesteps) - first_step(self._tables, step.timestep)
+        begin = first_step(self._tables, step.timestep, announced_steps(self._pipe))
+        refuse_inversion(self._tables, begin)
+        self._steps = steps_to_come(self._pipe, self._tables, step.timestep)
         return Generation(
             grid=grid_of_call(self._sheet, module.config, call.arguments, step.sample),
-            prediction_type=prediction_type(scheduler) if predicts == "scheduler" else predicts,
+            prediction_type=predicted_quantity(scheduler, self._sheet.output.prediction),
             branches=tuple(dict.fromkeys((GUIDED, *(share.branch for share in shares)))),
             items=step.model_output.shape[0],
             steps=self._steps,
             transformer=describe_transformer(module),
-            scheduler=describe_scheduler(self._tables),
+            scheduler=describe_scheduler(self._tables, begin + self._steps),
             device=str(step.sample.device),
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),
@@ -199,24 +205,28 @@ class Capture:
 
     def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, torch.Tensor]]:
         assert self._generation is not None
-        grid, layout, sign = self._generation.grid, self._sheet.tokens.layout, self._sheet.output.sign
-        maps = [("sample", GUIDED, self._tokens(step.sample)), ("model_output", GUIDED, self._tokens(step.model_output))]
+        grid, tokens, sign = self._generation.grid, self._sheet.tokens, self._sheet.output.sign
+        guided, guided_variance = split_variance(step.model_output, grid.channels, tokens.layout)
+        maps = [self._map("sample", GUIDED, step.sample), self._map("model_output", GUIDED, guided)]
+        if guided_variance is not None and all(share.branch != GUIDED for share in shares):
+            maps.append(self._map("predicted_variance", GUIDED, guided_variance))
         for share in shares:
-            prediction, variance = split_variance(share.output, grid.channels, layout)
+            prediction, variance = split_variance(own_output(share.output, tokens, grid), grid.channels, tokens.layout)
             if share.branch != GUIDED:
                 if sign < 0:
                     prediction = [-p for p in prediction] if isinstance(prediction, list) else -prediction
-                maps.append(("model_output", share.branch, self._tokens(prediction)))
+                maps.append(self._map("model_output", share.branch, prediction))
             if variance is not None:
-                maps.append(("predicted_variance", share.branch, self._tokens(variance)))
+                maps.append(self._map("predicted_variance", share.branch, variance))
             for name in share.seen.taps:
                 if self._taps.taps[name].wants(self._step, self._steps or 0):
                     maps.append((name, share.branch, share.tap(name)))
         return maps
 
-    def _tokens(self, latent: Any) -> torch.Tensor:
+    def _map(self, signal: str, branch: str, latent: Any) -> tuple[str, str, torch.Tensor]:
         assert self._generation is not None
-        return to_tokens(latent, self._sheet.tokens.layout, self._generation.grid)
+        name = signal if signal == "sample" else f"{signal} of {branch}"
+        return signal, branch, to_tokens(latent, self._sheet.tokens.layout, self._generation.grid, name)
 
     def _facts(self, step: SchedulerStep, seen: list[Seen], shares: list[Share]) -> Callable[[], StepFacts]:
         """What the step's row will say; network times are read when it is delivered, as reading them waits for the device."""

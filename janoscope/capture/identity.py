@@ -20,12 +20,12 @@ def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:
     return {"class": type(module).__name__, "config": public_config(module.config)}
 
 
-def describe_scheduler(scheduler: Any) -> dict[str, Any]:
-    """Class, config and the (alpha, sigma) in which it ends."""
+def describe_scheduler(scheduler: Any, end: int | None = None) -> dict[str, Any]:
+    """Class, config and the (alpha, sigma) in which the run ends. end: see `final_noise_level`."""
     return {
         "class": type(scheduler).__name__,
         "config": public_config(scheduler.config),
-        "final": list(final_noise_level(scheduler)),
+        "final": list(final_noise_level(scheduler, end)),
     }
 
 

@@ -10,15 +10,38 @@ from ..errors import InputError
 _TABLES = ("timesteps", "sigmas", "alphas_cumprod")
 
 
-def first_step(scheduler: Any, timestep: float | None = None) -> int:
+def first_step(scheduler: Any, timestep: float | None = None, to_come: int | None = None) -> int:
     """Where a generation starts in the scheduler's tables: later than 0 when it starts from a picture.
 
-    timestep: of the first step; schedulers without a begin_index (DDIM) show their start in nothing else.
+    timestep: of the first step; schedulers without a begin_index (DDIM) show their start in nothing else. to_come: how many steps
+    the pipeline says it will make, which decides where the table holds the timestep twice (PNDM).
     """
     index = getattr(scheduler, "begin_index", None)
     if index is not None:
         return int(index)
-    return 0 if timestep is None else _position(scheduler, timestep) or 0
+    found = [] if timestep is None else _positions(scheduler, timestep)
+    if len(found) > 1:
+        by_count = [position for position in found if position + (to_come or 0) == len(scheduler.timesteps)]
+        return by_count[0] if by_count else _own_position(scheduler, float(timestep or 0), found)
+    return found[0] if found else 0
+
+
+def steps_to_come(pipe: Any, scheduler: Any, timestep: float) -> int:
+    """How many steps a generation makes whose first is at `timestep`: to the end of the table, or as many as the pipeline says.
+
+    Pipelines keep that number as `num_timesteps`; fewer than the table holds where one stops midway (`denoising_end` of SDXL).
+    """
+    announced = announced_steps(pipe)
+    remaining = len(scheduler.timesteps) - first_step(scheduler, timestep, announced)
+    # a second order scheduler makes two steps of one, and not every pipeline counts both
+    stops_early = announced is not None and announced < remaining and getattr(scheduler, "order", 1) == 1
+    return announced if announced is not None and stops_early else remaining
+
+
+def announced_steps(pipe: Any) -> int | None:
+    """`num_timesteps` of a pipeline that keeps it: the length of the table that its loop runs over."""
+    number = getattr(pipe, "num_timesteps", None)
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def on_host(scheduler: Any) -> Any:
@@ -31,9 +54,19 @@ def on_host(scheduler: Any) -> Any:
     return tables
 
 
-def _position(scheduler: Any, timestep: float) -> int | None:
+def _positions(scheduler: Any, timestep: float) -> list[int]:
+    """Every place of a timestep in the table; PNDM and second order schedulers hold most of theirs twice."""
     matches = (scheduler.timesteps.double() - timestep).abs() < 1e-4
-    return int(matches.nonzero()[0]) if bool(matches.any()) else None
+    return [int(position) for position in matches.nonzero()[:, 0]]
+
+
+def _own_position(scheduler: Any, timestep: float, found: list[int]) -> int:
+    """Of several places the one where the scheduler itself begins: it has a rule of its own, which is not the first match.
+
+    PNDM has none: the last place, as a recording may grow longer than planned but not end before.
+    """
+    rule = getattr(scheduler, "index_for_timestep", None)
+    return found[-1] if rule is None else int(rule(torch.tensor(timestep, dtype=scheduler.timesteps.dtype)))
 
 
 def step_index(scheduler: Any, timestep: float) -> int:
@@ -42,10 +75,10 @@ def step_index(scheduler: Any, timestep: float) -> int:
         index = getattr(scheduler, name, None)
         if index is not None:
             return int(index)
-    position = _position(scheduler, timestep)
-    if position is None:
+    found = _positions(scheduler, timestep)
+    if not found:
         raise InputError(f"timestep {timestep} is not in the scheduler's table; the pipeline steps outside its own schedule.")
-    return position
+    return found[0] if len(found) == 1 else _own_position(scheduler, timestep, found)
 
 
 def noise_level(scheduler: Any, timestep: float, tables: Any | None = None) -> tuple[float, float]:
@@ -59,7 +92,8 @@ def noise_level(scheduler: Any, timestep: float, tables: Any | None = None) -> t
 def noise_level_at(scheduler: Any, index: int, timestep: float) -> tuple[float, float]:
     """As `noise_level`, at a position of the scheduler's table.
 
-    Flow matching: alpha = 1 - sigma. DPM-Solver and UniPC say it themselves. Euler-like solvers in Karras' space: alpha = 1.
+    Flow matching: alpha = 1 - sigma, and the other way round with `invert_sigmas` (Mochi), where the scheduler's sigma runs from
+    0, noise, to 1. DPM-Solver and UniPC say it themselves. Euler-like solvers in Karras' space: alpha = 1.
     Those without sigmas: sqrt(alphas_cumprod[timestep]).
     """
     if not _has_sigmas(scheduler):
@@ -75,7 +109,9 @@ def noise_level_at(scheduler: Any, index: int, timestep: float) -> tuple[float, 
     if split is not None:
         alpha_t, sigma_t = split(torch.tensor(sigma, dtype=torch.float64))
         return float(alpha_t), float(sigma_t)
-    return (1 - sigma, sigma) if predicts_flow(scheduler) else (1.0, sigma)
+    if not predicts_flow(scheduler):
+        return 1.0, sigma
+    return (sigma, 1 - sigma) if runs_inverted(scheduler) else (1 - sigma, sigma)
 
 
 def noise_levels(scheduler: Any) -> tuple[list[float], list[float], list[float]]:
@@ -86,10 +122,24 @@ def noise_levels(scheduler: Any) -> tuple[list[float], list[float], list[float]]
     return timesteps, [alpha for alpha, _ in levels], [sigma for _, sigma in levels]
 
 
-def final_noise_level(scheduler: Any) -> tuple[float, float]:
-    """(alpha, sigma) after the last step: (1, 0), except DDIM-like schedulers that stop at alphas_cumprod[0]."""
+def final_noise_level(scheduler: Any, end: int | None = None) -> tuple[float, float]:
+    """(alpha, sigma) after the last step: (1, 0), except DDIM-like schedulers that stop at alphas_cumprod[0].
+
+    end: the place in the tables that the run does not reach, where it stops before they do.
+    """
+    if end is not None and end < len(scheduler.timesteps):
+        return noise_level_at(scheduler, end, float(scheduler.timesteps[end]))
     final = getattr(scheduler, "final_alpha_cumprod", None)
     return (1.0, 0.0) if final is None else (float(final) ** 0.5, (1 - float(final)) ** 0.5)
+
+
+def predicted_quantity(scheduler: Any, named: str) -> str:
+    """What a prediction handed to this scheduler means. named: [output] prediction of the probe.
+
+    `flow` (eps - x0) is `inverted_flow` (x0 - eps) where the scheduler's sigma runs from noise to data.
+    """
+    kind = prediction_type(scheduler) if named == "scheduler" else named
+    return "inverted_flow" if kind == "flow" and runs_inverted(scheduler) else kind
 
 
 def prediction_type(scheduler: Any) -> str:
@@ -98,6 +148,27 @@ def prediction_type(scheduler: Any) -> str:
         return "flow"
     name: str = scheduler.config.get("prediction_type", "epsilon")
     return name
+
+
+def runs_inverted(scheduler: Any) -> bool:
+    """Whether a flow matching scheduler's own sigma grows from noise to data, as Mochi's does."""
+    return bool(scheduler.config.get("invert_sigmas")) and predicts_flow(scheduler)
+
+
+def refuse_inversion(scheduler: Any, first: int) -> None:
+    """Raise InputError for a scheduler that goes from data to noise: its run is no generation.
+
+    first: where the run begins in the scheduler's tables.
+    """
+    ends = [
+        noise_level_at(scheduler, index, float(scheduler.timesteps[index])) for index in (first, len(scheduler.timesteps) - 1)
+    ]
+    (alpha, sigma), (last_alpha, last_sigma) = ends
+    if sigma * last_alpha < last_sigma * alpha:
+        raise InputError(
+            f"{type(scheduler).__name__} goes from sigma {sigma:.4g} to {last_sigma:.4g}, from data to noise: an inversion, not "
+            "a generation. Record the generation that follows it."
+        )
 
 
 def predicts_flow(scheduler: Any) -> bool:

@@ -29,11 +29,15 @@ class NetworkCall:
 
 @dataclass(frozen=True)
 class SchedulerStep:
-    """What the pipeline handed to `scheduler.step`: the prediction after guidance, and the sample x_t it belongs to."""
+    """What the pipeline handed to `scheduler.step`: the prediction after guidance, and the sample x_t it belongs to.
+
+    per_token: every token was given a timestep of its own.
+    """
 
     model_output: torch.Tensor
     timestep: float
     sample: torch.Tensor
+    per_token: bool = False
 
 
 class Listener(Protocol):
@@ -176,7 +180,8 @@ class Watch:
             def step(*args: Any, **kwargs: Any) -> Any:
                 given = signature.bind(scheduler, *args, **kwargs).arguments
                 timestep = self._on_host(scheduler, given["timestep"])
-                self._listener.step_begins(SchedulerStep(given["model_output"], timestep, given["sample"]))
+                per_token = given.get("per_token_timesteps") is not None
+                self._listener.step_begins(SchedulerStep(given["model_output"], timestep, given["sample"], per_token))
                 self._calls = 0
                 return original(*args, **kwargs)
 

@@ -10,7 +10,8 @@ Conventions, everywhere in this package:
   with the sign of eps - x0.
 - The unit of time is fixed by the path (`NoisePath.time_unit`): `timestep`, the scheduler's own index (0..1000), where alpha
   and sigma come from a table; `sigma`, where sigma is the time (rectified flow, EDM). A velocity times a gap of time is a step.
-- Predictions are named as diffusers names them: `epsilon`, `v_prediction`, `sample` (x0), `flow` (also `flow_prediction`).
+- Predictions are named as diffusers names them: `epsilon`, `v_prediction`, `sample` (x0), `flow` (also `flow_prediction`),
+  `inverted_flow` (x0 - eps, of schedulers with `invert_sigmas`, whose sigma runs from noise to data).
 - A network output that the pipeline negates (`sign = -1` in its probe sheet) is negated before it comes here.
 """
 

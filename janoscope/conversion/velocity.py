@@ -14,7 +14,7 @@ from .noise_path import PathPoint, Values, point_columns
 
 Array = Any
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "inverted_flow")
 
 
 def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: PathPoint) -> Array:
@@ -22,7 +22,7 @@ def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: Pa
 
     `output` and `sample` have one shape, any; where `point` holds arrays (step,), their first axis is the step. The arithmetic is
     float64, the result has the wider dtype of the two (at least float32). A `flow` prediction is returned as it is, untouched:
-    JANO reads the raw output of flow models.
+    JANO reads the raw output of flow models. An `inverted_flow` prediction is negated, in its own dtype.
 
     Raises `InputError` where the output says nothing about x0 (epsilon at alpha = 0) or about eps (x0 at sigma = 0).
 
@@ -34,8 +34,9 @@ def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: Pa
     >>> to_flow_velocity(np.ones(1), np.ones(1), prediction="epsilon", point=path.at(0)) * 500
     array([0.13333333])
     """
-    if _known(prediction) == "flow":
-        return output
+    kind = _known(prediction)
+    if kind in ("flow", "inverted_flow"):
+        return output if kind == "flow" else -output
     alpha_rate, sigma_rate = (_aligned(value, output) for value in point_columns(point, ("alpha_rate", "sigma_rate")))
     x0, epsilon = _pair(output, sample, prediction, point)
     return _narrowed(alpha_rate * x0 + sigma_rate * epsilon, output, sample)
@@ -56,8 +57,9 @@ def to_prediction(flow_velocity: Array, sample: Array, *, prediction: str, point
 
     Raises `InputError` where alpha sigma' = sigma alpha', i.e. the velocity is only a rescaling of x and holds no more than x.
     """
-    if _known(prediction) == "flow":
-        return flow_velocity
+    kind = _known(prediction)
+    if kind in ("flow", "inverted_flow"):
+        return flow_velocity if kind == "flow" else -flow_velocity
     names = ("alpha", "sigma", "alpha_rate", "sigma_rate")
     alpha, sigma, alpha_rate, sigma_rate = (_aligned(value, flow_velocity) for value in point_columns(point, names))
     turn = alpha * sigma_rate - sigma * alpha_rate
@@ -83,7 +85,8 @@ def _pair(output: Array, sample: Array, prediction: str, point: PathPoint, want:
             return y, y
         _refuse_zero(sigma, "sigma is 0, so an x0 prediction says nothing about the noise")
         return y, (x - alpha * y) / sigma
-    if kind == "flow":  # output = eps - x0
+    if kind in ("flow", "inverted_flow"):  # output = eps - x0, or x0 - eps
+        y = y if kind == "flow" else -y
         scale = alpha + sigma
         return (x - sigma * y) / scale, (x + alpha * y) / scale
     scale = alpha * alpha + sigma * sigma  # output = alpha eps - sigma x0; 1 up to rounding, divided out to keep x exact

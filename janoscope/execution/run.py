@@ -16,7 +16,7 @@ from ..analysis.host import at_the_door
 from ..capture.branches import first_half
 from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
-from ..capture.noise_level import first_step, noise_levels, prediction_type
+from ..capture.noise_level import announced_steps, first_step, noise_levels, predicted_quantity
 from ..conversion import NoisePath
 from ..errors import ExecutionError
 from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, final_weights, run_facts
@@ -72,10 +72,10 @@ class Run:
     def _begin(self, module: Any, arguments: Mapping[str, Any]) -> None:
         scheduler, given = self._pipe.scheduler, arguments[self._sheet.tap.input]
         refuse_config(self._sheet, module.config)
-        self.grid = grid_of_call(self._sheet, module.config, arguments, given)
+        self.grid = grid_of_call(self._sheet, module.config, arguments, given, first_picture=True)
         refuse_sequence(self._sheet, self.grid, given)
         # steps left out by a start from a clip whose scheduler knows of none (CogVideoX with DDIM)
-        self._left_out = first_step(scheduler, _timestep(arguments)) - first_step(scheduler)
+        self._left_out = first_step(scheduler, _timestep(arguments), announced_steps(self._pipe)) - first_step(scheduler)
         self.steps = len(scheduler.timesteps) - first_step(scheduler) - self._left_out
         self._config, self._dtype = module.config, dtype_name(module)
         self._text_tokens, self._network_items = text_tokens(arguments), given.shape[0]
@@ -121,8 +121,7 @@ class Run:
         return NoisePath(timestep, alpha, sigma, tuple(describe_scheduler(self._pipe.scheduler)["final"]))
 
     def _prediction(self) -> str:
-        predicts = self._sheet.output.prediction
-        return prediction_type(self._pipe.scheduler) if predicts == "scheduler" else predicts
+        return predicted_quantity(self._pipe.scheduler, self._sheet.output.prediction)
 
     def warmup(self, policy: Policy) -> Warmup:
         """What collects this run's warm-up."""

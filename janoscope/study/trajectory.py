@@ -6,7 +6,7 @@ from ..analysis import measure_convergence
 from ..capture import Watch
 from ..capture.identity import describe_scheduler
 from ..capture.layout import grid_of_call, to_tokens
-from ..capture.noise_level import noise_levels, prediction_type
+from ..capture.noise_level import noise_levels, predicted_quantity
 from ..capture.watch import NetworkCall, SchedulerStep
 from ..conversion import NoisePath, to_flow_velocity, to_x0
 from ..grid import TokenGrid
@@ -36,8 +36,8 @@ class _Trajectory:
         if self._grid is None:
             config = getattr(self._model.pipe, self._call.component).config
             self._grid = grid_of_call(sheet, config, self._call.arguments, step.sample)
-        for kept, latent in ((self.samples, step.sample), (self.outputs, step.model_output)):
-            kept.append(to_tokens(latent, sheet.tokens.layout, self._grid)[0].float().cpu().numpy().copy())
+        for kept, latent, signal in ((self.samples, step.sample, "sample"), (self.outputs, step.model_output, "model_output")):
+            kept.append(to_tokens(latent, sheet.tokens.layout, self._grid, signal)[0].float().cpu().numpy().copy())
 
 
 def holding_cost_of(model: Model, call: PipelineCall) -> np.ndarray:
@@ -45,8 +45,8 @@ def holding_cost_of(model: Model, call: PipelineCall) -> np.ndarray:
     trajectory = _Trajectory(model)
     with Watch(model.pipe, model.sheet.tap.components, trajectory):
         generate(model, call)
-    scheduler, predicts = model.pipe.scheduler, model.sheet.output.prediction
-    kind = prediction_type(scheduler) if predicts == "scheduler" else predicts
+    scheduler = model.pipe.scheduler
+    kind = predicted_quantity(scheduler, model.sheet.output.prediction)
     final = describe_scheduler(scheduler)["final"]
     timestep, alpha, sigma = (np.array(column) for column in noise_levels(scheduler))
     path = NoisePath(timestep, alpha, sigma, (final[0], final[1]))

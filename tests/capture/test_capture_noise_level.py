@@ -1,10 +1,26 @@
 """alpha and sigma against what every diffusers scheduler does itself when it adds noise."""
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from capture_sink import MemorySink, run
+from plain_hooks import sheet_named, watched
+from tiny_pipelines import build
 
-from janoscope.capture.noise_level import first_step, noise_level, noise_level_at, on_host, predicts_flow
+import janoscope
+from janoscope.capture import Capture
+from janoscope.capture.noise_level import (
+    final_noise_level,
+    first_step,
+    noise_level,
+    noise_level_at,
+    on_host,
+    predicts_flow,
+    refuse_inversion,
+    step_index,
+)
+from janoscope.conversion import NoisePath, to_flow_velocity, to_x0
 from janoscope.errors import InputError
 
 NO_DEFAULTS = {"AmusedScheduler", "VQDiffusionScheduler", "RFD4ProteinaScheduler", "HeliosScheduler", "HeliosDMDScheduler"}
@@ -90,3 +106,96 @@ def test_a_timestep_outside_the_table_is_refused():
     scheduler = ready("EulerDiscreteScheduler")
     with pytest.raises(InputError, match=r"timestep 3\.25 is not in the scheduler's table"):
         noise_level(scheduler, 3.25)
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.67, 0.84, 1.0])
+def test_a_start_from_a_picture_with_pndm_which_holds_a_timestep_twice_is_complete(strength, tmp_path):
+    text, call = build("unet")
+    scheduler = diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1)
+    parts = text.components | {"requires_safety_checker": False, "scheduler": scheduler}
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    size = {key: call.pop(key) for key in ("height", "width")}
+    call |= {"image": torch.rand(1, 3, size["height"], size["width"]), "strength": strength, "num_inference_steps": 6}
+    with watched(pipeline, ("unet",)) as steps, janoscope.record(pipeline, tmp_path / "run.h5"):
+        run(pipeline, call)
+    recording = janoscope.open_recording(tmp_path / "run.h5")
+    assert recording.steps == recording.planned_steps == len(steps)
+    table = scheduler.timesteps.tolist()
+    assert table[1] == table[2], "control: the table holds one twice"
+    assert recording.timestep.tolist() == table[-len(steps) :]
+
+
+def test_a_run_that_stops_midway_because_it_was_asked_to_is_complete_and_ends_where_it_stopped(tmp_path):
+    pipeline, call = build("sdxl")
+    pipeline.scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
+    with janoscope.record(pipeline, tmp_path / "run.h5"):
+        run(pipeline, call, num_inference_steps=6, denoising_end=0.5)
+    recording = janoscope.open_recording(tmp_path / "run.h5")
+    assert recording.steps == recording.planned_steps == 2
+    next_level = noise_level_at(on_host(pipeline.scheduler), 2, float(pipeline.scheduler.timesteps[2]))
+    assert recording.provenance["scheduler"]["final"] == list(next_level)
+    assert next_level[1] > 0.1, "control: the run's last latent still holds noise"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "EulerDiscreteScheduler"])
+def test_before_its_first_step_a_scheduler_is_asked_where_it_begins(name):
+    scheduler = ready(name)
+    for timestep in scheduler.timesteps.unique():
+        scheduler._step_index = scheduler._begin_index = None
+        ours = step_index(scheduler, float(timestep))
+        scheduler._init_step_index(timestep)
+        assert ours == scheduler.step_index
+    if name.startswith("Heun"):
+        twice = scheduler.timesteps[1]
+        assert [float(t) for t in scheduler.timesteps].index(float(twice)) != step_index_of(scheduler, twice), "control"
+
+
+def step_index_of(scheduler, timestep):
+    scheduler._step_index = None
+    return step_index(scheduler, float(timestep))
+
+
+def test_a_scheduler_whose_sigma_runs_from_noise_to_data_is_read_in_its_direction():
+    pipeline, call = build("flux")
+    pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    sink = MemorySink()
+    with Capture(pipeline, sheet_named("flux"), sink):
+        final = run(pipeline, call).images
+    kept = sink.only
+    alpha, sigma, timestep = (np.array([getattr(f, name) for f in kept.facts]) for name in ("alpha", "sigma", "timestep"))
+    assert (np.diff(timestep) > 0).all(), "control: this scheduler's own time runs up"
+    assert (sigma[0], alpha[0]) == (1, 0)
+    assert (np.diff(sigma) < 0).all()
+    assert kept.about.prediction_type == "inverted_flow"
+    path = NoisePath(timestep, alpha, sigma, tuple(kept.about.scheduler["final"]))
+    latents = [kept.maps[i]["sample", 0, "guided"] for i in range(5)] + [final[0].numpy()]
+    for step in range(5):
+        output = kept.maps[step]["model_output", 0, "guided"]
+        change = to_flow_velocity(output, latents[step], prediction="inverted_flow", point=path.at(step)) * path.gap[step]
+        np.testing.assert_allclose(change, latents[step] - latents[step + 1], atol=1e-5)  # the velocity is the sampler's own
+        wrong = to_flow_velocity(output, latents[step], prediction="flow", point=path.at(step)) * path.gap[step]
+        assert not np.allclose(wrong, latents[step] - latents[step + 1], atol=1e-5), "control"
+    output = kept.maps[4]["model_output", 0, "guided"]  # the last step of Euler goes to the estimate of x0
+    estimate = to_x0(output, latents[4], prediction="inverted_flow", point=path.at(4))
+    np.testing.assert_allclose(estimate, latents[5], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"])
+def test_a_scheduler_that_runs_from_data_to_noise_is_refused_in_words(name):
+    with pytest.raises(InputError, match=f"{name} goes from sigma .*, from data to noise: an inversion, not a generation"):
+        refuse_inversion(on_host(ready(name)), 0)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.filterwarnings("ignore")
+def test_every_scheduler_that_generates_is_taken_for_one(name):
+    if "Inverse" not in name:
+        refuse_inversion(on_host(ready(name)), 0)
+
+
+def test_the_final_level_is_the_next_steps_where_the_run_ends_before_the_table():
+    scheduler = ready("DDIMScheduler")
+    assert final_noise_level(scheduler, len(scheduler.timesteps)) == final_noise_level(scheduler)
+    assert final_noise_level(scheduler, 2) == noise_level_at(scheduler, 2, float(scheduler.timesteps[2]))

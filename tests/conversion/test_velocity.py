@@ -33,7 +33,7 @@ def ddim(prediction, steps=25):
 
 def test_golden_file_holds_every_kind():
     assert len(CASES) == 37
-    assert {case["prediction"] for case in CASES.values()} == set(PREDICTIONS)
+    assert {case["prediction"] for case in CASES.values()} == set(PREDICTIONS) - {"inverted_flow"}, "which is flow, negated"
     assert float(GOLDEN["cosine_v_prediction_alpha0_alpha"]) == 0
 
 
@@ -101,6 +101,7 @@ def test_x0_and_epsilon_rebuild_the_sample(prediction):
     x0, epsilon = (convert(output, x, prediction=prediction, point=point) for convert in (to_x0, to_epsilon))
     np.testing.assert_allclose(0.3 * x0 + 0.8 * epsilon, x, atol=1e-14)
     says = {"epsilon": epsilon, "sample": x0, "flow": epsilon - x0, "v_prediction": 0.3 * epsilon - 0.8 * x0}
+    says["inverted_flow"] = x0 - epsilon
     np.testing.assert_allclose(says[prediction], output, atol=1e-14)
 
 
@@ -178,5 +179,17 @@ def test_numpy_and_torch_agree(prediction, dtype):
     for point, pick in ((path.at(), slice(None)), (path.at(3), 3)):
         found = to_flow_velocity(output[pick], x[pick], prediction=prediction, point=point)
         wanted = to_flow_velocity(as_numpy[0][pick], as_numpy[1][pick], prediction=prediction, point=point)
-        assert found.dtype == (dtype if prediction == "flow" or dtype == torch.float64 else torch.float32)
+        assert found.dtype == (dtype if prediction in ("flow", "inverted_flow") or dtype == torch.float64 else torch.float32)
         np.testing.assert_allclose(found.double().numpy(), wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_inverted_flow_is_flow_negated():
+    path, draw = NoisePath([1000.0, 500.0], [0.2, 0.5], [0.8, 0.5]), np.random.default_rng(0)
+    output, sample = draw.standard_normal((2, 3, 5))
+    for convert in (to_flow_velocity, to_x0, to_epsilon, to_prediction):
+        inverted = convert(output, sample, prediction="inverted_flow", point=path.at(0))
+        if convert is to_prediction:
+            np.testing.assert_array_equal(inverted, -output)
+        else:
+            np.testing.assert_array_equal(inverted, convert(-output, sample, prediction="flow", point=path.at(0)))
+        assert not np.array_equal(inverted, convert(output, sample, prediction="flow", point=path.at(0))), "control"
