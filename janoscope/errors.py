@@ -17,6 +17,10 @@ class ExecutionError(JanoscopeError):
     """The executor met a model or call that it cannot accelerate correctly, and stopped."""
 
 
+class TaskFailed(JanoscopeError):
+    """Work in another process ended without a result: a worker that was lost, a library's fault there."""
+
+
 class PeerFailed(ExecutionError):
     """The other process of a pair failed in this generation; its own message says why. The next generation can go on."""
 

@@ -40,6 +40,12 @@ def modules():
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def roots_raised(source):
+    """Lines that make a JanoscopeError of no kind."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if ast.unparse(call.func).split(".")[-1] == "JanoscopeError"]
+
+
 def working_asserts(source):
     """Lines of asserts that call or assign something: they are gone under `python -O`."""
     found = []
@@ -91,6 +97,11 @@ def test_no_assert_does_work():
 )
 def test_an_assert_that_does_work_is_found(statement, lines):
     assert working_asserts(statement) == lines
+
+
+def test_every_error_has_a_kind():
+    assert [str(path) for path in modules() if roots_raised(path.read_text())] == []
+    assert roots_raised("raise JanoscopeError('x')\nyield errors.JanoscopeError(1)\nexcept_ = InputError('y')") == [1, 2]
 
 
 def test_what_belongs_to_the_process_is_set_in_few_places_which_give_it_back():

@@ -126,14 +126,14 @@ def _one_by_one(tasks: "list[Task]", told: dict[str, Any], quiet: bool) -> "Iter
 def _over_ray(
     tasks: "list[Task]", address: str, told: dict[str, Any], quiet: bool
 ) -> "Iterator[tuple[Task, Analysis | JanoscopeError]]":
-    from ..errors import JanoscopeError
+    from ..errors import TaskFailed
     from ..study.analyze_cluster import analyze_over_ray
 
     with progress("analyze", quiet, unit="recording") as on_step:
         for done, outcome in enumerate(analyze_over_ray(tasks, address, **told), start=1):
             if on_step is not None:
                 on_step(done, len(tasks))
-            yield outcome.task, outcome.result or JanoscopeError(outcome.error or "no result")
+            yield outcome.task, outcome.failure or outcome.result or TaskFailed("no result")
 
 
 def _tell(analysis: "Analysis", directory: Path, report: Path, as_json: bool, print_json: bool) -> None:

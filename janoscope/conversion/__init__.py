@@ -16,6 +16,6 @@ Conventions, everywhere in this package:
 """
 
 from .noise_path import NoisePath, PathPoint
-from .velocity import PREDICTIONS, to_epsilon, to_flow_velocity, to_prediction, to_x0
+from .velocity import PREDICTIONS, is_flow, to_epsilon, to_flow_velocity, to_prediction, to_x0
 
-__all__ = ["PREDICTIONS", "NoisePath", "PathPoint", "to_epsilon", "to_flow_velocity", "to_prediction", "to_x0"]
+__all__ = ["PREDICTIONS", "NoisePath", "PathPoint", "is_flow", "to_epsilon", "to_flow_velocity", "to_prediction", "to_x0"]

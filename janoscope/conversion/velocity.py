@@ -42,6 +42,11 @@ def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: Pa
     return _narrowed(alpha_rate * x0 + sigma_rate * epsilon, output, sample)
 
 
+def is_flow(prediction: str) -> bool:
+    """Whether a network of this kind predicts the flow velocity itself: `flow`, or diffusers' `flow_prediction`."""
+    return prediction in ("flow", "flow_prediction")
+
+
 def to_x0(output: Array, sample: Array, *, prediction: str, point: PathPoint) -> Array:
     """The network's estimate of the clean latent; shapes, dtypes and errors as in `to_flow_velocity`, no rates needed."""
     return _narrowed(_pair(output, sample, prediction, point, want="x0")[0], output, sample)
@@ -94,7 +99,7 @@ def _pair(output: Array, sample: Array, prediction: str, point: PathPoint, want:
 
 
 def _known(prediction: str) -> str:
-    kind = "flow" if prediction == "flow_prediction" else prediction
+    kind = "flow" if is_flow(prediction) else prediction
     if kind not in PREDICTIONS:
         raise InputError(f"prediction type {prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}.")
     return kind

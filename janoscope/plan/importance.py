@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from ..analysis.complexity import Complexity, Enhancement, jano_complexity
 from ..analysis.host import at_the_door, to_host
 from ..analysis.importance import gradient_energy, ras_importance, velocity_change
-from ..conversion import NoisePath, to_flow_velocity, to_x0
+from ..conversion import NoisePath, is_flow, to_flow_velocity, to_x0
 from ..errors import InputError
 from ..grid import TokenGrid
 from .levels import random_scores
@@ -44,7 +44,7 @@ def initial_signal(sample: Any, path: NoisePath, prediction: str) -> Any:
     That is (sigma' / sigma) x_T, and x_T itself on a flow model, as in the official code. Elsewhere velocities are per timestep
     (about 1e-3) or samples as large as sigma (EDM, about 15): left as it is, the noise would drown every prediction.
     """
-    if prediction in ("flow", "flow_prediction"):
+    if is_flow(prediction):
         return sample
     rate = path.at().sigma_rate
     assert isinstance(rate, np.ndarray)  # a path's own points have their rates

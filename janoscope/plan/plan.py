@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,12 @@ class Plan:
     step_kind: tuple[StepKind, ...] = field(repr=False)
     predicted: Predicted
 
-    @property
+    @cached_property
     def ranks(self) -> np.ndarray:
-        """Token levels as int8 ranks (token,): 1 static, 2 moderate, 3 active."""
-        return ranks_of(self.token_level)
+        """Token levels as int8 ranks (token,): 1 static, 2 moderate, 3 active. Read-only: every reader gets the same array."""
+        ranks = ranks_of(self.token_level)
+        ranks.flags.writeable = False
+        return ranks
 
     @property
     def skips_nothing(self) -> bool:
@@ -143,14 +146,15 @@ def _words(data: Any, kind: Any, name: str, count: int, origin: str) -> tuple[An
 
 def _check_order(kinds: tuple[StepKind, ...], origin: str) -> None:
     """A partial step reads caches that only a refresh writes; a reuse step returns an output that a full step left."""
+    refreshed = full = False
     for step, kind in enumerate(kinds):
-        before = kinds[:step]
-        if kind.is_partial and StepKind.REFRESH not in before:
+        if kind.is_partial and not refreshed:
             raise InputError(
                 f"{origin}: step {step} is {kind}, but no refresh stands before it; begin with one after the warm-up."
             )
-        if kind is StepKind.REUSE and not any(earlier.is_full for earlier in before):
+        if kind is StepKind.REUSE and not full:
             raise InputError(f"{origin}: step {step} is reuse, but no full step stands before it; begin with one.")
+        refreshed, full = refreshed or kind is StepKind.REFRESH, full or kind.is_full
 
 
 def _predicted(data: Any, origin: str) -> Predicted:

@@ -69,7 +69,7 @@ def drawing(
     return Drawing(name, title, alt, to_svg(figure, title, results.caption()), wide)
 
 
-def shown_frames(results: AnalysisResults) -> list[int]:
+def map_frames(results: AnalysisResults) -> list[int]:
     """Token frames that the maps show: all of a picture, first, middle and last of a clip."""
     frames = results.grid.tokens[0]
     return sorted({round(at) for at in np.linspace(0, frames - 1, min(frames, MOST_FRAMES))})
@@ -100,13 +100,13 @@ def limits_of(*values: np.ndarray, from_zero: bool = True) -> tuple[float, float
 
 
 def level_panel(results: AnalysisResults) -> LevelPanel:
-    frames = shown_frames(results)
+    frames = map_frames(results)
     return LevelPanel(results.levels[frames], frames)
 
 
 def map_panel(results: AnalysisResults, name: str) -> MapPanel:
     """The panel of one of MAPS, on a colour scale that holds all frames, and the map it is compared with."""
-    frames, kind = shown_frames(results), next(kind for kind in MAPS if kind.name == name)
+    frames, kind = map_frames(results), next(kind for kind in MAPS if kind.name == name)
     together = [results.token_map(other) for other in (name, kind.beside) if other]
     limits = limits_of(*together, from_zero=kind.from_zero)
     return MapPanel(results.token_map(name)[frames], limits, kind.quantity, kind.cmap, frames)
@@ -121,7 +121,7 @@ def points_panel(results: AnalysisResults) -> PicturePanel | None:
 def picture_panel(results: AnalysisResults) -> PicturePanel | None:
     """The picture with the points; of a clip the frames that the maps show, unless a point lies in another."""
     points = results.facts["points"]
-    frames, holding = shown_frames(results), sorted({int(point["frame"]) for point in points})
+    frames, holding = map_frames(results), sorted({int(point["frame"]) for point in points})
     if not set(holding) <= set(frames):
         frames = holding[:MOST_POINT_FRAMES]
     return _marked(results, frames)

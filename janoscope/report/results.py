@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis import token_means
+from ..conversion import is_flow
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
 from ..plan import Plan, TokenLevel
@@ -74,7 +75,7 @@ class AnalysisResults:
     @property
     def is_flow(self) -> bool:
         """Whether the raw output already is the flow velocity."""
-        return self.facts["conversion"].get("prediction_type") in ("flow", "flow_prediction")
+        return is_flow(self.facts["conversion"].get("prediction_type", ""))
 
     @property
     def verdict(self) -> tuple[str, str] | None:

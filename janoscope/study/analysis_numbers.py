@@ -122,14 +122,14 @@ def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str,
 
 def separation_facts(run: MeasuredRun) -> dict[str, Any]:
     """Active against static tokens, by the raw output and by the flow velocity."""
-    raw, converted = run.measures.raw_change, run.measures.convergence.velocity_change[1:]
+    measures = run.measures
     active, static = (run.groups[level.value] for level in (TokenLevel.ACTIVE, TokenLevel.STATIC))
 
     def apart(change: np.ndarray) -> dict[str, Any]:
         return _estimate("auroc", separation(change, active, static, groups=run.tiles), "interval")
 
-    found = apart(converted)  # one number where the raw output of a flow model is the velocity
-    return {"raw": dict(found) if np.shares_memory(raw, converted) else apart(raw), "converted": found}
+    found = apart(measures.convergence.velocity_change[1:])
+    return {"raw": dict(found) if measures.raw_is_velocity else apart(measures.raw_change), "converted": found}
 
 
 def _estimate(name: str, estimate: Estimate, interval: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..analysis import token_means
 from ..analysis.convergence import HOLD_STEPS, TOLERANCE
+from ..conversion import is_flow
 from ..conversion.noise_path import Derivative
 from ..errors import InputError
 from ..plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
@@ -27,7 +28,7 @@ from .analysis_numbers import (
     tile_arrays,
     token_arrays,
 )
-from .points import Point, check_reduction, choose_points, parse_points, reduce_channels, shown_frames
+from .points import Point, check_reduction, choose_points, parse_points, point_frames, reduce_channels
 from .recording_identity import (
     describe_run,
     facts_of_recording,
@@ -187,7 +188,7 @@ def _analyze(
         "items": recording.items,
         **_measured_facts(view, run),
         "points": [point.to_json(plan) for point in points],
-        "shown_frames": shown_frames(points, recording.grid),
+        "shown_frames": point_frames(points, recording.grid),
         "reduction": reduction,
         "versions": dict(recording.provenance["packages"]),
         "nonfinite": {signal: recording.nonfinite(signal) for signal in recording.signals},
@@ -271,7 +272,7 @@ def _sheet_notes(recording: Recording, sheet: ProbeSheet | None) -> list[str]:
 
 def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions) -> list[str]:
     notes = []
-    if options.derivative != "backward" and recording.prediction_type not in ("flow", "flow_prediction"):
+    if options.derivative != "backward" and not is_flow(recording.prediction_type):
         notes.append(
             f"velocities are converted with {options.derivative} rates; the plan with backward ones, as the executor does."
         )

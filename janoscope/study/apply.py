@@ -15,7 +15,7 @@ from ..metrics import psnr, ssim
 from ..plan import Cache, Plan, Policy
 from ..probe import ProbeSheet
 from ..shape import misfit
-from . import analysis_files
+from .analysis_files import write_json
 from .call import PipelineCall
 from .generate import Generated, generate, refuse_format, save_frames
 from .model import Model, named_policy, sheet_of
@@ -226,10 +226,5 @@ def save_applied(applied: Applied, output: Path) -> list[Path]:
     if full is not None and reference is not None:
         files.append(save_frames(reference, full))
         names["reference"] = full.name
-    analysis_files.write_json(account, applied.to_json() | names)
+    write_json(account, applied.to_json() | names)
     return [*files, account]
-
-
-def write_json(data: Mapping[str, Any], path: Path) -> None:
-    """Whole or not at all; numbers that do not exist are null."""
-    analysis_files.write_json(path, data)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis import jano_complexity
-from ..errors import JanoscopeError
+from ..errors import TaskFailed
 from ..grid import TokenGrid, Triple
 from ..plan import Policy
 from ..recording import Recorder, open_recording
@@ -150,7 +150,7 @@ def _measure(task: str, told: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "janoscope.study.bench_analyze", task, json.dumps(told)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise JanoscopeError(
+        raise TaskFailed(
             f"bench task {task} failed: {done.stderr.strip().splitlines()[-1:] or 'killed'}; is there room on the disk?"
         )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

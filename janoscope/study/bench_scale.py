@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, JanoscopeError
+from ..errors import InputError
 from ..grid import TokenGrid
 from ..recording import Recorder, open_recording
 from .calibrate_search import drawn_policy
@@ -83,7 +83,7 @@ def _merge(folder: Path, manifests: int, repeats: int) -> float:
     merged: list[int] = []
     seconds = min(_cpu_seconds(lambda: merged.append(len(gather_shards([folder / "shards"]).recordings))) for _ in range(repeats))
     if set(merged) != {manifests}:
-        raise JanoscopeError(
+        raise RuntimeError(
             f"merging {manifests} manifests of a recording each gave {merged} recordings; these times mean nothing."
         )
     return seconds

@@ -38,7 +38,7 @@ class OrderedMap:
         if not by_token and scores.shape != grid.tiles(policy.tile):
             raise InputError(f"scores of shape {scores.shape} fit neither {grid.count} tokens nor tiles of {policy.tile}.")
         values = np.asarray(scaled(scores) if by_token else scores, dtype=np.float32).reshape(-1)
-        tile_of = np.arange(grid.count) if by_token else tile_of_tokens(grid, policy.tile)
+        tile_of = np.arange(grid.count) if by_token else tile_of_whole_tokens(grid, policy.tile)
         order = np.argsort(values, kind="stable")
         tokens = np.bincount(tile_of, minlength=len(values))[order]
         place = np.empty_like(order)
@@ -64,8 +64,8 @@ class OrderedMap:
         return np.array([everything, everything, *above, 0]), ranks
 
 
-def tile_of_tokens(grid: TokenGrid, tile: Triple) -> np.ndarray:
-    """(token,): the flat tile that each token lies in. Raises InputError where a token lies in several."""
+def tile_of_whole_tokens(grid: TokenGrid, tile: Triple) -> np.ndarray:
+    """(token,): the flat index of the tile that each token lies in. Raises InputError where a token lies in several tiles."""
     if any(size % patch for size, patch in zip(tile, grid.patch, strict=True)):
         raise InputError(f"tiles of {tile} latent cells cut through tokens of {grid.patch}; calibration takes whole tokens.")
     places = [at * patch // size for at, patch, size in zip(grid.places(), grid.patch, tile, strict=True)]

@@ -127,7 +127,11 @@ class Comparison:
     call: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self, label: str) -> Row:
-        return next(row for row in self.rows if row.label == label)
+        """The row of that label. Raises InputError where there is none."""
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise InputError(f"the comparison has no row {label!r}; legal: {', '.join(repr(row.label) for row in self.rows)}.")
 
     def paired(self) -> list[dict[str, Any]]:
         """Differences in PSNR of every two methods, run by run."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..errors import InputError, JanoscopeError, PeerLost
+from ..errors import InputError, JanoscopeError, PeerLost, TaskFailed
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -56,11 +56,16 @@ class Rank:
 
 @dataclass(frozen=True)
 class Outcome(Generic[Task, Result]):
-    """What became of one task: `result`, or the `error` in words."""
+    """What became of one task: `result`, or the `failure`, which need not have been raised in this process."""
 
     task: Task
     result: Result | None = None
-    error: str | None = None
+    failure: JanoscopeError | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The failure in one line."""
+        return None if self.failure is None else in_words(self.failure)
 
 
 def fan_out(
@@ -92,13 +97,18 @@ def fan_out(
         except PeerLost:
             raise
         except Exception as error:  # whatever a library raises over one task, the others go on
-            yield Outcome(task, error=in_words(error))
+            yield Outcome(task, failure=as_failure(error))
 
 
 def in_words(error: BaseException) -> str:
     """One line."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, JanoscopeError) else f"{type(error).__name__}: {text}"
+
+
+def as_failure(error: Exception) -> JanoscopeError:
+    """One of our errors as it is, so that its kind is not lost; any other as TaskFailed, which travels between processes."""
+    return error if isinstance(error, JanoscopeError) else TaskFailed(in_words(error))
 
 
 class _RayWorker:
@@ -110,13 +120,13 @@ class _RayWorker:
             os.chdir(folder)
         self._work: Callable[[Any], Any] | None = None
 
-    def run(self, task: Any) -> tuple[Any, str | None]:
+    def run(self, task: Any) -> tuple[Any, JanoscopeError | None]:
         try:
             if self._work is None:
                 self._work = self._make()
             return self._work(task), None
         except Exception as error:
-            return None, in_words(error)
+            return None, as_failure(error)
 
     def ping(self) -> None:
         """Answered by a worker that lives."""
@@ -143,14 +153,14 @@ def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str
                 continue
             actor, task = running.pop(done[0])
             try:
-                result, error = ray.get(done[0])
+                result, failure = ray.get(done[0])
                 idle.append(actor)
             except ray.exceptions.RayError as lost:
-                result, error = None, f"its worker was lost: {_last_line(lost)}"
+                result, failure = None, TaskFailed(f"its worker was lost: {_last_line(lost)}")
                 returning[actor.ping.options(max_task_retries=-1).remote()] = actor
-            yield Outcome(task, result, error)
+            yield Outcome(task, result, failure)
         for task in waiting:
-            yield Outcome(task, error="no worker is left")
+            yield Outcome(task, failure=TaskFailed("no worker is left"))
     finally:
         for actor in actors:
             ray.kill(actor)

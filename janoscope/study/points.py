@@ -51,7 +51,7 @@ def choose_points(scores: np.ndarray, grid: TokenGrid) -> list[Point]:
     return [_point(name, frame, at // cols, at % cols, grid) for name, at in zip(NAMES, chosen, strict=True)]
 
 
-def shown_frames(points: Sequence[Point], grid: TokenGrid) -> list[int]:
+def point_frames(points: Sequence[Point], grid: TokenGrid) -> list[int]:
     """The two token frames of figure 1: of points in one frame that frame and its neighbour, else the first two with points."""
     held = sorted({point.frame for point in points})
     last = grid.tokens[0] - 1

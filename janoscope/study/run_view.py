@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis import Complexity
-from ..conversion import NoisePath, to_flow_velocity, to_x0
+from ..conversion import NoisePath, is_flow, to_flow_velocity, to_x0
 from ..conversion.noise_path import Derivative
 from ..errors import InputError
 from ..plan import Policy
@@ -43,6 +43,11 @@ class RunView:
         known = (float(final[0]), float(final[1])) if isinstance(final, list) else (1.0, 0.0)
         self.path = NoisePath(recording.timestep, recording.alpha, recording.sigma, known if recording.complete else None)
         self.prediction = recording.prediction_type
+
+    @property
+    def raw_is_velocity(self) -> bool:
+        """Whether the network predicts the flow velocity itself, so that nothing is converted."""
+        return is_flow(self.prediction)
 
     @property
     def steps(self) -> int:
@@ -91,7 +96,7 @@ class RunView:
         return samples, outputs
 
     def _velocity(self, output: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
-        if self.prediction in ("flow", "flow_prediction"):
+        if self.raw_is_velocity:
             return output
         point = self.path.at(step, self.derivative)
         return self._converted(lambda y, x: to_flow_velocity(y, x, prediction=self.prediction, point=point), output, sample, step)

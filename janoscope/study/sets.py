@@ -32,7 +32,7 @@ COMPLETE, FAILED, INTERRUPTED = "complete", "failed", "interrupted"
 class SetRecipe:
     """How every prompt of a set is recorded. load: arguments of `load_model`; call: the options, their prompt not yet set.
 
-    tools: whose taps (`exports.export_taps`) are recorded beside `taps`.
+    tools: whose taps (`tool_taps.export_taps`) are recorded beside `taps`.
     """
 
     load: dict[str, Any]

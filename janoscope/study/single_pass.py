@@ -9,7 +9,7 @@ from ..analysis import Complexity, Convergence, ConvergenceAccumulator, velocity
 from ..plan import Policy
 from ..plan.importance import ras_of_step
 from .early_maps import EarlyMaps, warmups_to_compare
-from .run_view import RunView, StepView
+from .run_view import RunView
 
 RAS_STEP_OF_FIGURE_3 = 5  # the supplementary's claim is about this step
 RAS_SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -19,7 +19,8 @@ RAS_SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9)
 class RunMeasures:
     """What one pass gives.
 
-    early_maps: {warm-up: {map: (token,)}}. raw_change: (step - 1, token), rms change of the raw output. ras_importance: {step:
+    early_maps: {warm-up: {map: (token,)}}. raw_change: (step - 1, token), rms change of the raw output;
+    raw_is_velocity: that output is the flow velocity, and its change that of `convergence`. ras_importance: {step:
     (token,)}, spread of the coming update. masked: (token,), tokens that held a value that is not finite at some step; nonfinite:
     how many such values.
     """
@@ -28,6 +29,7 @@ class RunMeasures:
     convergence: Convergence
     early_maps: Mapping[int, Mapping[str, np.ndarray]]
     raw_change: np.ndarray
+    raw_is_velocity: bool
     ras_importance: Mapping[int, np.ndarray]
     masked: np.ndarray
     nonfinite: int
@@ -55,8 +57,8 @@ def read_run(
         early.add(step, now)
         if step in kept:
             ras[step] = np.asarray(ras_of_step(now.velocity, grid, view.path, step))
-        if previous is not None:
-            changes.append(_raw_change(previous, now))
+        if previous is not None and not view.raw_is_velocity:
+            changes.append(np.asarray(velocity_change(previous.output, now.output)))
         masked |= now.masked
         nonfinite += now.nonfinite
         previous = now
@@ -64,18 +66,11 @@ def read_run(
             on_step(step + 1, steps)
     convergence = accumulator.result()
     assert early.complexity is not None
-    raw = np.stack(changes) if changes[0].size else convergence.velocity_change[1:]
-    return RunMeasures(early.complexity, convergence, early.maps, raw, ras, masked, nonfinite)
+    raw = convergence.velocity_change[1:] if view.raw_is_velocity else np.stack(changes)
+    return RunMeasures(early.complexity, convergence, early.maps, raw, view.raw_is_velocity, ras, masked, nonfinite)
 
 
 def ras_steps(policy: Policy, steps: int) -> list[int]:
     """Steps whose RAS importance is kept: the supplementary's, the last of the warm-up, and six over the run."""
     shares = {round(share * (steps - 1)) for share in RAS_SHARES}
     return sorted(step for step in shares | {RAS_STEP_OF_FIGURE_3, policy.warmup - 1} if step < steps)
-
-
-def _raw_change(previous: StepView, now: StepView) -> np.ndarray:
-    """(token,) rms over channels; nothing where the raw output is the velocity, whose change is measured anyway."""
-    if now.output is now.velocity:
-        return np.empty(0, dtype=np.float32)
-    return np.asarray(velocity_change(previous.output, now.output))

@@ -1,4 +1,5 @@
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from janoscope.plan import (
     plan_from_ranks,
     transformer_identity,
 )
+from janoscope.plan.plan import _check_order
 
 GRID = TokenGrid(3, (1, 4, 10), (1, 2, 2))  # 2 x 5 tokens
 PRINT = Fingerprint(
@@ -119,6 +121,48 @@ def test_refuses_a_damaged_plan_in_one_line(change, part_of_message):
     assert part_of_message in str(error.value)
     assert str(error.value).startswith("plan.json")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["warmup", "moderate", "refresh", "moderate"], "step 1 is moderate, but no refresh stands before it"),
+        (["reuse", "warmup", "refresh", "moderate"], "step 0 is reuse, but no full step stands before it"),
+        (["warmup", "refresh", "reuse", "moderate"], None),
+        (["warmup", "reuse", "refresh", "active"], None),
+    ],
+)
+def test_a_step_that_reads_what_nothing_wrote_is_refused(kinds, said):
+    words = tuple(StepKind(kind) for kind in kinds)
+    if said is None:
+        _check_order(words, "plan.json")
+        return
+    with pytest.raises(InputError, match=said):
+        _check_order(words, "plan.json")
+
+
+def test_the_order_of_steps_is_checked_in_one_pass():
+    """Counted, not timed: each step's kind is looked at a few times, however many stand before it."""
+
+    class Watched(tuple):
+        slices = 0
+
+        def __getitem__(self, at):
+            Watched.slices += isinstance(at, slice)
+            return super().__getitem__(at)
+
+    _check_order(Watched([StepKind.WARMUP, StepKind.REFRESH, *[StepKind.MODERATE] * 1000]), "plan.json")
+    assert Watched.slices == 0
+
+
+def test_ranks_are_worked_out_once_and_cannot_be_changed():
+    plan = make_plan(POLICY, SCORES, PRINT, FACTS)
+    assert plan.ranks is plan.ranks
+    with pytest.raises(ValueError, match="read-only"):
+        plan.ranks[0] = 3
+    other = replace(plan, token_level=tuple(reversed(plan.token_level)))
+    np.testing.assert_array_equal(other.ranks, plan.ranks[::-1])
+    assert pickle.loads(pickle.dumps(plan)) == plan
 
 
 def test_control_the_undamaged_plan_is_accepted():

@@ -9,12 +9,13 @@ import pytest
 from recorded_runs import record_run
 from test_compare import tiny_model
 
-from janoscope.errors import ExecutionError, InputError
+from janoscope.cli import analyze as analyze_command
+from janoscope.errors import ExecutionError, InputError, RecordingError, TaskFailed
 from janoscope.study import analyze_cluster, compare_cluster
 from janoscope.study.call import CallOptions
 from janoscope.study.compare import calls_of, compare
 from janoscope.study.compare_cluster import CompareRecipe, compare_over_ray
-from janoscope.study.fanout import Outcome
+from janoscope.study.fanout import Outcome, as_failure
 
 METHODS = ("jano", "uniform:k=2")
 POLICY = """
@@ -40,15 +41,29 @@ def played(lost=()):
         outcomes = []
         for index, task in enumerate(tasks):
             if task in lost:
-                outcomes.append(Outcome(task, error="its worker was lost"))
+                outcomes.append(Outcome(task, failure=TaskFailed("its worker was lost")))
                 continue
             try:
                 outcomes.append(Outcome(task, travelled(workers[index % 2](travelled(task)))))
             except Exception as error:
-                outcomes.append(Outcome(task, error=str(error)))
+                outcomes.append(Outcome(task, failure=travelled(as_failure(error))))
         yield from reversed(outcomes)
 
     return fan_out
+
+
+def test_a_refusal_keeps_its_kind_over_a_cluster(tmp_path, monkeypatch):
+    (tmp_path / "broken.h5").write_bytes(b"no recording")
+    tasks = [(tmp_path / "broken.h5", tmp_path / "a"), (tmp_path / "lost.h5", tmp_path / "b")]
+    monkeypatch.setattr(analyze_cluster, "fan_out", played(lost=tasks[1:]))
+    kinds = {task: type(result) for task, result in analyze_command._over_ray(tasks, "played", {}, quiet=True)}
+    assert kinds == {tasks[0]: RecordingError, tasks[1]: TaskFailed}
+
+
+def test_a_fault_of_a_library_travels_in_words_and_ours_as_it_is():
+    ours, theirs = as_failure(InputError("choose another.")), as_failure(ValueError("odd"))
+    assert (type(travelled(ours)), str(travelled(ours))) == (InputError, "choose another.")
+    assert (type(travelled(theirs)), str(travelled(theirs))) == (TaskFailed, "ValueError: odd")
 
 
 def test_analyze_over_a_cluster_gives_the_files_and_the_order_of_one_machine(tmp_path, janoscope, monkeypatch):

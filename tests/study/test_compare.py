@@ -92,6 +92,11 @@ def test_every_method_has_a_row_and_every_run_its_figures(comparison):
     assert set(comparison.missing) == {"ms_ssim", "lpips"}
 
 
+def test_a_row_that_is_not_there_is_refused_with_those_that_are(comparison):
+    with pytest.raises(InputError, match=r"no row 'jno'; legal: 'full', 'jano'"):
+        comparison.row("jno")
+
+
 def test_compute_is_what_each_method_says_it_is(comparison):
     assert computes(comparison, "uniform:k=2") == computes(comparison, "uniform:k=2,output=forecast") == {6 / 8}
     assert computes(comparison, "uniform:k=3") == {5 / 8}

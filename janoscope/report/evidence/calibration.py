@@ -35,13 +35,14 @@ def _candidates(facts: Mapping[str, Any]) -> list[str]:
     seen = facts["validation"]["candidates"]
     if not seen:
         return []
-    rows = [
-        [name_of(point), value(point["measured"]["compute"], ".3f"), *figures]
-        for point in seen
-        if (figures := [value(db, ".1f") for db in (point["predicted"], point["measured"]["psnr"], min(point["each"]["psnr"]))])
-    ]
+    rows = [_candidate(point) for point in seen]
     words = f"The candidates on {facts['validation']['prompts']} held-out prompts:"
     return [words, table(("candidate", "compute", "predicted (dB)", "PSNR (dB)", "lowest"), rows)]
+
+
+def _candidate(point: Mapping[str, Any]) -> list[str]:
+    qualities = (point["predicted"], point["measured"]["psnr"], min(point["each"]["psnr"]))
+    return [name_of(point), value(point["measured"]["compute"], ".3f"), *(value(db, ".1f") for db in qualities)]
 
 
 def _ranking(facts: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Map reports: the JANO map at several warm-ups and RAS importance at the same steps, of the same recordings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from scipy.stats import spearmanr
 from ...analysis import token_means
 from ...errors import InputError
 from ...plan import Policy
-from ..analysis_files import write_arrays, write_json
-from ..analyze import Analysis, AnalysisOptions, analyze_to_directory
+from ...recording import open_recording
+from ..analysis_files import write_analysis, write_arrays, write_json
+from ..analyze import AnalysisOptions, analyze
 from ..generate import save_frames
+from ..run_view import RunView
 from .analysis import record_each
 from .task import Made, Task
 
@@ -62,20 +65,18 @@ def _maps(
 
     spearman: with the holding cost of the full run. with_last: rank correlation with the same map at the last of the steps.
     """
-    from ..analyze import analyze
-
     ras_steps = tuple(step - 1 for step in steps)
-    found: list[Analysis] = []
-    for step in steps:
-        options = AnalysisOptions(warmup=step, ras_steps=ras_steps)
-        found.append(analyze(recording, policy=policy, options=options))
+    analysis = analyze(recording, policy=policy, options=AnalysisOptions(ras_steps=ras_steps))
     if directory is not None:
-        analyze_to_directory(recording, directory, policy=policy, options=AnalysisOptions(ras_steps=ras_steps))
-    grid = found[0].plan.fingerprint.grid
-    cost = found[0].arrays["holding_cost"]
-    jano = [np.asarray(token_means(one.arrays["complexity_enhanced"], grid, policy.tile)) for one in found]
-    at = {int(step): index for index, step in enumerate(found[0].arrays["ras_steps"])}
-    ras = [found[0].arrays["ras_importance_steps"][at[step]] for step in ras_steps]
+        write_analysis(analysis, directory)
+    grid = analysis.plan.fingerprint.grid
+    cost = analysis.arrays["holding_cost"]
+    with open_recording(recording) as opened:
+        view = RunView(opened)
+        complexities = [view.complexity(replace(policy, warmup=step)) for step in steps]
+    jano = [np.asarray(token_means(complexity.enhanced, grid, policy.tile)) for complexity in complexities]
+    at = {int(step): index for index, step in enumerate(analysis.arrays["ras_steps"])}
+    ras = [analysis.arrays["ras_importance_steps"][at[step]] for step in ras_steps]
     facts = {"jano": _agreement(jano, cost, sign=1), "ras": _agreement(ras, cost, sign=-1)}
     return facts, _middle(jano, grid.tokens), _middle(ras, grid.tokens)
 
