@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .watch import is_patch, patches_of
+from .patch import is_patch, patches_of
 
 Registry = Mapping[str, Any]  # diffusers' hooks of one module by name
 
@@ -132,10 +132,11 @@ def _offload(module: torch.nn.Module) -> Iterator[tuple[AttachmentKind, str]]:
 
 
 def _adapters(module: torch.nn.Module) -> Iterator[tuple[AttachmentKind, str]]:
-    if _package(type(module), ("peft.tuners",)) and hasattr(module, "active_adapters"):
+    names: Any = getattr(module, "active_adapters", None)
+    if names is not None and _package(type(module), ("peft.tuners",)):
         state = " (switched off)" if getattr(module, "disable_adapters", False) else ""
         state = " (merged)" if getattr(module, "merged", False) else state
-        yield AttachmentKind.ADAPTER, ", ".join(module.active_adapters) + state
+        yield AttachmentKind.ADAPTER, ", ".join(names) + state
 
 
 def _attention(module: torch.nn.Module) -> Iterator[tuple[AttachmentKind, str]]:

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError
 from ..probe import ProbeSheet
+from .attachments import unwrapped
 from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
 from .identity import describe_scheduler, describe_transformer, dtype_name
 from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
@@ -18,7 +19,7 @@ from .noise_level import announced_steps, first_step, noise_level, on_host, pred
 from .sink import Generation, Sink, StepFacts, TapSize
 from .taps import Tap, TapHooks
 from .transfer import HostCopies, HostCopy, to_numpy
-from .watch import NetworkCall, SchedulerStep, Watch
+from .watch import NetworkCall, SchedulerStep, Watch, networks_of
 
 _CALLS_PER_STEP = 32  # far above any sampler; beyond it the scheduler that we watch is not the one that steps
 
@@ -61,10 +62,9 @@ class Capture:
         self._copies = HostCopies()
         self._dtypes: dict[str, torch.dtype] = {}
         self.overhead_s = 0.0  # time that the pipeline waited for us
-        networks = {name: getattr(pipe, name) for name in sheet.tap.components if getattr(pipe, name, None) is not None}
-        self._watch = Watch(pipe, sheet.tap.components, self)
+        self._watch = Watch(pipe, sheet.tap.components, self, self._tap_networks)
         try:
-            self._taps = TapHooks(networks, taps)
+            self._taps = self._tapped(taps)
         except BaseException:
             self._watch.remove()
             raise
@@ -74,6 +74,29 @@ class Capture:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.remove(error)
+        if error is None:
+            self.refuse_unseen()
+
+    def refuse_unseen(self) -> None:
+        """Raise InputError where the network was called and no step was seen: the generation is not recorded."""
+        if calls := self._watch.calls_without_step:
+            raise InputError(
+                f"{calls} network calls came without a step of {type(self._pipe.scheduler).__name__}, so this generation is not "
+                "recorded: the pipeline samples with another scheduler. Feed a Recorder from your own loop (docs/own-sampler.md)."
+            )
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether not one network call was seen."""
+        return not self._watch.any_call
+
+    def _tapped(self, taps: tuple[Tap, ...]) -> TapHooks:
+        return TapHooks({name: unwrapped(n) for name, n in networks_of(self._pipe, self._sheet.tap.components).items()}, taps)
+
+    def _tap_networks(self) -> None:
+        """Tap another network that took the place of one."""
+        self._taps.remove()
+        self._taps = self._tapped(tuple(self._taps.taps.values()))
 
     def remove(self, error: BaseException | None = None) -> None:
         """Detach; a generation under way ends with `error`, or as far as it came."""
@@ -86,6 +109,7 @@ class Capture:
 
     def call_ends(self, call: NetworkCall) -> None:
         if len(self._seen) >= _CALLS_PER_STEP:
+            self._watch.forget_calls()
             raise InputError(
                 f"{_CALLS_PER_STEP} network calls came without a step of {type(self._pipe.scheduler).__name__}; the pipeline "
                 "samples with another scheduler. Feed a Recorder from your own loop (docs/own-sampler.md)."

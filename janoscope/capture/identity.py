@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .attachments import unwrapped
 from .noise_level import final_noise_level
 
 
@@ -16,7 +17,8 @@ def public_config(config: Any) -> dict[str, Any]:
 
 
 def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:
-    """Class and config: what two pipelines must share to share a plan."""
+    """Class and config: what two pipelines must share to share a plan. Of a compiled network, those of the one inside."""
+    module = unwrapped(module)
     return {"class": type(module).__name__, "config": public_config(module.config)}
 
 

@@ -4,16 +4,18 @@ The step boundary is `scheduler.step`: it exists in every pipeline, sees the pre
 calls belong together. Nothing is changed; `remove` restores the instances.
 """
 
-import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from ..errors import InputError
+from .attachments import unwrapped
+from .followed import Followed
+from .patch import InstancePatch
 
 
 @dataclass(frozen=True)
@@ -48,94 +50,34 @@ class Listener(Protocol):
     def step_begins(self, step: SchedulerStep) -> None: ...
 
 
-class _Replacement:
-    """Stands in for a bound method. A deep copy of the owner, as pipelines with sound make of schedulers, gets the plain one."""
-
-    def __init__(self, owner: Any, name: str, original: Callable[..., Any], wrapped: Callable[..., Any], by: str):
-        self._owner, self._name, self._original, self._wrapped = owner, name, original, wrapped
-        self.active, self.by = True, by
-        # pipelines read signatures: does set_timesteps take sigmas? And no attributes, which could be another replacement's
-        functools.update_wrapper(self, original, updated=())
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._wrapped(*args, **kwargs) if self.active else self._original(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._owner))
-        return self._original if copied is None else getattr(type(copied), self._name).__get__(copied)
-
-
-def is_patch(function: Any) -> bool:
-    """Whether it is a method of ours, in force or left behind under somebody else's wrapper."""
-    return isinstance(function, _Replacement)
-
-
-def patches_of(owner: Any, name: str) -> list[_Replacement]:
-    """The patches of ours that are in force on a method of an instance, outermost first; there may be others between."""
-    layers: list[_Replacement] = []
-    layer = getattr(owner, name)
-    while layer is not None:
-        if isinstance(layer, _Replacement) and layer.active:
-            layers.append(layer)
-        layer = getattr(layer, "__wrapped__", None)
-    return layers
-
-
-class InstancePatch:
-    """Replace a method on one instance. Removal restores it, or, when someone else wrapped it since, turns it transparent.
-
-    by: whose patch it is, for whoever asks `patches_of`; empty for one that changes nothing that is computed.
-    """
-
-    def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], by: str = ""):
-        self._owner, self._name, self._wrap, self._by = owner, name, wrap, by
-        self._replace()
-
-    def _replace(self) -> None:
-        self._had_own = self._name in vars(self._owner)
-        self._original = getattr(self._owner, self._name)
-        self._patched = _Replacement(self._owner, self._name, self._original, self._wrap(self._original), self._by)
-        setattr(self._owner, self._name, self._patched)
-
-    def renew(self) -> None:
-        """Replace the method again where someone put back what stood before: accelerate does, between generations."""
-        reached = inspect.unwrap(getattr(self._owner, self._name), stop=lambda wrapper: wrapper is self._patched)
-        if reached is not self._patched:
-            self._patched.active = False
-            self._replace()
-
-    def remove(self) -> None:
-        self._patched.active = False
-        if vars(self._owner).get(self._name) is self._patched:
-            if self._had_own:
-                setattr(self._owner, self._name, self._original)
-            else:
-                delattr(self._owner, self._name)
+def networks_of(pipe: Any, components: tuple[str, ...]) -> dict[str, torch.nn.Module]:
+    """The pipeline's networks by component, without those that it does not use; InputError where it has none of them."""
+    parts = {name: getattr(pipe, name, None) for name in components}
+    networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+    if not networks:
+        raise InputError(
+            f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe sheet is another family's."
+        )
+    return networks
 
 
 class Watch:
-    """Attached from construction until `remove`; a context manager. Events go to `listener` as they happen."""
+    """Attached from construction until `remove`; a context manager. Events go to `listener` as they happen.
 
-    def __init__(self, pipe: Any, components: tuple[str, ...], listener: Listener):
-        self._listener, self._calls = listener, 0
+    What takes the place of the scheduler or a network meanwhile is watched instead. on_networks: told when that was a network.
+    """
+
+    def __init__(
+        self, pipe: Any, components: tuple[str, ...], listener: Listener, on_networks: Callable[[], None] = lambda: None
+    ):
+        self._pipe, self._listener, self._on_networks = pipe, listener, on_networks
+        self._calls = 0
+        self._calls_of_generation = self._steps_of_generation = 0
+        self._calls_under_way = 0
+        self.any_call = False
         self._timesteps: list[float] = []
-        self._pipe = pipe
-        modules = {name: getattr(pipe, name, None) for name in components}
-        present = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Module)}
-        if not present:
-            raise InputError(
-                f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe sheet is another family's."
-            )
-        self._undo: list[Callable[[], None]] = []
-        try:
-            for name, module in present.items():
-                self._hook_network(name, module)
-            scheduler = pipe.scheduler
-            self._undo.append(InstancePatch(scheduler, "set_timesteps", self._wrap_set_timesteps).remove)
-            self._undo.append(InstancePatch(scheduler, "step", self._wrap_step(scheduler)).remove)
-        except BaseException:
-            self.remove()
-            raise
+        networks_of(pipe, components)  # refuses a pipeline without any
+        self._parts = Followed(pipe, (*components, "scheduler"), self._attach, self._replaced)
 
     def __enter__(self) -> "Watch":
         return self
@@ -144,31 +86,61 @@ class Watch:
         self.remove()
 
     def remove(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        self._parts.remove()
 
-    def _hook_network(self, name: str, module: torch.nn.Module) -> None:
-        signature = inspect.signature(type(module).forward)
+    @property
+    def calls_without_step(self) -> int:
+        """Network calls of the last generation where not one step of the scheduler was seen; 0 where any was, or where a call
+        was broken off: that generation ended with an error, which whoever called the pipeline has met."""
+        return 0 if self._steps_of_generation or self._calls_under_way else self._calls_of_generation
+
+    def forget_calls(self) -> None:
+        """That no step was seen has been told."""
+        self._calls_of_generation = 0
+
+    def _attach(self, name: str, part: Any) -> Iterator[Callable[[], None]]:
+        if name == "scheduler":
+            yield InstancePatch(part, "set_timesteps", self._wrap_set_timesteps).remove
+            yield InstancePatch(part, "step", self._wrap_step(part)).remove
+        elif isinstance(part, torch.nn.Module):
+            yield from self._hook_network(name, part)
+
+    def _replaced(self, names: set[str]) -> None:
+        if names - {"scheduler"}:
+            self._on_networks()
+        if "scheduler" in names:  # its set_timesteps was called before anybody could see it
+            self._begin_generation()
+
+    def _begin_generation(self) -> None:
+        self._calls = self._calls_of_generation = self._steps_of_generation = self._calls_under_way = 0
+        timesteps = getattr(self._pipe.scheduler, "timesteps", None)
+        self._timesteps = [] if timesteps is None else timesteps.tolist()
+        self._listener.generation_begins()
+
+    def _hook_network(self, name: str, module: torch.nn.Module) -> Iterator[Callable[[], None]]:
+        signature = inspect.signature(type(unwrapped(module)).forward)
         stopwatches: list[Callable[[], Callable[[], float]]] = []
 
         def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._parts.follow()
+            self._calls_under_way, self.any_call = self._calls_under_way + 1, True
             stopwatches.append(start_stopwatch(next(module.parameters()).device))
 
         def after(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            time_s = stopwatches.pop()()
+            time_s, self._calls_under_way = stopwatches.pop()(), 0
             arguments = signature.bind(module, *args, **kwargs).arguments
             index, self._calls = self._calls, self._calls + 1
+            self._calls_of_generation += 1
             self._listener.call_ends(NetworkCall(name, index, arguments, output, time_s))
 
-        self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-        self._undo.append(module.register_forward_hook(after, with_kwargs=True).remove)
+        yield module.register_forward_pre_hook(before, with_kwargs=True).remove
+        yield module.register_forward_hook(after, with_kwargs=True).remove
 
     def _wrap_set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            self._calls = 0
-            self._timesteps = self._pipe.scheduler.timesteps.tolist()
-            self._listener.generation_begins()
+            self._parts.follow()
+            self._begin_generation()
             return result
 
         return set_timesteps
@@ -180,6 +152,7 @@ class Watch:
             def step(*args: Any, **kwargs: Any) -> Any:
                 given = signature.bind(scheduler, *args, **kwargs).arguments
                 timestep = self._on_host(scheduler, given["timestep"])
+                self._steps_of_generation += 1
                 per_token = given.get("per_token_timesteps") is not None
                 self._listener.step_begins(SchedulerStep(given["model_output"], timestep, given["sample"], per_token))
                 self._calls = 0

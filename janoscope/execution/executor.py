@@ -5,21 +5,23 @@ selector says what to compute.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..capture.watch import InstancePatch
+from ..capture.followed import Followed
+from ..capture.patch import InstancePatch
+from ..capture.watch import networks_of
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..probe import ProbeSheet
 from .account import Account, FlopMeter
 from .hooks import CallState, NetworkHooks
-from .refusal import refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
+from .refusal import RUN_PLAIN, refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
 from .run import Run
 from .steering import Choosing, Planned, Steering
 from .warmup import Identity
@@ -77,14 +79,12 @@ class Executor:
         self._identity, self._any_prompt, self._meter = identity or Identity(), any_prompt, meter or FlopMeter()
         self._on_select = on_select
         self._call = CallState()
-        self._undo: list[Callable[[], None]] = []
-        self._networks: list[tuple[NetworkHooks, InstancePatch]] = []
+        self._networks: dict[str, tuple[NetworkHooks, InstancePatch]] = {}
+        self._calls_seen = self._steps_seen = 0  # of the generation
+        self._any_call = False
         self._run = self._new_run()
-        try:
-            self._attach()
-        except BaseException:
-            self.remove()
-            raise
+        networks_of(pipe, sheet.tap.components)  # refuses a pipeline without any
+        self._parts = Followed(pipe, (*sheet.tap.components, "scheduler"), self._attach, self._replaced)
 
     @property
     def policy(self) -> Policy | None:
@@ -109,48 +109,73 @@ class Executor:
     def __enter__(self) -> "Executor":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.remove()
+        if error is None:
+            self.refuse_unseen()
 
     def remove(self) -> None:
         """Give the pipeline back as it was and drop the caches; the account and the plan stay readable."""
-        while self._undo:
-            self._undo.pop()()
+        self._parts.remove()
         self._run.end()
+
+    def refuse_unseen(self) -> None:
+        """Raise ExecutionError where the network was called and no step was seen: the generation was not accelerated."""
+        if self._calls_seen and not self._steps_seen:
+            raise ExecutionError(
+                f"{self._calls_seen} network calls came without a step of {type(self._pipe.scheduler).__name__}, so nothing was "
+                f"accelerated: the pipeline samples with another scheduler; {RUN_PLAIN}."
+            )
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether not one network call was seen."""
+        return not self._any_call
 
     # --- on the pipeline's instances ---
 
-    def _attach(self) -> None:
+    def _attach(self, name: str, part: Any) -> Iterator[Callable[[], None]]:
         assert self._sheet.execution is not None
-        networks = {name: getattr(self._pipe, name, None) for name in self._sheet.tap.components}
-        present = {name: module for name, module in networks.items() if isinstance(module, torch.nn.Module)}
-        if not present:
-            wanted = ", ".join(networks)
-            raise InputError(
-                f"{type(self._pipe).__name__} has none of the components {wanted}; the probe sheet is another family's."
-            )
-        for name, module in present.items():
-            refuse_compiled(name, module)
-            refuse_attached(name, module)
-            hooks = NetworkHooks(name, module, self._sheet.execution, self._call)
-            self._undo.append(hooks.remove)
-            self._networks.append((hooks, self._patch(module, "forward", self._wrap_network(hooks, module))))
-        refuse_held_scheduler(self._pipe.scheduler)
-        self._patch(self._pipe.scheduler, "set_timesteps", self._wrap_set_timesteps)
-        self._patch(self._pipe.scheduler, "step", self._wrap_step)
+        if name == "scheduler":
+            refuse_held_scheduler(part)
+            yield self._patch(part, "set_timesteps", self._wrap_set_timesteps).remove
+            yield self._patch(part, "step", self._wrap_step(part)).remove
+        elif isinstance(part, torch.nn.Module):
+            refuse_compiled(name, part)
+            refuse_attached(name, part)
+            hooks = NetworkHooks(name, part, self._sheet.execution, self._call)
+            yield hooks.remove
+            patch = self._patch(part, "forward", self._wrap_network(hooks, part))
+            yield patch.remove
+            self._networks[name] = hooks, patch
+
+    def _replaced(self, names: set[str]) -> None:
+        """Another scheduler, whose set_timesteps nobody could see, or another network, of which no count holds."""
+        if names - {"scheduler"}:
+            self._meter = FlopMeter()
+        self._begin_generation()
+
+    def _begin_generation(self) -> None:
+        self._run.end()
+        self._run = self._new_run()
+        self._calls_seen = self._steps_seen = 0
 
     def _patch(self, owner: Any, name: str, wrap: Wrapper) -> InstancePatch:
-        patch = InstancePatch(owner, name, wrap, by="janoscope.Executor")
-        self._undo.append(patch.remove)
-        return patch
+        return InstancePatch(owner, name, wrap, by="janoscope.Executor")
 
     def _wrap_network(self, hooks: NetworkHooks, module: torch.nn.Module) -> Wrapper:
         signature = inspect.signature(type(module).forward)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
+                self._parts.follow()
+                if not self._parts.holds(hooks.name, module):
+                    return original(*args, **kwargs)  # no longer the pipeline's
                 arguments = signature.bind(module, *args, **kwargs).arguments
-                return self._run.call(hooks, self._call, module, arguments, lambda: original(*args, **kwargs))
+                seen, self._calls_seen, self._any_call = self._calls_seen, 0, True
+                output = self._run.call(hooks, self._call, module, arguments, lambda: original(*args, **kwargs))
+                self._calls_seen = seen + 1  # a call that was broken off ended its generation: nothing of it is missing
+                return output
 
             return forward
 
@@ -159,28 +184,31 @@ class Executor:
     def _wrap_set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            for hooks, patch in self._networks:
+            self._parts.follow()
+            for hooks, patch in self._networks.values():
                 refuse_attached(hooks.name, hooks.module, attached=True)
                 hooks.check_in_place()
                 patch.renew()
-            self._run.end()
-            self._run = self._new_run()
+            self._begin_generation()
             return result
 
         return set_timesteps
 
-    def _wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        scheduler = self._pipe.scheduler
+    def _wrap_step(self, scheduler: Any) -> Wrapper:
         signature = inspect.signature(type(scheduler).step)
 
-        def step(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(scheduler, *args, **kwargs).arguments
-            if self.policy is not None and self.policy.output == "corrected":
-                refuse_noise(given)
-            self._run.step_ends(given["sample"], given["model_output"])
-            return original(*args, **kwargs)
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def step(*args: Any, **kwargs: Any) -> Any:
+                given = signature.bind(scheduler, *args, **kwargs).arguments
+                if self.policy is not None and self.policy.output == "corrected":
+                    refuse_noise(given)
+                self._steps_seen += 1
+                self._run.step_ends(given["sample"], given["model_output"])
+                return original(*args, **kwargs)
 
-        return step
+            return step
+
+        return wrap
 
     # --- what steers a generation ---
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..capture.watch import InstancePatch
+from ..capture.patch import InstancePatch
 from ..errors import ExecutionError
 from ..plan import Cache, Policy
 from ..plan.policy import Intervals, Split

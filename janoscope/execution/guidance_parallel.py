@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from ..capture.patch import InstancePatch
 from ..capture.transfer import HostCopies, HostCopy
-from ..capture.watch import InstancePatch
 from ..errors import ExecutionError, InputError, PeerFailed, PeerLost
 from ..plan import Selection
 from ..probe import ProbeSheet
@@ -80,6 +80,7 @@ class GuidanceParallel:
         self._first: Any = None  # the first call's output in this step
         self._told = False  # the peer knows that this generation failed
         self._patches: list[InstancePatch] = []
+        self._parts = {name: getattr(pipe, name, None) for name in (*sheet.tap.components, "scheduler")}
         self._attach()
 
     def __enter__(self) -> "GuidanceParallel":
@@ -120,7 +121,7 @@ class GuidanceParallel:
             module = getattr(self._pipe, name, None)
             if isinstance(module, torch.nn.Module):
                 self._patches.append(InstancePatch(module, "forward", self._wrap_network(name, module, call)))
-        scheduler = self._pipe.scheduler
+        scheduler = self._parts["scheduler"]
         self._patches.append(InstancePatch(scheduler, "set_timesteps", self._wrap_set_timesteps))
         self._patches.append(InstancePatch(scheduler, "step", self._wrap_step))
 
@@ -129,6 +130,7 @@ class GuidanceParallel:
 
         def wrap(original: Forward) -> Forward:
             def forward(*args: Any, **kwargs: Any) -> Any:
+                self._refuse_replaced()
                 bound = signature.bind(module, *args, **kwargs)
                 for extra in self._sheet.guidance.extra_call:
                     if bound.arguments.get(extra) is not None:
@@ -142,8 +144,18 @@ class GuidanceParallel:
 
         return wrap
 
+    def _refuse_replaced(self) -> None:
+        """A scheduler or network put in another's place would sample past the other process."""
+        for name, part in self._parts.items():
+            if getattr(self._pipe, name, None) is not part:
+                raise InputError(
+                    f"pipe.{name} was replaced since the two processes were joined, which one of them cannot know of; replace it "
+                    "in both before `record` or `apply`."
+                )
+
     def _wrap_set_timesteps(self, original: Forward) -> Forward:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+            self._refuse_replaced()
             result = original(*args, **kwargs)
             self._generation, self._step, self._calls, self._selected = self._generation + 1, 0, 0, 0
             return result

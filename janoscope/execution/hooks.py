@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..capture.attachments import AttachmentKind, attachments_of
-from ..capture.watch import InstancePatch
+from ..capture.patch import InstancePatch
 from ..errors import ExecutionError
 from ..probe import Execution
 from .attention_calls import AttentionCalls

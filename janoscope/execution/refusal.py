@@ -9,7 +9,7 @@ import torch
 
 from ..capture.attachments import AttachmentKind, attachments_of
 from ..capture.identity import describe_scheduler
-from ..capture.watch import patches_of
+from ..capture.patch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid
 from ..plan import ONE_STEP_SAMPLERS, Cache, Policy, is_one_step

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..capture.watch import InstancePatch
+from ..capture.patch import InstancePatch
 from ..execution.account import flop_counter
 from .call import PipelineCall
 from .generate import generate

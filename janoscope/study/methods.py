@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..capture.watch import InstancePatch
+from ..capture.patch import InstancePatch
 from ..errors import InputError
 from ..execution import Executor, Identity
 from ..execution.account import FlopMeter

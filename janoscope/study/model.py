@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..capture import unwrapped
 from ..capture.noise_level import predicts_flow
 from ..decode import decode_toml, read_text
 from ..errors import InputError
@@ -125,7 +126,11 @@ def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:
     if network is None and probe is None:
         name = type(pipe).__name__
         raise InputError(f"{name} has neither a transformer nor a unet; feed a Recorder from your loop (docs/own-sampler.md).")
-    classes = [cls.__name__ for cls in type(network).__mro__ if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module]
+    classes = [
+        cls.__name__
+        for cls in type(unwrapped(network)).__mro__
+        if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module
+    ]
     return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
 
 

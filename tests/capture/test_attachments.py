@@ -9,7 +9,7 @@ from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache, appl
 from tiny_pipelines import FAMILIES, build
 
 from janoscope.capture import Attachment, AttachmentKind, Capture, attachments_of
-from janoscope.capture.watch import InstancePatch
+from janoscope.capture.patch import InstancePatch
 from janoscope.execution import Executor
 from janoscope.plan import Policy
 from janoscope.probe import CHECKOUT, load_sheet

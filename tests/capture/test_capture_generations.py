@@ -194,11 +194,43 @@ def test_a_deep_copy_of_a_watched_scheduler_is_a_scheduler_of_its_own():
 
 
 def test_the_wrong_scheduler_is_noticed_before_memory_fills():
+    pipeline = pipeline_with_its_own_scheduler()
+    with Capture(pipeline, simulated_sheet(), MemorySink()), pytest.raises(InputError, match="samples with another scheduler"):
+        pipeline(50)
+
+
+def test_a_generation_without_a_step_is_an_error_when_the_capture_ends():
+    pipeline = pipeline_with_its_own_scheduler()
+    said = "8 network calls came without a step of FlowMatchEulerDiscreteScheduler"
+    with pytest.raises(InputError, match=said), Capture(pipeline, simulated_sheet(), MemorySink()):
+        pipeline(4)
+    with Capture(SimulatedPipeline(pipeline.grid), simulated_sheet(), MemorySink()) as capture:
+        assert capture.is_unused, "control: nothing was called, nothing is missing"
+    with pytest.raises(ZeroDivisionError), Capture(pipeline, simulated_sheet(), MemorySink()):
+        raise (pipeline(4), ZeroDivisionError())[1]  # an error under way is not drawn over
+
+
+def test_a_generation_that_was_broken_off_in_the_network_is_no_generation_without_a_step():
     pipeline = SimulatedPipeline(TokenGrid(5, (1, 2, 3), (1, 1, 1)))
-    with Capture(pipeline, simulated_sheet(), MemorySink()):
-        pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        with pytest.raises(InputError, match="samples with another scheduler"):
-            pipeline(50)
+    pipeline.transformer.outputs = []  # every call fails
+    with Capture(pipeline, simulated_sheet(), MemorySink()) as capture:
+        with pytest.raises(ZeroDivisionError):
+            pipeline(4)
+        assert not capture.is_unused
+
+
+def pipeline_with_its_own_scheduler():
+    """A pipeline that samples with a scheduler that no attribute shows."""
+    pipeline = SimulatedPipeline(TokenGrid(5, (1, 2, 3), (1, 1, 1)))
+    shown, hidden = pipeline.scheduler, SimulatedPipeline(pipeline.grid)
+    hidden.transformer, pipeline.scheduler = pipeline.transformer, shown
+
+    class Own(SimulatedPipeline):
+        def __call__(self, steps):
+            return hidden(steps)
+
+    pipeline.__class__ = Own
+    return pipeline
 
 
 def test_bfloat16_arrives_as_its_bits():

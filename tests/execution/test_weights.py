@@ -8,7 +8,7 @@ from generations import Tiny, generate, policy
 from plain_hooks import watched
 
 from janoscope.capture import Capture
-from janoscope.capture.watch import InstancePatch
+from janoscope.capture.patch import InstancePatch
 from janoscope.errors import ExecutionError
 
 EVERY_TOKEN = {"intervals": {"static": 1, "moderate": 1, "active": 1}}

@@ -20,7 +20,7 @@ import torch
 from execution.generations import TWO_PASSES, Tiny, generate, policy
 
 import janoscope
-from janoscope.capture.watch import InstancePatch
+from janoscope.capture.patch import InstancePatch
 from janoscope.errors import JanoscopeError
 from janoscope.execution import batch_cut
 from janoscope.execution.forecast import prediction_of, with_prediction
