@@ -16,6 +16,7 @@ from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
 from .identity import describe_scheduler, describe_transformer, dtype_name
 from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
 from .noise_level import announced_steps, first_step, noise_level, on_host, predicted_quantity, refuse_inversion, steps_to_come
+from .sampler_weights import recorded_weights
 from .sink import Generation, Sink, StepFacts, TapSize
 from .taps import Tap, TapHooks
 from .transfer import HostCopies, HostCopy, to_numpy
@@ -210,7 +211,8 @@ class Capture:
             items=step.model_output.shape[0],
             steps=self._steps,
             transformer=describe_transformer(module),
-            scheduler=describe_scheduler(self._tables, begin + self._steps),
+            scheduler=describe_scheduler(self._tables, begin + self._steps)
+            | {"weights": recorded_weights(self._tables, self._steps)},
             device=str(step.sample.device),
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),

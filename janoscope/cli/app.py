@@ -24,6 +24,7 @@ _VERBS = {
     "diff": "recordings",
     "export": "recordings",
     "analyze": "analyze",
+    "schedule": "schedule",
     "plan": "plan",
     "apply": "apply",
     "compare": "compare",

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from ..capture.sampler_weights import sampler_weights
 from ..errors import InputError
 from ..plan import Policy, coefficients
 from ..plan.coefficients import StepCoefficients
 from .forecast import forecast_coordinates
-from .sampler_weights import sampler_weights
 
 
 @dataclass

@@ -14,6 +14,7 @@ from .ras import RasOptions, RasSelector
 from .replay import ONE_STEP_SAMPLERS, final_weights, is_one_step
 from .schedule import StepKind, ladder, skipped_groups, step_kinds
 from .selector import ObservingSelector, PlanSelector, RandomSelector, Selection, Selector, source_steps
+from .step_schedule import StepSchedule
 
 __all__ = [
     "OFFLOAD_STORES",
@@ -40,6 +41,7 @@ __all__ = [
     "Selector",
     "Split",
     "StepKind",
+    "StepSchedule",
     "Timing",
     "TokenLevel",
     "cache_bytes",

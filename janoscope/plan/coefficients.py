@@ -4,7 +4,7 @@ Reuse, forecast, correction and learned weights are all linear in the computed o
 schedule does: the executor multiplies by it, and a replay of a recording squares it. Row n holds the coefficients of the outputs
 of the computed steps in what the sampler gets at step n.
 
-Weights are those of the sampler: final latent = A x_T + sum_n weights[n] output_n (`execution.sampler_weights`). Coordinates are
+Weights are those of the sampler: final latent = A x_T + sum_n weights[n] output_n (`capture.sampler_weights`). Coordinates are
 where lines are drawn: the sampler's sigma on a flow path, else sigma / alpha.
 """
 

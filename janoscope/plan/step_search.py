@@ -60,30 +60,30 @@ def edge_costs(
     sum_moment = np.concatenate([[0.0], np.cumsum(weights * coordinate)])
     prefix = np.vstack([np.zeros(steps), np.cumsum(np.diag(weights), axis=0)])  # (step + 1, step): coefficients of the sums
 
-    def energies(left: int, other: np.ndarray, right: int) -> np.ndarray:
-        """(other,): squared error of the line through `left` and each other step, over the steps from left + 1 to right - 1."""
+    def energies(left: int, other: np.ndarray, right: int | np.ndarray) -> np.ndarray:
+        """(edge,): squared error of the line through `left` and each other step, over the steps from left + 1 to right - 1."""
         total = sum_weight[right] - sum_weight[left + 1]
         moment = sum_moment[right] - sum_moment[left + 1]
         span = coordinate[other] - coordinate[left]
         share = np.divide(moment - coordinate[left] * total, span, out=np.zeros(len(other)), where=np.abs(span) > 1e-9)
         if output == "hold":
             share = np.zeros(len(other))
-        rows = np.repeat((prefix[left + 1] - prefix[right])[None], len(other), axis=0)
+        rows = np.broadcast_to(prefix[left + 1] - prefix[right], (len(other), steps)).copy()
         rows[:, left] += total - share
         rows[np.arange(len(other)), other] += share
-        return np.einsum("en,nm,em->e", rows, gram, rows, optimize=True)
+        return np.asarray(((rows @ gram) * rows).sum(axis=1))
 
     inner, last = np.full((steps, steps, steps), np.inf), np.full((steps, steps), np.inf)
     for left in range(1, steps):
         before, amplified = np.arange(left), np.exp(growth * (1 - left / steps))
-        for right in range(left + 1, steps):
-            cost = np.zeros(left)
-            if right > left + 1:
-                if output != "corrected" or forecast_share:
-                    cost = energies(left, before, right)
-                if output == "corrected":
-                    cost = forecast_share * cost + energies(left, np.array([right]), right)[0]
-            inner[:left, left, right] = amplified * cost
+        after = np.arange(left + 1, steps)
+        cost = np.zeros((left, len(after)))
+        if output == "corrected" and len(after):
+            cost += energies(left, after, after)
+        if output != "corrected" or forecast_share:
+            seen = np.stack([energies(left, before, right) for right in after], axis=1) if len(after) else cost
+            cost += (forecast_share if output == "corrected" else 1.0) * seen
+        inner[:left, left, left + 1 :] = amplified * cost
         last[:left, left] = amplified * energies(left, before, steps) if left < steps - 1 else 0.0
     return EdgeCosts(inner, last)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
+from janoscope.capture.sampler_weights import sampler_weights
 from janoscope.errors import InputError
-from janoscope.execution.sampler_weights import sampler_weights
 from janoscope.execution.step_skipper import StepSkipper
 from janoscope.plan import Policy, coefficients
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..capture.noise_level import first_step
 from ..errors import ExecutionError
+from .noise_level import first_step
 
 _LINEAR = 1e-3  # relative: schedulers work in float32
 
@@ -49,6 +49,20 @@ def sampler_weights(scheduler: Any, arguments: Mapping[str, Any] | None = None) 
             f"{name} is not linear in the outputs (thresholding or clipping), which a correction needs; {_ADVICE}."
         )
     return weights.double().numpy()
+
+
+def recorded_weights(scheduler: Any, steps: int) -> list[float] | None:
+    """The weights of the last `steps` steps, as a recording keeps them; None where the sampler has none."""
+    try:
+        return [float(weight) for weight in sampler_weights(scheduler)[-steps:]]
+    except (
+        ExecutionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # a sampler of the user's own may take no scalars
+        return None
 
 
 # its noise comes from the call's generator and is scaled without regard to the outputs: with the same seed the full run has the

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from janoscope.capture.sampler_weights import sampler_weights
 from janoscope.errors import ExecutionError
-from janoscope.execution.sampler_weights import sampler_weights
 from janoscope.plan import coefficients
 
 # diffusers hands torch tensors to NumPy functions
