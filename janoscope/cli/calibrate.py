@@ -10,6 +10,7 @@ import click
 
 from .options import (
     all_prompts,
+    as_argument,
     call_flags,
     force_option,
     hush,
@@ -135,7 +136,7 @@ def calibrate(
         for file in [*sorted(output.glob("policy*.toml")), output / "calibration.json", *drawn]:
             click.echo(f"Wrote {file}")
         if found.reached and model is not None:
-            click.echo(f"Next: janoscope apply {model} -p PROMPT --policy {output / 'policy.toml'} --reference")
+            click.echo(f"Next: janoscope apply {model} -p PROMPT --policy {as_argument(output / 'policy.toml')} --reference")
     sys.exit(0 if found.reached else 1)
 
 

@@ -1,6 +1,7 @@
 """Options that mean the same everywhere, and what the commands make of them."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ _LETTERS_BESIDE = 24  # what a terminal of 80 columns has room for beside the ba
 # the report's: grey for full steps outside the plan, blue, red and amber for the levels
 _COLOURS = {"W": "bright_black", "R": "blue", "m": "red", "a": "yellow", ".": "white", "C": "bright_black"}
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
+
+
+def as_argument(path: Path) -> str:
+    """A path as it is pasted into a shell: quoted, and never taken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -1,6 +1,5 @@
 """`janoscope record`."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import click
 
 from ..errors import InputError, PeerLost
 from .options import (
+    as_argument,
     force_option,
     hush,
     load,
@@ -141,7 +141,7 @@ def _record_one(
         _tell_partial(output)
         raise
     _tell(recorded, name, how["store_dtype"], quiet)
-    click.echo(f"Next: janoscope analyze {shlex.quote(str(recorded.path))}")
+    click.echo(f"Next: janoscope analyze {as_argument(recorded.path)}")
 
 
 def _announce(expected: "Expected", always: bool) -> None:
@@ -232,7 +232,7 @@ def _record_many(
         return failed
     click.echo(f"Wrote {len(done) - failed} recordings to {directory}, {len(plan.skipped)} were there, {failed} failed")
     if not failed:
-        click.echo(f"Next: janoscope analyze {shlex.quote(str(directory))}/*.h5")
+        click.echo(f"Next: janoscope analyze {as_argument(directory)}/*.h5")
     return failed
 
 

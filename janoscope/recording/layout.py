@@ -118,11 +118,6 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL_SUFFIX)
 
 
-def making_path(path: Path) -> Path:
-    """Hidden name under which the metadata is laid down, so that the partial file opens from its first moment."""
-    return path.with_name(f".{path.name.removesuffix(SUFFIX)}.making{SUFFIX}")
-
-
 def generation_path(path: Path | str, n: int) -> Path:
     """Where the n-th generation (from 1) of one recording context goes.
 

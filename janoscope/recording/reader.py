@@ -252,8 +252,10 @@ def open_recording(path: Path | str, *, partial: bool = False) -> Recording:
 def _check_exists(path: Path) -> None:
     if path.is_dir():
         raise RecordingError(f"{path} is a folder, not a recording; name a file in it.")
-    if path.exists():
+    if path.is_file():
         return
+    if path.exists():  # a FIFO would be waited for
+        raise RecordingError(f"{path} is no regular file; copy the recording to one and name that.")
     partial = layout.partial_path(path)
     if partial.exists():
         raise RecordingError(

@@ -48,7 +48,7 @@ class SparseImage(io.RawIOBase):
 
     def save(self, path: Path) -> None:
         """Write the file; raises OSError where the disk is full or the file is beyond a size limit."""
-        with path.open("wb", buffering=0) as file:
+        with path.open("xb", buffering=0) as file:
             for offset, data in self._writes:
                 file.seek(offset)
                 if file.write(data) != len(data):

@@ -13,8 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..errors import RecordingError
 from . import layout
 from .blank import PROVENANCE_SLACK, Header, image_within_limit, reason_bytes, write_text
+from .destination import Claim
 from .encoding import Checked, checksum, fill_value, storage_dtype
 from .layout import SignalSpec
 
@@ -43,6 +45,7 @@ class RecordingFile:
     def __init__(self, file: h5py.File, header: Header, path: Path) -> None:
         self.file = file
         self.path = path
+        self._identity = _identity(path)
         self.header = header
         self.steps_done = 0
         self._row: StepRow | None = None
@@ -50,15 +53,18 @@ class RecordingFile:
         self._capacity: int = file["step"].shape[0]
 
     @classmethod
-    def create(cls, path: Path, header: Header) -> "RecordingFile":
-        """Save the metadata under a hidden name, open it, and rename it to the partial name: it opens from its first moment."""
+    def create(cls, claim: Claim, header: Header) -> "RecordingFile":
+        """Save the metadata under a hidden name, open it, and rename it to the partial name: it opens from its first moment.
+
+        The claim may be released then, as HDF5 holds a lock on the file, which renaming does not undo.
+        """
         header, image = image_within_limit(header)
-        making = layout.making_path(path)
+        making, partial = claim.making_path(), layout.partial_path(claim.path)
         try:
             image.save(making)
             file = h5py.File(making, "r+", rdcc_nbytes=0)  # a chunk cache turns a full disk into a crash of the process
             try:
-                os.replace(making, layout.partial_path(path))
+                os.replace(making, partial)
             except OSError:
                 with suppress(OSError):  # what stopped the renaming is what is told
                     file.close()
@@ -67,7 +73,7 @@ class RecordingFile:
             with suppress(OSError):
                 making.unlink(missing_ok=True)
             raise
-        return cls(file, header, layout.partial_path(path))
+        return cls(file, header, partial)
 
     def begin_step(self, row: StepRow) -> None:
         lead = {spec.name: spec.lead(self.header.items, len(self.header.branches)) for spec in self.header.signals}
@@ -184,6 +190,12 @@ class RecordingFile:
         self.file.attrs.modify("complete", np.int8(1))
         self.file.flush()
 
+    def publish(self, path: Path) -> None:
+        """Give the complete file its final name, while HDF5's lock still keeps others from the partial one."""
+        if self._identity != _identity(self.path):
+            raise RecordingError(f"{self.path} was replaced by another recorder; this recording is lost")
+        os.replace(self.path, path)
+
     def close(self) -> None:
         self._datasets.clear()
         self.file.close()
@@ -191,3 +203,12 @@ class RecordingFile:
 
 def _place(spec: SignalSpec, item: int, branch: int) -> tuple[int, ...]:
     return (item, branch) if spec.branched else (item,)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has that name now."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

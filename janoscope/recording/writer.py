@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..grid import TokenGrid
 from . import layout
 from .blank import Header
-from .destination import prepare_destination
+from .destination import Claim
 from .gathering import Gathering
 from .layout import COMPLETE, GUIDED, TapAxes
 from .provenance import initial_provenance, provenance_json
@@ -45,7 +45,8 @@ class Recorder:
         queue_bytes: most bytes that may wait for the disk (a single larger step is still admitted).
         force: replace an existing recording of that name, once the new one is complete.
 
-    Raises InputError for arguments that cannot be used; errors of the disk never raise: see `failure`.
+    Raises InputError for arguments that cannot be used, and where another recorder writes `path`. Errors of the disk never
+    raise: see `failure`.
 
     >>> with Recorder(path, grid=grid, prediction_type="epsilon", alpha=alphas, sigma=sigmas) as recorder:  # doctest: +SKIP
     ...     recorder.put("sample", x)
@@ -78,10 +79,11 @@ class Recorder:
         self._gathering = Gathering(grid, self.branches, items, taps or {}, store_dtype)
         self._schedule = Schedule(alpha, sigma)
         self._provenance = initial_provenance(provenance or {})
-        self.notice = prepare_destination(self.path, force)
         self._marks_skipped = marks_skipped
         self._warned = self._closed = False
-        self._thread = WriterThread(self.path, queue_bytes, force)
+        self._claim = Claim(self.path, force)
+        self.notice = self._claim.notice
+        self._thread = WriterThread(self._claim, queue_bytes, force)
         atexit.register(self._close_at_exit)
 
     # what a caller may ask at any time
@@ -214,6 +216,7 @@ class Recorder:
         if self._committed:
             self._thread.queue.send(Finish(end_reason))
             self._thread.join()
+        self._claim.release()
         self._failed()
 
     def __enter__(self) -> "Recorder":

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from ..errors import RecordingError
 from .blank import Header
 from .buffers import BufferPool
 from .byte_queue import ByteQueue
-from .destination import is_being_written
+from .destination import Claim
 from .encoding import Checked, cast, check
 from .layout import COMPLETE, SignalSpec, partial_path
 from .side_thread import SideThread
@@ -72,8 +71,9 @@ CHECKED_BEHIND = 1  # map whose sums may be outstanding while the next is writte
 class WriterThread:
     """Counts and failure may be read from any thread; everything else happens on this one."""
 
-    def __init__(self, path: Path, queue_bytes: int, force: bool) -> None:
-        self.path, self.force = path, force
+    def __init__(self, claim: Claim, queue_bytes: int, force: bool) -> None:
+        self.path, self.force = claim.path, force
+        self._claim = claim
         self.queue: ByteQueue[Message] = ByteQueue(queue_bytes)
         self.buffers = BufferPool()
         self.steps_done = 0
@@ -141,9 +141,8 @@ class WriterThread:
             self._give_up(self.failure)
 
     def _create(self, header: Header) -> None:
-        if is_being_written(partial_path(self.path)):
-            raise RecordingError(f"{partial_path(self.path)} is being written by another recorder")
-        self._file = RecordingFile.create(self.path, header)
+        self._file = RecordingFile.create(self._claim, header)
+        self._claim.release()
 
     def _append(self, step: Step) -> None:
         file = self._on_file()
@@ -187,8 +186,8 @@ class WriterThread:
                 f"{self.path} has appeared meanwhile and is kept; this recording stays {partial_path(self.path).name}"
             )
         file.set_complete()
+        file.publish(self.path)
         file.close()
-        os.replace(partial_path(self.path), self.path)
 
     def _give_up(self, failure: str) -> None:
         """Leave a valid partial file that says why, as far as the disk still allows."""

@@ -1,6 +1,7 @@
 """Record: a pipeline's generations into files. Joins `capture`, which sees the pipeline, and `recording`, which keeps them."""
 
 import platform
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -277,12 +278,14 @@ def _refuse_incomplete(recorder: Recorder, path: Path, picture: Path | None, tro
     """Raise RecordingError where recording or picture could not be written to the end. trouble: with the picture."""
     if recorder.failure:
         kept = f"; the picture is {picture}" if picture else trouble
+        again = "Make room and record again" + (" with --force" if picture and not trouble else "")
+        partial = f"what was recorded is {recorder.partial_path.name}" if recorder.steps_done else "no step is on file"
         raise RecordingError(
-            f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. "
-            f"Make room and record again{' with --force' if picture else ''}; what was recorded is {recorder.partial_path.name}."
+            f"{path.name} stopped after {recorder.steps_done} steps: {recorder.failure}{kept}. {again}; {partial}."
         )
     if trouble:
-        raise RecordingError(f"{recorder.path} is complete{trouble}. Make room and record again for the picture.")
+        advice = f"It is {picture}; move it to where there is room" if picture else "Make room and record again for the picture"
+        raise RecordingError(f"{recorder.path} is complete{trouble}. {advice}.")
 
 
 def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) -> None:
@@ -308,13 +311,17 @@ def _keep_actual_size(recorded: RecordedGenerations, generated: Generated) -> No
 
 
 def _save_picture(generated: Generated, path: Path) -> tuple[Path | None, str]:
-    """(where the decoded output lies, what went wrong)."""
+    """(where the decoded output lies, what went wrong). A disk that the recording has filled must not cost the generation."""
     if generated.frames is None:
         return None, ""
     target = output_name(path, generated.frames)
     try:
         return save_frames(generated.frames, target), ""
     except OSError as error:
+        trouble = f"; its picture {target.name} could not be written: {error.strerror or error}"
         with suppress(OSError):  # half a picture; what stopped the writing is what is told
             target.unlink(missing_ok=True)
-        return None, f"; its picture {target.name} could not be written: {error.strerror or error}"
+    try:
+        return save_frames(generated.frames, Path(tempfile.mkdtemp(prefix="janoscope-")) / target.name), trouble
+    except OSError:
+        return None, trouble

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from janoscope.cli import app, main
+from janoscope.cli.options import as_argument
 
 
 @pytest.fixture
@@ -160,3 +162,27 @@ def test_a_ctrl_c_that_falls_into_a_destructor_ends_the_run_all_the_same(run, mo
         assert ended
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("inspect",), "is no regular file; copy the recording to one and name that."),
+        (("verify",), "is no regular file; copy the recording to one and name that."),
+        (("plan", "show"), "Make it again with `janoscope analyze`."),
+    ],
+)
+def test_a_fifo_is_refused_and_not_waited_for(run, tmp_path, words, message):
+    os.mkfifo(tmp_path / "pipe")
+    code, said = run(*words, tmp_path / "pipe")
+    assert code == 2
+    assert len(said) == 1
+    assert said[0].endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "pasted"), [("-x.h5", "./-x.h5"), ("a b.h5", "'a b.h5'"), ("runs/-x.h5", "runs/-x.h5"), ("-a b", "'./-a b'")]
+)
+def test_a_path_in_a_next_line_is_an_argument_and_no_option(path, pasted):
+    assert as_argument(Path(path)) == pasted
+    assert not shlex.split(as_argument(Path(path)))[0].startswith("-")

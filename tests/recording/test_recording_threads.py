@@ -39,9 +39,9 @@ def test_a_caller_far_ahead_waits_a_moment_for_a_used_buffer(monkeypatch, wait_s
     pool = BufferPool(ahead=50)
     lent = [pool.copy_of(np.zeros(10, np.float32)) for _ in range(2)]  # 80 bytes
     returns = threading.Timer(0.2, pool.give_back, lent[:1])
-    returns.start()
+    if wait_s:
+        returns.start()
     assert (pool.copy_of(np.zeros(10, np.float32)) is lent[0]) == bool(wait_s)
-    returns.join()
 
 
 def test_calls_run_in_order_on_one_other_thread_and_errors_come_out():
