@@ -61,6 +61,37 @@ def working_asserts(source):
     return found
 
 
+def born_late(source):
+    """`Class.name` of attributes that a method sets and neither the class nor its __init__ does."""
+    late = []
+    for cls in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)):
+        known = {node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+        known |= {
+            target.id
+            for node in cls.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        known |= {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
+        methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
+        made = {method.name: attributes_set(method) for method in methods}
+        known |= made.get("__init__", set()) | made.get("__post_init__", set())
+        late += [f"{cls.name}.{name}" for name in sorted(set().union(*made.values()) - known)]
+    return late
+
+
+def attributes_set(method):
+    return {
+        node.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
 def set_globally(source):
     """Names of SETTERS that a module calls or, of `os.environ`, writes."""
     found = set()
@@ -122,3 +153,28 @@ def test_what_belongs_to_the_process_is_set_in_few_places_which_give_it_back():
 )
 def test_a_global_setter_is_found(statement, name):
     assert set_globally(statement) == {name}
+
+
+# what the first network call of a generation shows, set as one at its beginning
+LATE = {
+    "execution/run.py": "Run",
+}
+
+
+def test_no_attribute_is_born_late():
+    found = {str(path.relative_to(PACKAGE)): late for path in modules() if (late := born_late(path.read_text()))}
+    assert {place: {name.split(".")[0] for name in late} for place, late in found.items()} == {
+        place: {name} for place, name in LATE.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("statement", "late"),
+    [
+        ("class A:\n def __init__(self):\n  self.a = 1\n def f(self):\n  self.a = self.b = 2", ["A.b"]),
+        ("class A:\n def wrap(self):\n  def step():\n   self.done = 0", ["A.done"]),
+        ("class A:\n a: int\n b = 1\n def f(self):\n  self.a = self.b = 2", []),
+    ],
+)
+def test_an_attribute_that_is_born_late_is_found(statement, late):
+    assert born_late(statement) == late

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from ..errors import InputError
 
@@ -13,8 +12,9 @@ RIM_REACH = 2.0  # a rim tile is near the contour within 2 tiles
 RIM_SHARE = np.float32(0.3)  # share of the rim that must be near, inclusive: 3 of 10 passes
 SMALLEST_REGION = 2  # tiles
 
-CROSS = ndimage.generate_binary_structure(2, 1)
-SQUARE = ndimage.generate_binary_structure(2, 2)
+# which tiles are neighbours of the middle one
+CROSS = np.array([[False, True, False], [True, True, True], [False, True, False]])
+SQUARE = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def diffuse_inward(scores: np.ndarray, enhancement: Enhancement) -> np.ndarray:
 
 
 def _diffuse_layer(layer: np.ndarray, enhancement: Enhancement) -> np.ndarray:
+    from scipy import ndimage  # 0.2 s, which whoever only shows a plan does not need
+
     if layer.size < 2:  # a single tile has no unbiased deviation
         return layer.copy()
     # in float64 first, so that rounding makes neither contour nor low of tiles that are as high as the mean
@@ -66,6 +68,8 @@ def _inside(low: np.ndarray) -> np.ndarray:
 
 def _regions_near(candidates: np.ndarray, away: np.ndarray) -> np.ndarray:
     """The 8-connected regions of candidates whose rim lies near the contour."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(candidates, structure=SQUARE)
     kept = np.zeros_like(candidates)
     for label in range(1, count + 1):

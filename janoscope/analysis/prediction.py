@@ -14,6 +14,7 @@ from ..errors import InputError
 RESAMPLES = 1000
 LEVEL = 0.95
 DRAWN_AT_ONCE = 1 << 20  # 8 MiB of counts
+KEPT = 1 << 24  # 32 MiB of counts: more are drawn again whenever they are read
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,13 @@ def map_predicts(
 ) -> tuple[MapScore, ...]:
     """Every map against every target, all (token,): early scores against `convergence_step`, `holding_cost`, ..."""
     ordered_targets = {name: _Ordered.of(values) for name, values in targets.items()}
+    resamples = _Resamples(RESAMPLES, seed)  # the same for every pair, so drawn once
     found = []
     for map_name, scores in maps.items():
         ordered = _Ordered.of(scores)  # sorting is the dear part, so each array is sorted once
         for target_name, target in ordered_targets.items():
-            cases = (ordered, target, _checked_groups(ordered, target, groups))
-            found.append(
-                MapScore(map_name, target_name, _spearman(*cases, RESAMPLES, seed), _class_agreement(*cases, {}, RESAMPLES, seed))
-            )
+            cases = (ordered, target, _checked_groups(ordered, target, groups), resamples)
+            found.append(MapScore(map_name, target_name, _spearman(*cases), _class_agreement(*cases, {})))
     return tuple(found)
 
 
@@ -69,17 +69,17 @@ def spearman(
     Ranks are taken once and resampled with their tokens, not taken anew in each resample. NaN where either array is constant.
     """
     ordered, other = _Ordered.of(scores), _Ordered.of(target)
-    return _spearman(ordered, other, _checked_groups(ordered, other, groups), resamples, seed)
+    return _spearman(ordered, other, _checked_groups(ordered, other, groups), _Resamples(resamples, seed))
 
 
-def _spearman(scores: "_Ordered", target: "_Ordered", groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+def _spearman(scores: "_Ordered", target: "_Ordered", groups: np.ndarray, resamples: "_Resamples") -> Estimate:
     a, b = scores.mean_ranks, target.mean_ranks
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return Estimate(np.nan, np.nan, np.nan)
     a, b = a - a.mean(), b - b.mean()
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b])  # (moment, token)
     moments = np.stack([np.bincount(groups, weights=term) for term in terms], axis=1)  # (group, moment)
-    values = [_correlation(drawn @ moments) for drawn in _draws(len(moments), resamples, seed)]
+    values = [_correlation(drawn @ moments) for drawn in resamples.of(len(moments))]
     return Estimate(float(_correlation(moments.sum(axis=0))), *_quantiles(np.concatenate(values)))
 
 
@@ -106,15 +106,15 @@ def class_agreement(
     """
     ordered, other = _Ordered.of(scores), _Ordered.of(target)
     cuts = {"static": static, "moderate": moderate}
-    return _class_agreement(ordered, other, _checked_groups(ordered, other, groups), cuts, resamples, seed)
+    return _class_agreement(ordered, other, _checked_groups(ordered, other, groups), _Resamples(resamples, seed), cuts)
 
 
 def _class_agreement(
-    scores: "_Ordered", target: "_Ordered", groups: np.ndarray, cuts: Mapping[str, float], resamples: int, seed: int
+    scores: "_Ordered", target: "_Ordered", groups: np.ndarray, resamples: "_Resamples", cuts: Mapping[str, float]
 ) -> Estimate:
     same = scores.classes(**cuts) == target.classes(**cuts)
     hits, sizes = np.bincount(groups, weights=same), np.bincount(groups)
-    values = [(drawn @ hits) / (drawn @ sizes) for drawn in _draws(len(sizes), resamples, seed)]
+    values = [(drawn @ hits) / (drawn @ sizes) for drawn in resamples.of(len(sizes))]
     return Estimate(float(same.mean()), *_quantiles(np.concatenate(values)))
 
 
@@ -161,6 +161,24 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
     n, a, b, aa, bb, ab = np.moveaxis(moments, -1, 0)
     spread = (n * aa - a * a) * (n * bb - b * b)
     return np.asarray((n * ab - a * b) / np.sqrt(np.where(spread > 0, spread, np.nan)))
+
+
+class _Resamples:
+    """How often each group is drawn in each of `count` resamples: the same whenever it is asked, drawn once where it is kept."""
+
+    def __init__(self, count: int, seed: int):
+        self._count, self._seed = count, seed
+        self._kept: dict[int, list[np.ndarray]] = {}  # by the number of groups; (resample, group) uint16
+
+    def of(self, groups: int) -> Iterator[np.ndarray]:
+        """(resample, group) float64, as many resamples at a time as stay small in memory."""
+        if groups * self._count > KEPT or groups > np.iinfo(np.uint16).max:  # no group is drawn more often than there are groups
+            yield from _draws(groups, self._count, self._seed)
+            return
+        if groups not in self._kept:
+            self._kept = {groups: [drawn.astype(np.uint16) for drawn in _draws(groups, self._count, self._seed)]}
+        for drawn in self._kept[groups]:
+            yield drawn.astype(np.float64)
 
 
 def _draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -56,6 +56,7 @@ class Capture:
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self.received: tuple[int, ...] = ()
         self._generation: Generation | None = None
+        self._tables: Any = None  # the scheduler with its tables on the host, from the first step on
         self._begun = False  # the sink has taken this generation
         self._seen: list[Seen] = []
         self._step, self._steps = 0, None  # type: tuple[int, int | None]

@@ -47,20 +47,21 @@ class InstancePatch:
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], by: str = ""):
         self._owner, self._name, self._wrap, self._by = owner, name, wrap, by
-        self._replace()
+        self._had_own, self._original, self._patched = self._replace()
 
-    def _replace(self) -> None:
-        self._had_own = self._name in vars(self._owner)
-        self._original = getattr(self._owner, self._name)
-        self._patched = _Replacement(self._owner, self._name, self._original, self._wrap(self._original), self._by)
-        setattr(self._owner, self._name, self._patched)
+    def _replace(self) -> tuple[bool, Callable[..., Any], _Replacement]:
+        """(whether the instance had a method of its own, what stood there, what stands there now)."""
+        had_own, original = self._name in vars(self._owner), getattr(self._owner, self._name)
+        patched = _Replacement(self._owner, self._name, original, self._wrap(original), self._by)
+        setattr(self._owner, self._name, patched)
+        return had_own, original, patched
 
     def renew(self) -> None:
         """Replace the method again where someone put back what stood before: accelerate does, between generations."""
         reached = inspect.unwrap(getattr(self._owner, self._name), stop=lambda wrapper: wrapper is self._patched)
         if reached is not self._patched:
             self._patched.active = False
-            self._replace()
+            self._had_own, self._original, self._patched = self._replace()
 
     def remove(self) -> None:
         self._patched.active = False

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from ..analysis.complexity import min_max
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
 from .policy import Policy
@@ -54,18 +55,11 @@ def token_ranks(scores: np.ndarray, policy: Policy, grid: TokenGrid) -> np.ndarr
     if scores.shape == grid.tiles(policy.tile):
         return vote(spread(cut(scores, policy), policy.tile, grid.cells), grid, policy.tokens)
     if scores.shape == (grid.count,):
-        return cut(scaled(scores), policy)
+        return cut(min_max(scores), policy)
     raise InputError(
         f"scores of shape {scores.shape} fit neither the {grid.tiles(policy.tile)} tiles of {policy.tile} latent cells nor the "
         f"{grid.count} tokens; analyse with this policy's tile."
     )
-
-
-def scaled(scores: np.ndarray) -> np.ndarray:
-    """Min-max scaled to 0..1; all zeros where every score is the same."""
-    # analysis.min_max, word for word: importing it would bring SciPy, and 0.2 s, to whoever shows a plan
-    low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
 
 
 def cut(scores: np.ndarray, policy: Policy) -> np.ndarray:

@@ -44,6 +44,7 @@ class Branches:
         self.flops = 0
         self.cache_bytes = 0
         self.timestep = 0.0
+        self._done = 0  # scheduler steps
         self._timesteps: list[float] = []  # read once: every read of the scheduler's table makes an accelerator wait
         self._states: dict[tuple[int, int], Any] = {}
         self.swapped: list[tuple[Any, Callable[[], Any]]] = []  # hooks whose state knows no branch, and how to make one
@@ -88,8 +89,6 @@ class Branches:
             hook.state = self._states[key]
 
     def _wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        self._done = 0
-
         def step(*args: Any, **kwargs: Any) -> Any:
             self.index, self._done = 0, min(self._done + 1, len(self._model.pipe.scheduler.timesteps) - 1)
             if self._count:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..analysis import min_max
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
 from ..plan import Policy, TokenLevel
-from ..plan.levels import scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class OrderedMap:
         by_token = scores.shape == (grid.count,)
         if not by_token and scores.shape != grid.tiles(policy.tile):
             raise InputError(f"scores of shape {scores.shape} fit neither {grid.count} tokens nor tiles of {policy.tile}.")
-        values = np.asarray(scaled(scores) if by_token else scores, dtype=np.float32).reshape(-1)
+        values = np.asarray(min_max(scores) if by_token else scores, dtype=np.float32).reshape(-1)
         tile_of = np.arange(grid.count) if by_token else tile_of_whole_tokens(grid, policy.tile)
         order = np.argsort(values, kind="stable")
         tokens = np.bincount(tile_of, minlength=len(values))[order]

@@ -1,7 +1,7 @@
 """Methods that `compare` puts side by side: how each is spelled, and how one generation is made with it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -47,7 +47,7 @@ class Method(Protocol):
 
 
 @contextmanager
-def clock(device: torch.device) -> Any:
+def clock(device: torch.device) -> Iterator[dict[str, Any]]:
     """Times a generation: fills the yielded dict with wall_s, cpu_s and peak_bytes."""
     told: dict[str, Any] = {"peak_bytes": None}
     if device.type == "cuda":
@@ -80,7 +80,7 @@ class Plain:
 
 
 @contextmanager
-def counted_calls(model: Model, meter: FlopMeter) -> Any:
+def counted_calls(model: Model, meter: FlopMeter) -> Iterator[list[int]]:
     """FLOPs of every network call, appended to the yielded list; calls of equal shapes are counted once."""
     flops: list[int] = []
     patches = []
@@ -120,8 +120,8 @@ class Executed:
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
         arguments = self._arguments(model, call)
         identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
-        told: dict[str, Any] = {"identity": identity, "meter": self._meter, "on_select": model.on_select}
-        with Executor(model.pipe, model.sheet, **told, **arguments) as executor:
+        options: dict[str, Any] = {"identity": identity, "meter": self._meter, "on_select": model.on_select, **arguments}
+        with Executor(model.pipe, model.sheet, **options) as executor:
             with clock(device_of(model)) as told:
                 made = generate(model, call)
             account = executor.account

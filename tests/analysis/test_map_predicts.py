@@ -150,3 +150,32 @@ def test_refuses_unequal_or_broken_maps():
             spearman(np.zeros(shape), np.zeros(shape))
     with pytest.raises(InputError, match="NaN"):
         spearman(np.array([np.nan, 1.0]), np.zeros(2))
+
+
+def drawings_of(monkeypatch, groups):
+    """(scores, how often resamples were drawn) of three maps against two targets."""
+    honest, drawn = prediction._draws, []
+    monkeypatch.setattr(prediction, "_draws", lambda *arguments: drawn.append(arguments) or honest(*arguments))
+    maps, targets = ({f"{kind}{seed}": related(count=60, seed=seed)[at] for seed in seeds} for kind, at, seeds in
+                     (("map", 0, (1, 2, 3)), ("target", 1, (4, 5))))  # fmt: skip
+    found = map_predicts(maps, targets, groups=groups)
+    return found, len(drawn)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(12), 5)], ids=["tokens", "tiles"])
+def test_resamples_are_drawn_once_for_all_pairs_with_the_figures_of_drawing_anew(groups, monkeypatch):
+    kept, once = drawings_of(monkeypatch, groups)
+    monkeypatch.setattr(prediction, "KEPT", 0)
+    again, often = drawings_of(monkeypatch, groups)
+    assert once == 1
+    assert often == 12, "control: drawn anew for both figures of six pairs"
+    assert kept == again
+
+
+def test_what_is_kept_of_resamples_stays_small(monkeypatch):
+    """Of 70,000 groups nothing is kept; of a few thousand, two bytes a count."""
+    resamples = prediction._Resamples(3, seed=0)
+    assert sum(part.shape[0] for part in resamples.of(70_000)) == 3
+    assert not resamples._kept
+    assert sum(part.shape[0] for part in resamples.of(5_000)) == 3
+    assert sum(part.nbytes for part in resamples._kept[5_000]) == 2 * 3 * 5_000

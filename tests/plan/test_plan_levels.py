@@ -8,7 +8,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
 from janoscope.plan import Policy, TokenLevel, highest, random_scores, token_ranks
-from janoscope.plan.levels import cut_by_quantile, cut_by_threshold, ranks_of, scaled, spread, vote, words_of
+from janoscope.plan.levels import cut_by_quantile, cut_by_threshold, ranks_of, spread, vote, words_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAPS = sorted(GOLDEN.glob("jano_*.npz"))
@@ -113,11 +113,6 @@ def test_a_policy_of_quantiles_cuts_by_both_of_them():
     policy = Policy.from_table(table | {"quantiles": {"static": 0.4, "moderate": 0.8}}, "test")
     found = token_ranks(np.array([10.0, 11.0, 12.0, 14.0, 20.0]), policy, TokenGrid(1, (1, 2, 10), (1, 2, 2)))
     assert (found.tolist(), found.dtype) == ([1, 1, 2, 2, 3], np.int8)
-
-
-def test_scaling_maps_ends_to_0_and_1_and_a_flat_map_to_0():
-    assert scaled(np.array([2.0, 4.0, 3.0])).tolist() == [0.0, 1.0, 0.5]
-    assert scaled(np.full(3, 7.0)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_refuses_scores_of_another_shape_and_names_both():
