@@ -1,13 +1,9 @@
 """The account of a generation: what was computed at every step, against what a full run computes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from ..plan import CacheBytes
 
@@ -30,6 +26,7 @@ class StepAccount:
 class Account:
     """Filled while a generation runs. Fractions are against every token and every FLOP of the full run.
 
+    FLOPs are counted when `steps` are first read, not while the generation runs.
     cache_device_bytes, cache_host_bytes: the most that was kept of attentions, between steps; cache_bytes is their sum.
     """
 
@@ -39,7 +36,20 @@ class Account:
     cache_host_bytes: int = 0
     nonfinite: int = 0
     token_levels: dict[str, int] = field(default_factory=dict)
-    steps: list[StepAccount] = field(default_factory=list)
+    _counted: list[StepAccount] = field(default_factory=list)
+    _uncounted: list[Callable[[], StepAccount]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[StepAccount]:
+        """Every step that was made, its FLOPs counted."""
+        while self._uncounted:
+            self._counted.append(self._uncounted[0]())
+            del self._uncounted[0]
+        return self._counted
+
+    def add(self, step: Callable[[], StepAccount]) -> None:
+        """A step has been made; `step` counts its FLOPs."""
+        self._uncounted.append(step)
 
     @property
     def cache_bytes(self) -> int:
@@ -102,50 +112,3 @@ class Account:
         if self.nonfinite:
             lines.append(f"{self.nonfinite} non-finite values were predicted")
         return "\n".join(lines)
-
-
-class _NoModules:
-    """In the place of torch's module tracker, which walks the tree without end where a library has tied modules in a ring."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> "_NoModules":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing was begun."""
-
-
-def flop_counter() -> FlopCounterMode:
-    """torch's FLOP counter, silent and without a share for each module, that knows the CPU's attention kernel too."""
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-    return counter
-
-
-class FlopMeter:
-    """Counts a kind of network call once, by torch's own counter, and remembers it: counting every call would slow the run."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, int] = {}
-        self.last = 0
-
-    @contextmanager
-    def measure(self, key: Any) -> Iterator[None]:
-        if key in self._known:
-            yield
-        else:
-            with flop_counter() as counter:
-                yield
-            self._known[key] = counter.get_total_flops()
-        self.last = self._known[key]
-
-
-def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop(query, key, value)
-
-
-# torch's counter knows the fused attention kernels of accelerators only; without this the CPU's counts as nothing
-_CPU_ATTENTION: dict[Callable[..., Any], Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops
-}

@@ -19,7 +19,8 @@ from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..probe import ProbeSheet
-from .account import Account, FlopMeter
+from .account import Account
+from .flops import FlopMeter
 from .hooks import CallState, NetworkHooks
 from .refusal import RUN_PLAIN, refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
 from .run import Run

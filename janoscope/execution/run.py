@@ -4,10 +4,10 @@ For each step: for each network call `call` (look up the step's kind and rows, l
 `step_ends` (the scheduler takes the prediction; the account grows; the steering learns what it wants to know).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from ..capture.noise_level import announced_steps, first_step, noise_levels, pre
 from ..conversion import NoisePath
 from ..errors import ExecutionError
 from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, final_weights, run_facts
+from ..plan.cost import step_flops
 from ..probe import ProbeSheet
-from .account import Account, FlopMeter, StepAccount
+from .account import Account, StepAccount
 from .cache import BranchCache, BranchCaches
+from .flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, shapes_of
 from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
 from .memory import is_out_of_memory, out_of_memory
@@ -33,6 +35,24 @@ from .strategies import keeper_of
 from .warmup import Identity, Warmup, fingerprint_of
 
 Steer = Callable[["Run"], Steering]
+
+
+class _Made(NamedTuple):
+    """A network call: what it computed, None where the last output was used again, and the same call for every token."""
+
+    network: CountedNetwork
+    done: CallKind | None
+    full: CallKind
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """(done, of the full call)."""
+        return 0 if self.done is None else self.network.flops(self.done) or 0, self.network.flops(self.full) or 0
+
+
+def _counted(calls: Sequence[_Made], step: int, kind: str, tokens: int, forced: bool) -> StepAccount:
+    flops = [call.flops for call in calls]
+    return StepAccount(step, kind, tokens, sum(done for done, _ in flops), sum(full for _, full in flops), len(calls), forced)
 
 
 class Run:
@@ -61,8 +81,9 @@ class Run:
         self._cache_rules = cache
         self._caches = BranchCaches(keeper_of(cache, self._skipped_groups))
         self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
-        self._step = self._calls = self._step_flops = self._step_full_flops = 0
-        self._full_flops: dict[tuple[str, Any], int] = {}  # (network, shapes of its input) -> FLOPs of a call for every token
+        self._step = self._calls = 0
+        self._networks: dict[str, CountedNetwork] = {}
+        self._made: list[_Made] = []  # of this step
         self._forced, self._branches, self._stacked = False, 1, 1
         self._nonfinite: torch.Tensor | None = None
         self.skipped: np.ndarray | None = None  # bool (token,): not computed at the last closed step; None: all were
@@ -155,20 +176,36 @@ class Run:
         cache = self._cache(hooks)
         self._calls += 1
         mode = self._mode(cache, arguments)
-        same_calls = hooks.name, cache.input_shapes
-        if mode is Mode.REUSE:
-            self._step_full_flops += self._full_flops[same_calls]
-            return cache.reused_output()
         rows = self._rows if mode is Mode.PARTIAL else None
-        kind_of_call = hooks.name, mode, rows and rows.count, cache.input_shapes, self._cache_rules.strategy
-        with self._memory_told(mode), state.during(mode, cache, rows), self._meter.measure(kind_of_call):
+        self._note(hooks.name, module, arguments, mode, rows)
+        if mode is Mode.REUSE:
+            return cache.reused_output()
+        with self._memory_told(mode), state.during(mode, cache, rows):
             output = compute()
             hooks.check_served()
-        self._step_flops += self._meter.last
-        if rows is None:
-            self._full_flops[same_calls] = self._meter.last
-        self._step_full_flops += self._full_flops[same_calls]
         return cache.keep_output(output, None if rows is None else rows.image(arguments[self._sheet.tap.input].device))
+
+    def _note(self, name: str, module: torch.nn.Module, arguments: Mapping[str, Any], mode: Mode, rows: Rows | None) -> None:
+        """Of what kind a call is, for its FLOPs to be counted when the generation is over."""
+        if name not in self._networks:
+            self._networks[name] = self._meter.network(name, module, self._facts_of_sheet)
+        network, full = self._networks[name], CallKind(shapes_of(arguments))
+        network.note(full, arguments, partial(self._estimated_flops, self.grid.count))
+        done: CallKind | None = full
+        if mode is Mode.REUSE:
+            done = None
+        elif rows is not None:
+            done = CallKind(full.shapes, SomeTokens(rows.count, self.grid.count, self._cache_rules.strategy == "hidden"))
+            network.note(done, arguments, partial(self._estimated_flops, rows.count))
+        self._made.append(_Made(network, done, full))
+
+    def _estimated_flops(self, computed: int) -> int:
+        """By formula, for a network that cannot be traced; its tokens alone where the config does not tell its sizes."""
+        facts = self.facts()
+        if facts is None:
+            return computed * self._network_items
+        recomputes = self._cache_rules.strategy == "hidden"
+        return round(step_flops(facts, computed, self.grid.count, recomputes) * self._network_items)
 
     def _begin_step(self) -> None:
         assert self.steering is not None
@@ -214,7 +251,7 @@ class Run:
         """The step's mode, or a refresh where this branch has nothing stored that fits."""
         assert self.steering is not None
         kind = self._selection.kind
-        shapes = tuple((key, tuple(value.shape)) for key, value in arguments.items() if isinstance(value, torch.Tensor))
+        shapes = shapes_of(arguments)
         fits, cache.input_shapes = cache.input_shapes == shapes, shapes
         if kind.is_full:
             return Mode.REFRESH if self.steering.writes_keys(self._step) else Mode.OFF
@@ -274,9 +311,8 @@ class Run:
         if not full:
             self.skipped = np.ones(self.grid.count, dtype=bool)
             self.skipped[self._selection.indices] = False
-        flops = self._step_flops, self._step_full_flops
-        self.account.steps.append(StepAccount(self._step, str(kind), count, *flops, self._calls, self._forced))
-        self._step, self._calls, self._step_flops, self._step_full_flops, self._forced = self._step + 1, 0, 0, 0, False
+        self.account.add(partial(_counted, self._made, self._step, str(kind), count, self._forced))
+        self._step, self._calls, self._made, self._forced = self._step + 1, 0, [], False
         self._caches.step_ends()
         self.account.note_cache(self._caches.bytes)
 

@@ -78,7 +78,7 @@ def apply(
 class Applied:
     """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made.
 
-    psnr is inf for identical pictures. speedup is on the low side: the accelerated run counts its FLOPs while it works.
+    psnr is inf for identical pictures. speedup is of one warm run each; FLOPs are counted after both.
     processes: 2 where guidance branches ran in parallel; account and cache are then those of one of them, its own branch's.
     """
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..execution.account import flop_counter
 from ..execution.cache import BranchCache
+from ..execution.flops import flop_counter
 from ..execution.hooks import CallState, Mode, NetworkHooks
 from ..execution.rows import Rows
 from ..execution.strategies import keeper_of

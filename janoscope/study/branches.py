@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..capture.patch import InstancePatch
-from ..execution.account import flop_counter
+from ..execution.flops import flop_counter
 from .call import PipelineCall
 from .generate import generate
 from .model import Model

@@ -93,7 +93,7 @@ class Validated:
     speedup: tuple[float, ...]
 
     def mean(self, figure: str) -> float:
-        """Of times the median: the first run of a policy also counts its FLOPs, and other programs disturb single ones."""
+        """Of times the median, since other programs disturb single ones."""
         values = getattr(self, figure)
         return float(np.median(values) if figure == "speedup" else np.mean(values))
 

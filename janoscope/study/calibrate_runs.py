@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ExecutionError, InputError
 from ..execution import Executor, Identity
-from ..execution.account import FlopMeter
+from ..execution.flops import FlopMeter
 from ..metrics import quality
 from ..plan import Policy
 from ..results.files import append_line, read_arrays, read_journal

@@ -129,6 +129,7 @@ class Contest:
         lacking = self._lacking(call)
         before = None if self._warm else self._warm_up(call)
         reference, cost = self._generate(self._full, call, count=False)
+        cost = self._with_counts(self._full, call, cost)
         if before is not None and not np.array_equal(_frames(reference), before):
             raise ExecutionError("the full run does not repeat its first picture: a method left the pipeline changed.")
         if self._lacks(self._full, call):
@@ -139,7 +140,8 @@ class Contest:
     def _warm_up(self, first: PipelineCall) -> np.ndarray:
         """The full run's frames, to be held against those after all methods have run."""
         self._warm = True
-        before = _frames(self._generate(self._full, first, count=True)[0])
+        made, self._counted[self._full.spec.text][first.prompt, first.seed] = self._generate(self._full, first, count=True)
+        before = _frames(made)
         for method in self._methods:
             if any(method in self._lacking(call) for call in self._waiting):
                 self._guarded(method, self._count, first)
@@ -195,9 +197,8 @@ class Contest:
         self, method: Method, call: PipelineCall, made: Generated, cost: Cost, reference: Generated | None, full: Cost
     ) -> None:
         """Add a run to the method's row; without a reference it is the reference."""
-        text, key = method.spec.text, (call.prompt, call.seed)
-        counted = self._counted[text]
-        cost = _completed(cost, counted.get(key) or next(iter(counted.values()), cost))
+        text = method.spec.text
+        cost = self._with_counts(method, call, cost)
         frames = _frames(made)
         self._pictures.setdefault(text, frames)
         row = self._rows[text]
@@ -206,6 +207,11 @@ class Contest:
         figures: dict[str, Any] = {"compute": compute, "speedup": full.wall_s / cost.wall_s}
         figures |= {"wall_s": cost.wall_s, "cpu_s": cost.cpu_s, "cache_bytes": cost.cache_bytes, "peak_bytes": cost.peak_bytes}
         row.runs.append(Run(prompt=call.prompt, seed=call.seed, **figures, **self._quality(reference, frames)))
+
+    def _with_counts(self, method: Method, call: PipelineCall, cost: Cost) -> Cost:
+        """With what a counted generation showed: of the same call, else of the first."""
+        counted = self._counted[method.spec.text]
+        return _completed(cost, counted.get((call.prompt, call.seed)) or next(iter(counted.values()), cost))
 
     def _quality(self, reference: Generated | None, frames: np.ndarray) -> dict[str, Any]:
         if reference is None:

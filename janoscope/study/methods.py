@@ -1,5 +1,6 @@
 """Methods that `compare` puts side by side: how each is spelled, and how one generation is made with it."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from ..capture.patch import InstancePatch
 from ..errors import InputError
 from ..execution import Executor, Identity
-from ..execution.account import FlopMeter
+from ..execution.flops import CallKind, CountedNetwork, FlopCounter, FlopMeter, flop_counter, shapes_of
 from ..plan import OUTPUTS, Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, random_scores
 from ..plan.levels import words_of
 from .call import PipelineCall
@@ -74,25 +75,54 @@ class Plain:
         self.spec, self._change, self._meter = spec, change, FlopMeter()
 
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
-        with counted_calls(model, self._meter) as flops, clock(device_of(model)) as told:
+        with noted_calls(model, self._meter) as calls, clock(device_of(model)) as told:
             made = generate(model, self._change(call))
-        return made, Cost(flops=sum(flops), cache_bytes=0, **told)
+        each = [network.flops(kind) for network, kind in calls]
+        flops = None if None in each else sum(count for count in each if count is not None)
+        if flops is None and count:  # the network reads values, so only a real generation shows its FLOPs
+            flops = _flops_of_generation(model, self._change(call))
+        return made, Cost(flops=flops, cache_bytes=0, **told)
+
+
+def _flops_of_generation(model: Model, call: PipelineCall) -> int:
+    """FLOPs of all network calls of a generation made for this."""
+    counters: list[FlopCounter] = []
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with flop_counter() as counter:
+                output = original(*args, **kwargs)
+            counters.append(counter)
+            return output
+
+        return forward
+
+    networks = [module for name in model.sheet.tap.components if (module := getattr(model.pipe, name, None)) is not None]
+    patches = [InstancePatch(network, "forward", wrap) for network in networks]
+    try:
+        generate(model, call)
+    finally:
+        for patch in patches:
+            patch.remove()
+    return sum(int(counter.get_total_flops()) for counter in counters)
 
 
 @contextmanager
-def counted_calls(model: Model, meter: FlopMeter) -> Iterator[list[int]]:
-    """FLOPs of every network call, appended to the yielded list; calls of equal shapes are counted once."""
-    flops: list[int] = []
+def noted_calls(model: Model, meter: FlopMeter) -> Iterator[list[tuple[CountedNetwork, CallKind]]]:
+    """Of what kind every network call is, appended to the yielded list; their FLOPs are counted when somebody asks."""
+    calls: list[tuple[CountedNetwork, CallKind]] = []
     patches = []
 
-    def wrap_of(name: str) -> Any:
+    def wrap_of(name: str, module: torch.nn.Module) -> Any:
+        network, signature = meter.network(name, module), inspect.signature(type(module).forward)
+
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                shapes = tuple(tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
-                with meter.measure((name, shapes)):
-                    output = original(*args, **kwargs)
-                flops.append(meter.last)
-                return output
+                arguments = signature.bind(module, *args, **kwargs).arguments
+                kind = CallKind(shapes_of(arguments))
+                network.note(kind, arguments)
+                calls.append((network, kind))
+                return original(*args, **kwargs)
 
             return forward
 
@@ -101,9 +131,9 @@ def counted_calls(model: Model, meter: FlopMeter) -> Iterator[list[int]]:
     for name in model.sheet.tap.components:
         module = getattr(model.pipe, name, None)
         if module is not None:
-            patches.append(InstancePatch(module, "forward", wrap_of(name)))
+            patches.append(InstancePatch(module, "forward", wrap_of(name, module)))
     try:
-        yield flops
+        yield calls
     finally:
         for patch in patches:
             patch.remove()
@@ -112,7 +142,7 @@ def counted_calls(model: Model, meter: FlopMeter) -> Iterator[list[int]]:
 class Executed:
     """Our executor, with what `arguments` gives for a model and call: policy, plan, selector, choose."""
 
-    counts_apart = False  # the account counts as it goes, each kind of call once
+    counts_apart = False  # the account counts when the generation is over, each kind of call once
 
     def __init__(self, spec: Spec, arguments: Callable[[Model, PipelineCall], Mapping[str, Any]]):
         self.spec, self._arguments, self._meter = spec, arguments, FlopMeter()

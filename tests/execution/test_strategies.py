@@ -6,8 +6,8 @@ from strategies import OTHERS, TOLERANCE, branch_cache
 from tiny_transformers import EXECUTABLE, tiny_transformer
 
 from janoscope.errors import ExecutionError
-from janoscope.execution.account import flop_counter
 from janoscope.execution.eight_bits import FP8, INT8
+from janoscope.execution.flops import flop_counter
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.reentry import Reentry
 from janoscope.execution.rows import Rows
