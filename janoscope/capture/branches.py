@@ -8,10 +8,11 @@ import torch
 
 from ..errors import InputError
 from ..probe import Guidance
+from .guidance import PipelineGuidance
 from .layout import output_tensor
 from .watch import NetworkCall
 
-GUIDED, COND = "guided", "cond"
+GUIDED, COND, PERTURBED = "guided", "cond", "perturbed"
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,54 @@ class Share:
         return value.reshape(batch, -1, value.shape[2])[self.rows]
 
 
-def shares_of(seen: Sequence[Seen], guidance: Guidance, items: int, *, alone: str) -> list[Share]:
-    """The branches of one step. alone: what to call the only branch of the only call.
+def shares_of(
+    seen: Sequence[Seen], guidance: Guidance, items: int, *, alone: str, pipeline: PipelineGuidance | None = None
+) -> list[Share]:
+    """The branches of one step. alone: what to call the only branch of the only call. pipeline: what it says of its guidance.
 
-    Raises InputError where the sheet's [guidance] cannot explain the calls.
+    Rows of perturbed attention are no branch and are left out.
+
+    Raises InputError where the sheet's [guidance] cannot explain the calls, or the pipeline says something else.
     """
-    names = guidance.branches
+    names, pipeline = guidance.branches, pipeline or PipelineGuidance()
+    batches = [one.batch for one in seen]
+    if batches == [items]:
+        return [Share(alone, seen[0], slice(0, items))]
+    if pipeline.others:
+        raise InputError(f"{', '.join(pipeline.others)} is on, and the probe sheet knows no branch of it. Switch it off.")
+    if pipeline.perturbed and guidance.calls == "batched":
+        names = _perturbed_names(names, batches, items, pipeline)
+    elif pipeline.classifier_free is False:
+        raise InputError(
+            f"the network was called with {sum(batches)} rows for {items} items, and the pipeline says that it does not guide "
+            "(do_classifier_free_guidance is off): these rows are no branches that can be named."
+        )
+    if len(seen) == 1 and guidance.calls == "batched" and batches[0] == len(names) * items:
+        rows = {name: slice(i * items, (i + 1) * items) for i, name in enumerate(names)}
+        return [Share(name, seen[0], place) for name, place in rows.items() if name != PERTURBED]
     if len(seen) > len(names):
         raise InputError(
             f"{len(seen)} network calls in one step; the probe sheet knows {len(names)} branches. Extend its [guidance]."
         )
-    if len(seen) > 1:
+    if len(seen) > 1 and guidance.calls == "sequential":
         return [Share(name, one, slice(0, items)) for name, one in zip(names, seen, strict=False)]
-    batch = seen[0].batch
-    if guidance.calls == "batched" and batch == len(names) * items:
-        return [Share(name, seen[0], slice(i * items, (i + 1) * items)) for i, name in enumerate(names)]
-    if batch != items:
+    if len(seen) > 1:
         raise InputError(
-            f"the network was called with a batch of {batch} for {items} items; the probe sheet knows {len(names)} branches "
-            f"of {guidance.calls} guidance. Extend its [guidance]."
+            f"{len(seen)} network calls in one step, with {' and '.join(map(str, batches))} rows for {items} items; the probe "
+            f"sheet knows one call for the {len(names)} branches. Extend its [guidance]."
         )
-    return [Share(alone, seen[0], slice(0, items))]
+    raise InputError(
+        f"the network was called with a batch of {batches[0]} for {items} items; the probe sheet knows {len(names)} branches "
+        f"of {guidance.calls} guidance. Extend its [guidance]."
+    )
+
+
+def _perturbed_names(names: tuple[str, ...], batches: list[int], items: int, pipeline: PipelineGuidance) -> tuple[str, ...]:
+    """Perturbed attention stacks a copy of the text's rows last; without classifier-free guidance there is no uncond."""
+    guided = pipeline.classifier_free
+    if guided is None:
+        guided = batches == [3 * items]
+    return (*names, PERTURBED) if guided else (COND, PERTURBED)
 
 
 def first_half(stacked: torch.Tensor) -> torch.Tensor:

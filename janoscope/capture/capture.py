@@ -2,8 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 from ..errors import InputError
 from ..probe import ProbeSheet
-from .attachments import unwrapped
+from .attachments import attachments_of, unwrapped
 from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
+from .guidance import PipelineGuidance, check_guided, pipeline_guidance
 from .identity import describe_scheduler, describe_transformer, dtype_name
 from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
 from .noise_level import announced_steps, first_step, noise_level, on_host, predicted_quantity, refuse_inversion, steps_to_come
@@ -27,10 +29,11 @@ _CALLS_PER_STEP = 32  # far above any sampler; beyond it the scheduler that we w
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step on its way to the sink; its maps may still be leaving the device."""
+    """A step on its way to the sink; its maps may still be leaving the device. check: of the model outputs by branch."""
 
     maps: tuple[tuple[str, str, HostCopy], ...]
     facts: Callable[[], StepFacts]
+    check: Callable[[Mapping[str, np.ndarray]], None] | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -131,13 +134,14 @@ class Capture:
             )
         extra = self._sheet.guidance.extra_call
         seen = [s for s in self._seen if all(s.call.arguments.get(name) is None for name in extra)]
-        self._seen = []
+        all_seen, self._seen = len(seen) == len(self._seen), []
         if self._sheet.guidance.stacked_step:
             step = replace(step, model_output=first_half(step.model_output), sample=first_half(step.sample))
         if not seen:
             raise InputError("the scheduler stepped without a call of the network; the probe sheet hooks the wrong component.")
         ended = self._generation is not None and COND in self._generation.branches
-        shares = shares_of(seen, self._sheet.guidance, step.model_output.shape[0], alone=COND if ended else GUIDED)
+        said, alone = pipeline_guidance(self._pipe, self._sheet.guidance), COND if ended else GUIDED
+        shares = shares_of(seen, self._sheet.guidance, step.model_output.shape[0], alone=alone, pipeline=said)
         if self._generation is None:
             self._tables = on_host(self._pipe.scheduler)
             self._generation = self._describe(step, shares)
@@ -157,9 +161,15 @@ class Capture:
             self._sink.begin(self._generation)
             self._begun = True
         copies = tuple((signal, branch, self._copies.send(self._cast(signal, tensor))) for signal, branch, tensor in maps)
-        self._send(_Pending(copies, self._facts(step, seen, shares)))
+        plain = all_seen and not said.perturbed  # nothing but the branches went into guided
+        check = self._guided_check(said) if plain and self._step == 0 and len(shares) > 1 else None
+        self._send(_Pending(copies, self._facts(step, seen, shares), check))
         self._step += 1
         self._taps.at_step(self._step, self._steps)
+
+    def _guided_check(self, said: PipelineGuidance) -> Callable[[Mapping[str, np.ndarray]], None] | None:
+        assert self._generation is not None
+        return None if said.scale is None else partial(check_guided, scale=said.scale, dtype=self._generation.dtype)
 
     def _cast(self, signal: str, tensor: torch.Tensor) -> torch.Tensor:
         """In the signal's one dtype: pipelines widen guided in mid-step (CogVideoX, LTX) and x_t between steps (HunyuanVideo)."""
@@ -180,11 +190,16 @@ class Capture:
             self._deliver(pending)
 
     def _deliver(self, pending: _Pending) -> None:
+        outputs: dict[str, np.ndarray] = {}
         for signal, branch, copy in pending.maps:
             tokens, dtype = to_numpy(copy.arrived())
+            if signal == "model_output" and pending.check is not None:
+                outputs[branch] = copy.arrived()[0].float().numpy().copy()
             for item, values in enumerate(tokens):
                 self._sink.put(signal, values, item=item, branch=branch, dtype=dtype)
             copy.release()
+        if pending.check is not None:
+            pending.check(outputs)
         self._sink.commit(pending.facts())
 
     def _end_generation(self, error: BaseException | None = None) -> None:
@@ -218,6 +233,7 @@ class Capture:
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),
             taps=self._tap_sizes(shares[0]),
+            attachments={n: attachments_of(m) for n, m in networks_of(self._pipe, self._sheet.tap.components).items()},
         )
 
     def _tap_sizes(self, share: Share) -> dict[str, TapSize]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..grid import TokenGrid
+from .attachments import Attachment
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Generation:
     """What is known when the first step is complete. `branches` begins with `guided`; steps: scheduler steps to come in all.
 
     dtype: what the network computes in. signals: dtype of every signal, which may be wider.
-    text_tokens: length of the text that the network was given.
+    text_tokens: length of the text that the network was given. attachments: what else is on each network, by component.
     """
 
     grid: TokenGrid
@@ -44,6 +45,7 @@ class Generation:
     text_tokens: int
     signals: Mapping[str, str] = field(default_factory=dict)
     taps: Mapping[str, TapSize] = field(default_factory=dict)
+    attachments: Mapping[str, tuple[Attachment, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .analysis_numbers import (
 )
 from .points import Point, check_reduction, choose_points, parse_points, point_frames, reduce_channels
 from .recording_identity import (
+    attachments_note,
     describe_run,
     facts_of_recording,
     fingerprint_of_recording,
@@ -180,7 +181,7 @@ def _analyze(
     results = {
         "schema": SCHEMA,
         "recording": recording.path.name,
-        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_sheet_notes(recording, sheet)]
+        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_provenance_notes(recording, sheet)]
         + ([f"this plan cannot be applied: {refused}"] if refused else []),
         "apply_refused": refused,
         "run": describe_run(recording),
@@ -265,9 +266,9 @@ def _level_notes(plan: Plan) -> list[str]:
     ]
 
 
-def _sheet_notes(recording: Recording, sheet: ProbeSheet | None) -> list[str]:
-    note = missing_sheet_note(recording, sheet)
-    return [] if note is None else [note]
+def _provenance_notes(recording: Recording, sheet: ProbeSheet | None) -> list[str]:
+    notes = (missing_sheet_note(recording, sheet), attachments_note(recording))
+    return [note for note in notes if note is not None]
 
 
 def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions) -> list[str]:

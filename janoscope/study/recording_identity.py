@@ -44,6 +44,24 @@ def missing_sheet_note(recording: Recording, sheet: ProbeSheet | None) -> str | 
     )
 
 
+def attachments_note(recording: Recording) -> str | None:
+    """What else was on the network while it was recorded; None where nothing was, or nobody looked.
+
+    Not the executor of a run that was recorded with a policy: the policy is told already.
+    """
+    capture = recording.provenance["capture"]
+    rows = capture["attachments"] if isinstance(capture["attachments"], list) else []
+    words = []
+    for row in rows:
+        if row["kind"] == "executor" and capture["policy"] != UNKNOWN:
+            continue
+        more = f" and {row['modules'] - 1} more" if row["modules"] > 1 else ""
+        words.append(f"{row['kind']} {row['name']} ({'.'.join(filter(None, (row['component'], row['module'])))}{more})")
+    if not words:
+        return None
+    return f"also at work on the network when it was recorded: {', '.join(words)}; what is measured is their work too."
+
+
 def policy_of_recording(recording: Recording, sheet: ProbeSheet | None, name: str | Path | None) -> Policy:
     """A named policy or file, else the model's own, else the family's first preset, else one that suits the grid.
 

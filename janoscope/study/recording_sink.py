@@ -125,6 +125,9 @@ class RecordingSink:
             "scheduler": {**generation.scheduler, "prediction_type": generation.prediction_type},
             "capture": {"text_tokens": generation.text_tokens},
         }
+        seen["capture"]["attachments"] = [
+            {"component": component, **one.to_json()} for component, every in generation.attachments.items() for one in every
+        ]
         if self._taps:
             seen["capture"]["taps"] = {tap.name: self._thinned(tap, generation) for tap in self._taps}
         return {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}
