@@ -74,14 +74,16 @@ def analyze(
     from ..report import render_aggregate, render_analysis
     from ..study.aggregate import describe_aggregate, write_aggregate
     from ..study.analyze import AnalysisOptions, analysis_directories
+    from ..study.inputs import check_recordings, inputs_first
     from ..study.record import refuse_existing
 
     if ray is not None and len(runs) == 1:
         raise InputError("--ray spreads recordings over a cluster; with one recording it has no effect. Leave it out.")
     together = output or runs[0].parent
-    if len(runs) > 1:
-        refuse_existing(together / "aggregate.json", force)
-    directories = analysis_directories(runs, output, force)
+    with inputs_first(lambda: check_recordings(runs, policy=policy, probe=probe, partial=partial)):
+        if len(runs) > 1:
+            refuse_existing(together / "aggregate.json", force)
+        directories = analysis_directories(runs, output, force)
     told: dict[str, Any] = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
     told["options"] = AnalysisOptions(**options)
     tasks, finished = list(zip(runs, directories, strict=True)), []

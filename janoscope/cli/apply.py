@@ -67,6 +67,7 @@ def apply(
     from ..plan import Cache, ladder, step_kinds
     from ..study.apply import apply_model, measured_words, read_plan, refuse_output, save_applied
     from ..study.call import make_call
+    from ..study.inputs import check_model, inputs_first
     from ..study.measured_on import departures_of_call, departures_of_run
 
     if (policy is None) == (plan_file is None):
@@ -79,8 +80,9 @@ def apply(
     asked = take_call(options)
     if (asked.extra or {}).get("output_type") == "latent":
         raise InputError("--call output_type: apply writes a picture, which latents are not yet. Leave it out.")
-    refuse_output(output, reference=reference, force=force, keep=plan_file)
     plan = read_plan(plan_file) if plan_file else None
+    with inputs_first(lambda: check_model(options["model"], revision=options["revision"], probe=options["probe"], policy=policy)):
+        refuse_output(output, reference=reference, force=force, keep=plan_file)
     with paired(guidance_parallel, peer_timeout) as pair:
         model = load(options, verbose, pair)
         call = make_call(model, asked)

@@ -1,5 +1,6 @@
 """`janoscope calibrate`."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,8 @@ def calibrate(
     from ..report.calibration import render_calibration
     from ..study.calibrate import Effort
     from ..study.calibrate import calibrate as run_calibration
+    from ..study.few_prompts import few_prompts_words
+    from ..study.inputs import check_model
 
     if tools:
         _refuse_policy_options(sources, target_compute, target_speedup, target_psnr, pareto)
@@ -116,6 +119,7 @@ def calibrate(
         if not verbose:
             hush()
         given = all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
+        check_model(model, revision=options["revision"], probe=options["probe"])
         load = take_model({**options, "model": model})
         call = take_call({**options, "prompt": given[0]})
         told |= {"prompts": given, "load": load, "call": call, "recordings": recordings}
@@ -133,10 +137,13 @@ def calibrate(
         click.echo((output / "calibration.json").read_text(encoding="utf-8").rstrip())
     else:
         click.echo(str(found))
+        if few := few_prompts_words(found.main.held_out, "held-out prompts"):
+            click.echo(few)
         for file in [*sorted(output.glob("policy*.toml")), output / "calibration.json", *drawn]:
             click.echo(f"Wrote {file}")
-        if found.reached and model is not None:
-            click.echo(f"Next: janoscope apply {model} -p PROMPT --policy {as_argument(output / 'policy.toml')} --reference")
+        if found.reached and model is not None and (output / "policy.toml").is_file():
+            policy = as_argument(output / "policy.toml")
+            click.echo(f"Next: janoscope apply {shlex.quote(model)} -p PROMPT --policy {policy} --reference")
     sys.exit(0 if found.reached else 1)
 
 

@@ -97,18 +97,21 @@ def compare(
     from ..study.compare import DEFAULT_METHODS, make_method
     from ..study.compare_cluster import CompareRecipe
     from ..study.comparison import load_comparison, save_comparison
+    from ..study.few_prompts import few_prompts_words
+    from ..study.inputs import check_model
 
-    if output.exists() and not (force or resume):
-        raise InputError(f"{output} exists; choose another --output, or pass --resume to go on with it or --force to replace it.")
     if ray is not None and guidance_parallel is not None:
         raise InputError("--ray and --guidance-parallel both spread the work; use one of them.")
     if resume and force:
         raise InputError("--resume keeps what --force replaces; give one of the two.")
-    known = load_comparison(output) if resume else None
     chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
     for text in chosen:
         make_method(text)  # a misspelt method is told before a model is loaded
     given = all_prompts(prompts, prompts_file, prompt_column, "at least one -p PROMPT")
+    if output.exists() and not (force or resume):
+        check_model(options["model"], revision=options["revision"], probe=options["probe"])
+        raise InputError(f"{output} exists; choose another --output, or pass --resume to go on with it or --force to replace it.")
+    known = load_comparison(output) if resume else None
     measure = _lpips() if lpips else None
     loading, asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
     told_lpips = measure if isinstance(measure, str) else lpips
@@ -126,6 +129,8 @@ def compare(
     files = [*save_comparison(comparison, output), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
     if not as_json:
+        if few := few_prompts_words(len({run.prompt for row in comparison.rows for run in row.runs})):
+            click.echo(few)
         for file in files:
             click.echo(f"Wrote {file}")
     failed = not any(row.runs for row in comparison.rows[1:])

@@ -20,9 +20,13 @@ def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> N
     """Show the whole instrument on the bundled image model: record, analyze, apply, report. Takes about a minute."""
     from ..report import render_analysis
     from ..study.demo import demonstrate
+    from ..study.inputs import check_model, inputs_first
+    from ..study.record import refuse_existing
 
     if not verbose:
         hush()
+    with inputs_first(lambda: check_model(model)):
+        refuse_existing(output / "run.h5", force)
     shown = demonstrate(output, partial(progress, quiet=quiet), model=model, force=force)
     click.echo(shown.analysis.plan.describe())
     click.echo(str(shown.applied.account))

@@ -70,6 +70,7 @@ def record(
     MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte. With --prompts, one recording a prompt goes
     into a directory; what is complete there is skipped.
     """
+    from ..study.inputs import check_model, inputs_first
     from ..study.record import refuse_unwritable
 
     if (options["prompt"] is None) == (prompts is None):
@@ -90,7 +91,9 @@ def record(
         if value is not None:
             raise click.UsageError(f"{flag} has no effect without --prompts FILE.")
     target = output or Path("run.h5")
-    refuse_unwritable(target, force, how["keep_output"])
+    named = {"revision": options["revision"], "probe": options["probe"], "policy": policy}
+    with inputs_first(lambda: check_model(options["model"], **named)):
+        refuse_unwritable(target, force, how["keep_output"])
     with paired(*parallel) as pair:
         _record_one(target, policy, force, quiet, verbose, how, options, pair)
 
@@ -199,18 +202,23 @@ def _record_many(
 ) -> int:
     """How many failed."""
     from ..study.fanout import Rank
+    from ..study.inputs import check_model, inputs_first
     from ..study.prompts import read_prompts
     from ..study.sets import SetRecipe, plan_set, record_set
 
+    entries = read_prompts(prompts, column)
+    named = {"revision": options["revision"], "probe": options["probe"], "policy": policy}
+    model = options["model"]
     if directory.exists() and not directory.is_dir():
+        check_model(model, **named)
         raise InputError(f"{directory} is a file; --prompts needs a directory for its recordings, choose another name with -o.")
     rank = pair.share if pair else Rank.from_environment()
     quiet = quiet or follows(pair)
     options["prompt"] = ""
     recipe = SetRecipe(take_model(options), take_call(options), policy=policy, **how)
-    entries = read_prompts(prompts, column)
+    with inputs_first(lambda: check_model(model, **named)):
+        plan = plan_set(directory, entries, recipe, rank=rank, force=force)
     directory.mkdir(parents=True, exist_ok=True)
-    plan = plan_set(directory, entries, recipe, rank=rank, force=force)
     if not verbose:
         hush()
     if not quiet:

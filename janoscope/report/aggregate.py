@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from ..errors import InputError
 from ..plan import TokenLevel
 from .curves import fill_band, log_axis, step_axis
+from .drawable import drawable
 from .page import environment, remove_stale, sentence, text_asset, write_whole
 from .results import number, verdict_of
 from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
@@ -86,7 +87,7 @@ def read_aggregate(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         raise InputError(f"the aggregate in {directory} cannot be read: {error}; {AGAIN}.") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise InputError(f"{path} is no aggregate of this version, which reads {SCHEMA!r}; {AGAIN}.")
-    return facts, arrays
+    return drawable(facts), arrays
 
 
 def curve_drawings(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[Drawing]:

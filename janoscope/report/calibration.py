@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..study.few_prompts import few_prompts_words
 from .page import environment, read_facts, remove_stale, text_asset, write_whole
 from .results import number
 from .style import INK, MUTED, add_grid, new_figure, styled
@@ -33,7 +34,12 @@ def render_calibration(directory: Path | str) -> list[Path]:
     remove_stale(folder, [drawing.name for drawing in drawings])
     template = environment().get_template("calibration.html.j2")
     page = template.render(
-        facts=facts, drawings=drawings, caption=caption(facts), key=key_figures(facts), style=text_asset("report.css")
+        facts=facts,
+        drawings=drawings,
+        caption=caption(facts),
+        key=key_figures(facts),
+        few=few_prompts_words(facts["validation"]["prompts"], "held-out prompts"),
+        style=text_asset("report.css"),
     )
     return [*written, write_whole(directory / "report.html", page)]
 
@@ -159,7 +165,7 @@ def key_figures(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     spread = facts["validation"]["prompts"]
     return [
         ("compute", f"{measured['compute']:.3f}", "of the full run's FLOPs, measured"),
-        ("PSNR", f"{measured['psnr']:.1f} dB", f"mean of {spread} held-out prompts"),
+        ("PSNR", f"{measured['psnr']:.1f} dB", f"mean of {spread} held-out prompt{'s' * (spread != 1)}"),
         ("speedup", f"{measured['speedup']:.2f}×", f"wall time on {facts['model'].get('device', 'this device')}"),
         ("16 new prompts", "–" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f} dB", "95 % for their mean PSNR"),
     ]
@@ -179,4 +185,5 @@ def caption(facts: Mapping[str, Any]) -> str:
     """Model, steps, prompts, runs and device."""
     model, runs = facts["model"], facts["runs"]
     how = f"{runs} generations on {model.get('device', 'unknown')}" if runs else "recordings alone, nothing was run"
-    return f"{model['name']}, {facts['steps']} steps, {len(facts['prompts'])} prompts, {how}"
+    prompts = len({entry["prompt"] for entry in facts["prompts"]})
+    return f"{model['name']}, {facts['steps']} steps, {prompts} prompt{'s' * (prompts != 1)}, {how}"

@@ -135,7 +135,7 @@ def caption(facts: Mapping[str, Any]) -> str:
     call = facts.get("call", {})
     size = f", {call['width']} x {call['height']} pixels" if "width" in call and "height" in call else ""
     guidance = "".join(f", {key} {value:g}" for key, value in call.items() if key in GUIDANCE and value is not None)
-    runs_of = f"{len(prompts)} prompts x {len(seeds)} seeds"
+    runs_of = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)} x {len(seeds)} seed{'s' * (len(seeds) != 1)}"
     return f"{facts['model']}, {steps} steps{size}{guidance}, {runs_of}, {facts['dtype']} on {facts['device']}"
 
 

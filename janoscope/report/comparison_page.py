@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from ..study.few_prompts import few_prompts_words
 from .applied import error_map
 from .error_scale import error_scale, shaded
 from .page import environment, text_asset
@@ -60,9 +61,16 @@ def comparison_page(facts: Mapping[str, Any], caption: str, pareto: Drawing | No
 def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if not facts.get("complete", True):
         yield "Incomplete: the comparison stopped before its last call."
+    if few := few_prompts_words(compared_prompts(facts)):
+        yield few
     for row in facts["rows"]:
         if row["note"].startswith("failed"):
             yield f"{row['label']} {row['note']}"
+
+
+def compared_prompts(facts: Mapping[str, Any]) -> int:
+    """How many prompts stand behind the intervals."""
+    return max((len({run["prompt"] for run in row["runs"]}) for row in facts["rows"]), default=0)
 
 
 # --- tables ---
@@ -79,10 +87,10 @@ def method_table(facts: Mapping[str, Any]) -> Table:
         cells = [figure(row["mean"].get(name), form) for name, form in forms]
         cells.insert(4, span(row["interval"].get("psnr"), ".1f"))
         held = [_most_mib(row, name) for name in sizes]
-        rows.append([Cell(row["label"]), *cells, *held, count(len(row["runs"])), Cell(_note(row))])
+        rows.append([Cell(row["label"], note=_note(row)), *cells, *held, count(len(row["runs"]))])
     heads = ["method", "compute", "speedup", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS", "wall (s)",
-             "CPU (s)", *("cache (MiB)", "peak (MiB)")[: len(sizes)], "runs", "note"]  # fmt: skip
-    return Table("methods", "Means over the runs, 95 % intervals over prompts", heads, rows)
+             "CPU (s)", *("cache (MiB)", "peak (MiB)")[: len(sizes)], "runs"]  # fmt: skip
+    return Table("methods", "Means over the runs, 95 % intervals over prompts", heads, rows).without_empty_columns()
 
 
 def _note(row: Mapping[str, Any]) -> str:

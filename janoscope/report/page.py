@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import InputError
+from .drawable import drawable
 
 OURS = "janoscope"  # stands in the description of every SVG that we draw
 
@@ -40,7 +41,7 @@ def read_facts(directory: Path, kind: str, again: str) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error}; {again}.") from error
     if not isinstance(facts, dict) or facts.get("schema") != schema:
         raise InputError(f"{path} is no {kind} of this version, which reads {schema!r}; {again}.")
-    return facts
+    return cast(dict[str, Any], drawable(facts))
 
 
 def write_whole(path: Path, text: str) -> Path:

@@ -16,6 +16,7 @@ from ..conversion import is_flow
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
 from ..plan import Plan, TokenLevel
+from .drawable import drawable
 from .pictures import find_picture
 
 SCHEMA = "janoscope-analysis/1"
@@ -154,10 +155,10 @@ def read_results(directory: Path, recording: Path | None = None) -> AnalysisResu
     applied = directory / "apply.json"
     return AnalysisResults(
         directory,
-        facts,
+        drawable(facts),
         arrays,
         plan,
-        _read_object(applied) if applied.is_file() else None,
+        drawable(_read_object(applied)) if applied.is_file() else None,
         found,
         find_picture(directory, found, name),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from .drawable import drawable
+
 DPI = 144  # of what is drawn as pixels: dots, images that have to be resampled
 DISPLAY_SCALE = 1.6  # CSS pixels a point at most, so that 8 pt reads as 12 px
 
@@ -46,6 +48,9 @@ def to_svg(figure: Figure, title: str, caption: str) -> str:
     """A whole SVG file; the caption travels in its metadata. No date, so that the same data give the same bytes."""
     buffer = io.StringIO()
     figure.savefig(
-        buffer, format="svg", dpi=DPI, metadata={"Title": title, "Description": caption, "Date": None, "Creator": None}
+        buffer,
+        format="svg",
+        dpi=DPI,
+        metadata={"Title": drawable(title), "Description": drawable(caption), "Date": None, "Creator": None},
     )
     return buffer.getvalue()

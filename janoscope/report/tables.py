@@ -1,7 +1,7 @@
 """Tables of the report: rows of cells that carry the text shown and the value they sort by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ NOT_DEFINED = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """text: as shown. sort: number to sort by, or None to sort by the text. colour: of a swatch before the text."""
+    """text: as shown, note: in small under it. sort: number to sort by, None to sort by the text. colour: of a swatch before."""
 
     text: str
     sort: float | None = None
     colour: str | None = None
     is_number: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Table:
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+
+    def without_empty_columns(self) -> "Table":
+        """The same table less the columns in which nothing was measured; the first column names the rows and stays."""
+        kept = [at for at in range(len(self.heads)) if at == 0 or any(row[at].text != NOT_DEFINED for row in self.rows)]
+        return replace(self, heads=[self.heads[at] for at in kept], rows=[[row[at] for at in kept] for row in self.rows])
 
     @property
     def numeric(self) -> list[bool]:

@@ -155,11 +155,17 @@ def measured_words(policy: Policy, model: str) -> str | None:
     if not on:
         return None
     psnr = on.get("psnr")
+    prompts = psnr.get("prompts", on.get("prompts")) if isinstance(psnr, Mapping) else on.get("prompts")
     quality, compute = psnr.get("mean") if isinstance(psnr, Mapping) else psnr, on.get("compute")
     known = not misfit([quality, compute], list[float])
-    figures = f": {quality:.1f} dB at compute {compute:.2f} over {on.get('prompts', 'some')} prompts" if known else ""
+    figures = f": {quality:.1f} dB at compute {compute:.2f} over {_prompts_words(prompts)}" if known else ""
     other = "" if on.get("model") == model else f" On {model} it was not measured."
     return f"policy {policy.name} was measured on {on.get('model', 'an unnamed model')}{_size_words(on)}{figures}.{other}"
+
+
+def _prompts_words(prompts: Any) -> str:
+    """How many prompts a figure is the mean of: of a calibrated policy those held out, not all that were given."""
+    return "some prompts" if prompts is None else "1 prompt" if prompts == 1 else f"{prompts} prompts"
 
 
 def _size_words(on: Mapping[str, Any]) -> str:

@@ -34,6 +34,11 @@ class Fit:
     tried: int = 0
     note: str = ""
 
+    @property
+    def held_out(self) -> int:
+        """How many held-out prompts the candidates were measured on."""
+        return len(self.validated[0].psnr) if self.validated else 0
+
     def to_json(self) -> dict[str, Any]:
         expected = self.choice.expected if self.choice else None
         return {
@@ -45,7 +50,7 @@ class Fit:
             "surrogate": {**(self.surrogate.to_json() if self.surrogate else {}), "spearman": dict(self.agreement)},
             "times": self.times.to_json() if self.times else None,
             "validation": {
-                "prompts": len(self.validated[0].psnr) if self.validated else 0,
+                "prompts": self.held_out,
                 "prediction_interval": expected.to_json() if expected else None,
                 "candidates": [validated.to_json() for validated in self.validated],
             },

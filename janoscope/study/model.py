@@ -20,6 +20,7 @@ from .pair import Pair
 BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
 MODELS = Path(__file__).parent.parent / "demo" / "models"
 DEFAULTS_FILE = "janoscope.toml"
+INDEX = "model_index.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -163,12 +164,24 @@ def _refuse_hub_options(name: str, directory: Path, revision: str | None, varian
         raise InputError(f"--variant {variant}: {name} holds no weights of that name. Leave it out.")
 
 
-def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
-    from diffusers import DiffusionPipeline
+def refuse_missing_model(name: str, revision: str | None = None) -> None:
+    """Raise InputError where there is no MODEL of this name, by its model_index.json alone; a hub id is asked for on the hub."""
+    directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
+    _refuse_no_directory(name, directory)
+    if directory is not None:
+        if not (directory / INDEX).is_file():
+            raise _not_loaded(name, directory, f"it holds no {INDEX}")
+        return
+    from huggingface_hub import hf_hub_download
 
-    import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
+    try:
+        hf_hub_download(name, INDEX, revision=revision)
+    except Exception as error:  # the hub's client raises all kinds: no such name, no network, no leave
+        raise _not_loaded(name, None, f"{type(error).__name__}: {error}") from error
 
-    if name in BUNDLED and not (directory and (directory / "model_index.json").is_file()):
+
+def _refuse_no_directory(name: str, directory: Path | None) -> None:
+    if name in BUNDLED and not (directory and (directory / INDEX).is_file()):
         command = f"python -m janoscope.demo.train {BUNDLED[name]}"
         raise InputError(f"the bundled model {name} is not in this installation; train it with `{command}`.")
     if directory is None and Path(name).is_file():
@@ -176,13 +189,25 @@ def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mappi
             f"{name} is a file; MODEL is a pipeline's directory as save_pretrained leaves it, a hub id, or demo. Of a checkpoint "
             "in one file the pipeline's from_single_file and save_pretrained make such a directory."
         )
+
+
+def _not_loaded(name: str, directory: Path | None, reason: str) -> InputError:
+    where = "" if directory else "it is no directory here, and of the hub: "
+    reason = shorten(reason, 300, placeholder=" …").rstrip(".")
+    advice = "Pass a hub id, a directory as save_pretrained leaves it, or demo."
+    return InputError(f"{name} cannot be loaded as a diffusers pipeline: {where}{reason}. {advice}")
+
+
+def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
+
+    _refuse_no_directory(name, directory)
     try:
         return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
     except Exception as error:  # what diffusers trips over lies in files that the user chose, and it raises all kinds
-        where = "" if directory else "it is no directory here, and of the hub: "
-        reason = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …").rstrip(".")
-        advice = "Pass a hub id, a directory as save_pretrained leaves it, or demo."
-        raise InputError(f"{name} cannot be loaded as a diffusers pipeline: {where}{reason}. {advice}") from error
+        raise _not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
 
 
 def _other_scheduler(pipe: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from browser import BROWSER, FLAGS, needs_browser
 from PIL import Image
-from test_report_browser import look
+from test_report_browser import HOST, look
 
 from janoscope.report.comparison import COLOURS, Front, draw_pareto, fronts_of, read_comparison, render_comparison
 from janoscope.report.style import new_figure
@@ -80,6 +80,80 @@ def test_the_page_stands_alone_and_says_what_is_missing(tmp_path):
         assert told in page
     assert "1 of 1 pictures identical" in page
     assert len(images_of(page)) == 2 * len(LABELS)
+
+
+def heads_of(page, table):
+    part = page.partition(f'id="table-{table}"')[2].partition("</thead>")[0]
+    return re.findall(r"<button[^>]*>([^<]*)</button>", part)
+
+
+def test_columns_in_which_nothing_was_measured_are_left_out(tmp_path):
+    """Control: one value in a column, and it is there."""
+    write(tmp_path)
+    render_comparison(tmp_path)
+    heads = heads_of((tmp_path / "report.html").read_text(), "methods")
+    assert heads[0] == "method"
+    assert heads[-1] == "runs"
+    assert not {"MS-SSIM", "LPIPS", "note"} & set(heads)
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    facts["rows"][1]["mean"]["lpips"] = 0.01
+    (tmp_path / "comparison.json").write_text(json.dumps(facts))
+    render_comparison(tmp_path)
+    assert "LPIPS" in heads_of((tmp_path / "report.html").read_text(), "methods")
+
+
+@pytest.mark.parametrize(("prompts", "told"), [(1, "1 prompt stands"), (3, "3 prompts stand"), (8, "")])
+def test_too_few_prompts_behind_an_interval_are_told(tmp_path, prompts, told):
+    write(tmp_path)
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    for line in facts["rows"]:
+        line["runs"] = [{**run, "prompt": f"prompt {at}"} for run in line["runs"] for at in range(prompts)]
+    (tmp_path / "comparison.json").write_text(json.dumps(facts))
+    render_comparison(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert ("Too few prompts" in page) is bool(told)
+    assert told in page
+
+
+WIDE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify([...document.querySelectorAll(".table")].map(
+  (part) => [part.scrollWidth, part.clientWidth, getComputedStyle(part.querySelector("thead th")).position])), "*"));</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_no_column_is_cut_at_1280_pixels_and_on_paper(tmp_path, medium):
+    """With every column filled, long notes and a long method's name."""
+    write(tmp_path)
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    for line in facts["rows"]:
+        line["mean"] |= {"ms_ssim": 0.99, "lpips": 0.01}
+        line["note"] = "6 of 6 runs fell back to full steps at the end, since the cache was full"
+        line["runs"] = [run | {"peak_bytes": 2**30} for run in line["runs"]]
+    facts["rows"][2]["label"] = "policy:preset=demo/best-token-40,intervals=8/4/1,output=corrected"
+    (tmp_path / "comparison.json").write_text(json.dumps(facts))
+    render_comparison(tmp_path)
+    page, width = (tmp_path / "report.html").read_text(), 1280
+    if medium == "print":
+        page, width = page.replace("@media print", "@media all"), 718  # A4 less margins of 10 mm, at 96 dpi
+    (tmp_path / "probed.html").write_text(page.replace("</body>", WIDE + "</body>"))
+    for scroll, client, position in asked(tmp_path, width):
+        assert scroll <= client
+        assert position == "sticky"  # the first column stays where the table scrolls, on a phone
+
+
+@needs_browser
+def test_the_look_for_cut_columns_finds_them_on_a_phone(tmp_path):
+    render_comparison(write(tmp_path))
+    (tmp_path / "probed.html").write_text((tmp_path / "report.html").read_text().replace("</body>", WIDE + "</body>"))
+    assert any(scroll > client for scroll, client, _ in asked(tmp_path, 390))
+
+
+def asked(folder, width):
+    """What WIDE says in a frame of this width."""
+    (folder / "host.html").write_text(HOST % width)
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--dump-dom"]
+    ran = subprocess.run([*command, (folder / "host.html").as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(re.search(r'data-seen="([^"]*)"', ran.stdout)[1].replace("&quot;", '"'))
 
 
 def test_differences_are_told_from_the_first_methods_side(tmp_path):
