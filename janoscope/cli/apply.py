@@ -65,10 +65,11 @@ def apply(
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
     from ..plan import Cache, ladder, step_kinds
-    from ..study.apply import apply_model, measured_words, read_plan, refuse_output, save_applied
+    from ..study.apply import apply_model, measured_words, refuse_output, save_applied
     from ..study.call import make_call
     from ..study.inputs import check_model, inputs_first
     from ..study.measured_on import departures_of_call, departures_of_run
+    from ..study.plan_file import read_plan
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")

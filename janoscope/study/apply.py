@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..decode import read_text
 from ..errors import InputError
 from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
@@ -20,6 +19,7 @@ from .call import PipelineCall
 from .generate import Generated, generate, refuse_format, save_frames
 from .model import Model, named_policy, sheet_of
 from .pair import Pair
+from .plan_file import read_plan
 
 _WARMING_STEPS = 2
 # files of other verbs, which an account of the same name would destroy
@@ -178,10 +178,6 @@ def _warming(call: PipelineCall) -> PipelineCall:
     if not {"sigmas", "timesteps"} & set(arguments):
         arguments["num_inference_steps"] = min(_WARMING_STEPS, call.steps or _WARMING_STEPS)
     return replace(call, arguments=arguments)
-
-
-def read_plan(path: Path) -> Plan:
-    return Plan.from_text(read_text(path, "plan", "`janoscope analyze` writes one."), str(path))
 
 
 def applied_files(output: Path, reference: bool) -> tuple[Path, Path | None, Path]:

@@ -16,9 +16,9 @@ from janoscope.grid import TokenGrid
 from janoscope.plan import Fingerprint, Policy, make_plan
 from janoscope.probe import load_sheet, sheet_paths
 from janoscope.results.files import append_line, read_arrays, read_journal
-from janoscope.study.apply import read_plan
 from janoscope.study.calibrate_runs import Ran, TimedStep
 from janoscope.study.measured_on import departures
+from janoscope.study.plan_file import read_plan
 from janoscope.study.prompts import read_prompts
 from janoscope.study.recipe import read_recipe
 from janoscope.study.sets import COMPLETE, Entry, read_entries
