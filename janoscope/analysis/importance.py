@@ -11,6 +11,7 @@ from .host import to_host
 
 Array = Any
 Metric = Literal["std", "l2norm"]
+LEAST_CHANNELS = 2  # of a latent whose spread over channels is to be taken
 
 
 def ras_importance(velocity: Array, grid: TokenGrid, *, sigma: float, sigma_next: float, metric: Metric = "std") -> Array:
@@ -27,8 +28,11 @@ def ras_importance(velocity: Array, grid: TokenGrid, *, sigma: float, sigma_next
     _check_tokens(velocity, grid)
     if metric not in ("std", "l2norm"):
         raise InputError(f"RAS metric {metric!r} is unknown; choose std or l2norm.")
-    if metric == "std" and grid.channels < 2:
-        raise InputError("RAS metric std needs 2 latent channels or more, the grid has 1; choose l2norm.")
+    if metric == "std" and grid.channels < LEAST_CHANNELS:
+        raise InputError(
+            f"RAS importance is a spread over latent channels, of which it needs {LEAST_CHANNELS} or more; the grid has "
+            f"{grid.channels}. Choose another map, or in Python and in `compare --method ras:metric=l2norm` the metric l2norm."
+        )
     xp = array_namespace(velocity)
     update = xp.astype(velocity, xp.float32) * (sigma_next - sigma)
     cells = xp.reshape(update, (*update.shape[:-1], grid.channels, -1))  # (..., token, latent channel, cell of the patch)

@@ -179,6 +179,8 @@ def _levels(results: AnalysisResults) -> Iterator[Drawing]:
 
 def _maps(results: AnalysisResults) -> Iterator[Drawing]:
     for kind in MAPS:
+        if kind.name not in results.arrays:
+            continue
         data = map_panel(results, kind.name)
         low, high = data.limits
         alt = f"{kind.title} ({kind.quantity}) as a map over the picture, colour scale {low:.3g} to {high:.3g}."

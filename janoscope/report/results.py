@@ -29,7 +29,6 @@ ARRAYS: Mapping[str, tuple[str, ...]] = {
     "complexity_spatial": ("tile",),
     "complexity_combined": ("tile",),
     "complexity_enhanced": ("tile",),
-    "ras_importance": ("token",),
     "convergence_step": ("token",),
     "holding_cost": ("token",),
     "flow_velocity_change": ("step-1", "token"),
@@ -43,6 +42,7 @@ ARRAYS: Mapping[str, tuple[str, ...]] = {
 }
 # what later versions added: drawn where it is there. `curve`: groups x quantiles of `curves`, as docs/concepts.md lists them
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "ras_importance": ("token",),  # none of a latent of one channel
     "ras_steps": ("ras",),
     "ras_importance_steps": ("ras", "token"),
     "masked_tokens": ("token",),

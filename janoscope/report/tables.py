@@ -159,16 +159,18 @@ def separation_table(results: AnalysisResults) -> Table:
 def point_table(results: AnalysisResults) -> Table:
     """The points with what the maps say about them."""
     rows = []
+    kinds = {"complexity_enhanced": "complexity", "ras_importance": "RAS importance", "convergence_step": "convergence step",
+             "holding_cost": "holding cost"}  # fmt: skip
+    kinds = {name: words for name, words in kinds.items() if name in results.arrays}
     for point in results.facts["points"]:
         place = tuple(int(point[axis]) for axis in ("frame", "row", "col"))
         level = TokenLevel(point["level"])
         rows.append(
             [Cell(str(point["name"])), *(figure(at, "g") for at in place),
              Cell(level.value, level.rank, LEVEL_COLOUR[level]),
-             *(figure(float(results.token_map(name)[place]))
-               for name in ("complexity_enhanced", "ras_importance", "convergence_step", "holding_cost"))]
+             *(figure(float(results.token_map(name)[place])) for name in kinds)]
         )  # fmt: skip
-    heads = ("point", "frame", "row", "column", "level", "complexity", "RAS importance", "convergence step", "holding cost")
+    heads = ("point", "frame", "row", "column", "level", *kinds.values())
     return Table("points", "Points", heads, rows)
 
 

@@ -139,11 +139,8 @@ def _estimate(name: str, estimate: Estimate, interval: str) -> dict[str, Any]:
 def token_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
     """The arrays of analysis.npz that hold tokens and steps; docs/concepts.md lists them."""
     measures, found = run.measures, run.measures.convergence
-    ras = measures.ras_importance
     return {
-        "ras_importance": ras[run.policy.warmup - 1],
-        "ras_steps": np.array(list(ras), dtype=np.int64),
-        "ras_importance_steps": np.stack(list(ras.values())),
+        **_ras_arrays(run),
         "convergence_step": found.convergence_step,
         "velocity_convergence_step": found.velocity_convergence_step(),
         "holding_cost": found.holding_cost,
@@ -152,6 +149,18 @@ def token_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
         "x0_distance": found.x0_distance,
         "raw_change": measures.raw_change,
         "masked_tokens": measures.masked,
+    }
+
+
+def _ras_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
+    """Nothing for a latent of one channel."""
+    ras = run.measures.ras_importance
+    if not ras:
+        return {}
+    return {
+        "ras_importance": ras[run.policy.warmup - 1],
+        "ras_steps": np.array(list(ras), dtype=np.int64),
+        "ras_importance_steps": np.stack(list(ras.values())),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..analysis import token_means
 from ..analysis.convergence import HOLD_STEPS, TOLERANCE
+from ..analysis.importance import LEAST_CHANNELS
 from ..conversion import is_flow
 from ..conversion.noise_path import Derivative
 from ..errors import InputError
@@ -150,6 +151,8 @@ def _refuse(recording: Recording, policy: Policy, options: AnalysisOptions) -> N
         raise InputError(f"{name} has no item {options.item}; legal: 0 to {recording.items - 1}.")
     if outside := [step for step in options.ras_steps if not 0 <= step < recording.steps]:
         raise InputError(f"{name} has no step {outside[0]} for the RAS importance; legal: 0 to {recording.steps - 1}.")
+    if options.ras_steps and recording.channels < LEAST_CHANNELS:
+        raise InputError(f"{name} has one latent channel, and RAS importance is a spread over channels; leave --ras-step out.")
     if policy.map == "oracle" and recording.items > 1:
         raise InputError(
             f"map = 'oracle' looks at one generation, {name} holds {recording.items} items; record one prompt at a time."
@@ -292,6 +295,8 @@ def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions
     masked = int(measures.masked.sum())
     if masked:
         notes.append(f"{masked} tokens hold values that are not finite ({measures.nonfinite} in all); no statistic counts them.")
+    if recording.channels < LEAST_CHANNELS:
+        notes.append("the latent has one channel, so RAS importance, a spread over channels, was not measured.")
     created = {signal: recording.nonfinite_created(signal) for signal in ("model_output", "sample")}
     if sum(created.values()):
         notes.append(f"storing made {sum(created.values())} values non-finite; record again without --store-dtype.")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from ..analysis.importance import LEAST_CHANNELS
 from ..grid import TokenGrid, Triple
 from ..plan import OUTPUTS, Policy
 
@@ -65,7 +66,7 @@ class Space:
         ends = [end for end in (NEXT_EXPERT_STEPS if after else COOLDOWN_STEPS) if end <= most_end]
         return cls(
             steps,
-            MAPS if span.first == 0 else (*TOKEN_MAPS, "random"),
+            _maps(grid, whole=span.first == 0),
             tuple(span.first + warmup for warmup in warmups),
             tuple(after + end for end in ends),
             _tiles(grid),
@@ -151,6 +152,12 @@ def nothing_to_skip(steps: int, span: Span) -> str:
         f"nothing can be skipped in {share}: a map needs {LEAST_WARMUP} full steps, the end {LEAST_COOLDOWN}, and a refresh "
         "stands before the first partial step. Few-step distilled models have no redundant steps to give; run them as they are."
     )
+
+
+def _maps(grid: TokenGrid, *, whole: bool) -> tuple[str, ...]:
+    """whole: the span begins with the run. RAS needs a spread over channels."""
+    maps = MAPS if whole else (*TOKEN_MAPS, "random")
+    return tuple(name for name in maps if name != "ras" or grid.channels >= LEAST_CHANNELS)
 
 
 def _tiles(grid: TokenGrid) -> tuple[Triple, ...]:

@@ -14,6 +14,7 @@ from ..analysis import (
     velocity_change,
 )
 from ..analysis.complexity import Padding
+from ..analysis.importance import LEAST_CHANNELS
 from ..conversion import NoisePath
 from ..grid import TokenGrid
 from ..plan import Policy
@@ -73,7 +74,8 @@ class EarlyMaps:
         maps["x0-gradient"] = np.asarray(gradient_energy(view.x0, grid))
         if self._previous is not None:
             maps["velocity-change"] = np.asarray(velocity_change(self._previous, view.velocity))
-        maps["ras"] = -np.asarray(ras_of_step(view.velocity, grid, self._path, warmup - 1))
+        if grid.channels >= LEAST_CHANNELS:
+            maps["ras"] = -np.asarray(ras_of_step(view.velocity, grid, self._path, warmup - 1))
         velocities = self._signals[1 : 1 + warmup]
         maps["variance"] = self._per_token(variance_baseline(velocities, policy.tile)[1])
         maps["fft"] = self._per_token(fourier_baseline(velocities, policy.tile)[1])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis import Complexity, Convergence, ConvergenceAccumulator, velocity_change
+from ..analysis.importance import LEAST_CHANNELS
 from ..plan import Policy
 from ..plan.importance import ras_of_step
 from .early_maps import EarlyMaps, warmups_to_compare
@@ -21,8 +22,8 @@ class RunMeasures:
 
     early_maps: {warm-up: {map: (token,)}}. raw_change: (step - 1, token), rms change of the raw output;
     raw_is_velocity: that output is the flow velocity, and its change that of `convergence`. ras_importance: {step:
-    (token,)}, spread of the coming update. masked: (token,), tokens that held a value that is not finite at some step; nonfinite:
-    how many such values.
+    (token,)}, spread of the coming update; empty for a latent of one channel, which has none. masked: (token,), tokens that held
+    a value that is not finite at some step; nonfinite: how many such values.
     """
 
     complexity: Complexity
@@ -49,7 +50,7 @@ def read_run(
     accumulator = ConvergenceAccumulator(view.last_x0(), hold_steps=hold_steps, tolerance=tolerance)
     early = EarlyMaps(policy, grid, view.path, view.prediction, warmups_to_compare(policy, steps))
     ras, changes = {}, []
-    kept = {*ras_steps(policy, steps), *more_ras_steps}
+    kept = {*ras_steps(policy, steps), *more_ras_steps} if grid.channels >= LEAST_CHANNELS else set()
     masked, nonfinite, previous = np.zeros(grid.count, dtype=bool), 0, None
     for step in range(steps):
         now = view.step(step)

@@ -8,6 +8,7 @@ import pytest
 from recorded_runs import CLIP, PICTURE, record_run
 
 from janoscope.errors import InputError, RecordingError
+from janoscope.grid import TokenGrid
 from janoscope.plan import Policy, TokenLevel, highest, token_ranks
 from janoscope.plan.importance import importance_scores
 from janoscope.study.analyze import AnalysisOptions, analyze, analyze_to_directory
@@ -45,6 +46,30 @@ def test_a_partial_run_of_any_prediction_has_finite_arrays(tmp_path: Path, predi
     found = analyze(run.path, policy=POLICY, partial=True)
     for name in ("x0_distance", "holding_cost", "complexity_enhanced", "point_velocity", "flow_velocity_change"):
         assert np.isfinite(found.arrays[name]).all(), name
+
+
+def test_one_latent_channel_is_analysed_without_ras_and_the_report_is_drawn(tmp_path: Path) -> None:
+    from janoscope.report import render_analysis
+
+    grid = TokenGrid(1, (1, 16, 16), (1, 2, 2))
+    path = record_run(tmp_path / "run.h5", grid=grid).path
+    found = analyze_to_directory(path, tmp_path / "out", policy=POLICY)
+    assert found.notes == ["the latent has one channel, so RAS importance, a spread over channels, was not measured."]
+    assert not [name for name in found.arrays if name.startswith("ras")]
+    assert found.results["ras_predicts"] == []
+    assert {row["map"] for row in found.results["map_predicts"]} >= {"jano", "x0-gradient", "velocity-change"}
+    page = render_analysis(tmp_path / "out").read_text(encoding="utf-8")
+    assert "Convergence step" in page
+    assert "RAS importance map" not in page
+    two = analyze(record_run(tmp_path / "two.h5", grid=TokenGrid(2, (1, 16, 16), (1, 2, 2))).path, policy=POLICY)
+    assert {"ras_importance", "ras_steps", "ras_importance_steps"} <= set(two.arrays), "control: two channels have it"
+    assert two.notes == []
+    with pytest.raises(InputError, match=r"run\.h5 has one latent channel, .* leave --ras-step out"):
+        analyze(path, policy=POLICY, options=AnalysisOptions(ras_steps=(3,)))
+    with pytest.raises(
+        InputError, match=r"RAS importance is a spread over latent channels, .* the grid has 1. Choose another map"
+    ):
+        analyze(path, policy=Policy.from_table({**TABLE, "map": "ras"}, "test"))
 
 
 def test_items_stay_apart_but_share_a_plan(tmp_path: Path) -> None:

@@ -176,6 +176,12 @@ def test_levels_from_ordered_scores_are_those_that_token_ranks_gives(grid):
         OrderedMap.of(np.full(grid.count, np.nan), policy(), grid, followed)
 
 
+def test_a_latent_of_one_channel_is_searched_without_ras():
+    for channels, has_ras in ((1, False), (2, True)):
+        space = Space.of_span(TokenGrid(channels, (1, 16, 16), (1, 1, 1)), 20, Span(0, 20))
+        assert ("ras" in space.maps) == has_ras
+
+
 def test_a_span_too_short_has_no_space():
     assert Space.of_span(GRID, 4, Span(0, 4)) is None
     assert Space.of_span(GRID, 5, Span(0, 5)) is not None
