@@ -18,6 +18,7 @@ _PUBLIC = {
     "Pair": "study.pair",
     "Plan": "plan",
     "Policy": "plan",
+    "Probe": "probe",
     "Recorder": "recording",
     "Recording": "recording",
     "StepSkipper": "execution.step_skipper",

@@ -185,6 +185,8 @@ class ProbeSheet:
     limits: tuple[str, ...] = ()
 
 
+Probe = ProbeSheet  # the name that users are shown
+
 _CHOICES = {
     ("tokens", "layout"): ("packed", "BCHW", "BCFHW", "BFCHW", "list"),
     ("tokens", "grid"): ("img_ids", "img_shapes", "arguments", "shape"),
@@ -266,6 +268,11 @@ def load_sheet(path: Path) -> ProbeSheet:
     return parse_sheet(decode_toml(text, f"probe sheet {path}", "Correct that line."), str(path))
 
 
+def as_probe(probe: "Probe | str | Path") -> "Probe":
+    """A probe as it is, or from the path of its file. InputError where the file cannot be read or is no probe."""
+    return probe if isinstance(probe, ProbeSheet) else load_sheet(Path(probe))
+
+
 def sheet_paths() -> list[Path]:
     """Every bundled sheet: the packaged copies, else the checkout's."""
     for folder in (PACKAGED, CHECKOUT):
@@ -274,13 +281,13 @@ def sheet_paths() -> list[Path]:
     return []
 
 
-def find_sheet(transformer_classes: Iterable[str], explicit: Path | None = None) -> ProbeSheet:
-    """The sheet for one of these network class names (a class, then its bases), or the explicit file.
+def find_sheet(transformer_classes: Iterable[str], explicit: "Probe | str | Path | None" = None) -> ProbeSheet:
+    """The sheet for one of these network class names (a class, then its bases), or the explicit one.
 
     Raises InputError naming the places that were looked at.
     """
     if explicit is not None:
-        return load_sheet(explicit)
+        return as_probe(explicit)
     names = list(transformer_classes)
     sheets = [load_sheet(path) for path in sheet_paths()]
     for name in names:
@@ -288,6 +295,6 @@ def find_sheet(transformer_classes: Iterable[str], explicit: Path | None = None)
             if name in sheet.match.transformer:
                 return sheet
     raise InputError(
-        f"no probe sheet matches {names[0] if names else 'a pipeline without a transformer'}; looked at --probe (not given), "
-        f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and pass --probe FILE."
+        f"no probe sheet matches {names[0] if names else 'a pipeline without a transformer'}; looked in "
+        f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and give its path as probe."
     )

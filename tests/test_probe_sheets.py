@@ -137,8 +137,8 @@ def test_an_unknown_class_lists_the_three_places_and_the_way_out():
     with pytest.raises(InputError) as caught:
         find_sheet(["FooTransformer2DModel", "Module"])
     assert str(caught.value) == (
-        f"no probe sheet matches FooTransformer2DModel; looked at --probe (not given), {PACKAGED} and {CHECKOUT}. "
-        "Write one (docs/probes.md) and pass --probe FILE."
+        f"no probe sheet matches FooTransformer2DModel; looked in {PACKAGED} and {CHECKOUT}. "
+        "Write one (docs/probes.md) and give its path as probe."
     )
 
 

@@ -7,6 +7,7 @@ selector says what to compute.
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..capture.watch import networks_of
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
-from ..probe import ProbeSheet
+from ..probe import Probe, as_probe
 from .account import Account
 from .flops import FlopMeter
 from .hooks import CallState, NetworkHooks
@@ -34,7 +35,7 @@ class Executor:
     """Attached to `pipe` from construction until `remove`; a context manager. Every generation starts afresh.
 
     Args:
-        pipe: a diffusers pipeline whose family has an [execution] section in its probe sheet.
+        pipe: a diffusers pipeline. probe: its family's probe, or the path of its file; it needs an [execution] section.
         policy: makes a plan of its own for each generation, after the warm-up.
         plan: obeyed as it is; refused when it was made for another model, grid, schedule, guidance, prompt or seed.
         selector: chooses without a plan: called with (steps, grid), gives the selector of one generation.
@@ -53,7 +54,7 @@ class Executor:
     def __init__(
         self,
         pipe: Any,
-        sheet: ProbeSheet,
+        probe: Probe | str | Path,
         *,
         policy: Policy | None = None,
         plan: Plan | None = None,
@@ -67,6 +68,7 @@ class Executor:
     ):
         if sum(given is not None for given in (policy, plan, selector)) != 1:
             raise InputError("the executor needs a policy, a plan or a selector, one of the three.")
+        sheet = as_probe(probe)
         if sheet.execution is None:
             raise ExecutionError(f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution].")
         if cache is not None:

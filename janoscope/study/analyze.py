@@ -14,7 +14,7 @@ from ..conversion import is_flow
 from ..conversion.noise_path import Derivative
 from ..errors import InputError
 from ..plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
-from ..probe import ProbeSheet
+from ..probe import Probe, ProbeSheet
 from ..recording import Recording, open_recording
 from .analysis_files import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
 from .analysis_numbers import (
@@ -99,7 +99,7 @@ def analyze(
     policy: Policy | str | Path | None = None,
     points: Sequence[str] = (),
     reduction: str = "rms",
-    probe: Path | None = None,
+    probe: Probe | str | Path | None = None,
     partial: bool = False,
     options: AnalysisOptions | None = None,
     on_step: OnStep | None = None,
@@ -110,7 +110,7 @@ def analyze(
         policy: a Policy, preset name or file; by default the model's own, else the family's first preset.
         points: places to probe as `NAME=frame,row,col` in tokens; by default A-D from the most static to the most active.
         reduction: a token's channels as one number, `mean`, `rms` or `channel:K`.
-        probe: a probe sheet instead of the one the recording names.
+        probe: a probe, or the path of its file, instead of the one the recording names.
         partial: accept a recording that was cut short.
         options: derivative, item, hold steps, variants of the map; see `AnalysisOptions`.
         on_step: called with (steps read, steps in all).
@@ -152,7 +152,7 @@ def _refuse(recording: Recording, policy: Policy, options: AnalysisOptions) -> N
     if outside := [step for step in options.ras_steps if not 0 <= step < recording.steps]:
         raise InputError(f"{name} has no step {outside[0]} for the RAS importance; legal: 0 to {recording.steps - 1}.")
     if options.ras_steps and recording.channels < LEAST_CHANNELS:
-        raise InputError(f"{name} has one latent channel, and RAS importance is a spread over channels; leave --ras-step out.")
+        raise InputError(f"{name} has one latent channel, and RAS importance is a spread over channels; ask for no RAS steps.")
     if policy.map == "oracle" and recording.items > 1:
         raise InputError(
             f"map = 'oracle' looks at one generation, {name} holds {recording.items} items; record one prompt at a time."

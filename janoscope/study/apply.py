@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
 from ..plan import Cache, Plan, Policy
-from ..probe import ProbeSheet
+from ..probe import Probe
 from ..shape import misfit
 from .analysis_files import write_json
 from .call import PipelineCall
@@ -32,7 +32,8 @@ def apply(
     *,
     policy: Policy | str | Path | None = None,
     plan: Plan | str | Path | None = None,
-    sheet: ProbeSheet | None = None,
+    probe: Probe | str | Path | None = None,
+    sheet: Probe | str | Path | None = None,
     model: str = "unknown",
     prompt: str = "unknown",
     seed: int | None = None,
@@ -46,6 +47,7 @@ def apply(
     Args:
         policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
         plan: a Plan or the path of plan.json, obeyed as it is.
+        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its older name.
         model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
         pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
         cache: what is kept of skipped tokens, a strategy's name or a Cache, in the place of the policy's or the plan's own.
@@ -58,9 +60,9 @@ def apply(
         ...     image = pipe("a suitcase and a vase").images[0]
         >>> print(run.account)  # doctest: +SKIP
     """
-    sheet = sheet or sheet_of(pipe)
+    chosen = sheet_of(pipe, probe, sheet)
     if isinstance(policy, str | Path):
-        policy = named_policy(sheet, str(policy))
+        policy = named_policy(chosen, str(policy))
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan))
     if isinstance(cache, str):
@@ -68,8 +70,8 @@ def apply(
     identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
     how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
     with (
-        Executor(pipe, sheet, policy=policy, plan=plan, **how, on_select=pair.selected if pair else None) as executor,
-        pair.attached(pipe, sheet) if pair else nullcontext(),
+        Executor(pipe, chosen, policy=policy, plan=plan, **how, on_select=pair.selected if pair else None) as executor,
+        pair.attached(pipe, chosen) if pair else nullcontext(),
     ):
         yield executor
 

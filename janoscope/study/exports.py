@@ -200,7 +200,9 @@ def _tap_names(recording: Recording, tool: str, probe: Path | None) -> list[str]
     """Signals of the taps that the tool needs."""
     sheet = sheet_of_recording(recording, probe)
     if sheet is None:
-        raise InputError(f"{recording.path.name} names no probe sheet, which says what {tool} looks at; pass it with --probe.")
+        raise InputError(
+            f"{recording.path.name} names no probe sheet, which says what {tool} looks at; give the path of one as probe."
+        )
     names = [parse_tap(text).name for text in needed_taps(sheet, tool)]
     if missing := [name for name in names if name not in recording.signals]:
         raise InputError(f"{recording.path.name} holds no tap {missing[0]}; record with `janoscope record --for {tool}`.")

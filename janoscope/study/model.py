@@ -14,7 +14,7 @@ from ..capture.noise_level import predicts_flow
 from ..decode import decode_toml, read_text
 from ..errors import InputError
 from ..plan import Policy, Selection, preset
-from ..probe import ProbeSheet, find_sheet
+from ..probe import Probe, ProbeSheet, find_sheet
 from .pair import Pair
 
 BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
@@ -91,7 +91,7 @@ def load_model(
     revision: str | None = None,
     variant: str | None = None,
     scheduler: str | None = None,
-    probe: Path | None = None,
+    probe: Probe | str | Path | None = None,
     pair: Pair | None = None,
 ) -> Model:
     """Load MODEL with `DiffusionPipeline.from_pretrained`.
@@ -100,7 +100,7 @@ def load_model(
         device: torch device; the first CUDA device where there is one, else the CPU.
         dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
         scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
-        probe: a probe sheet instead of the bundled ones.
+        probe: a probe, or the path of its file, instead of the bundled ones.
         pair: the two processes that make every generation together; each has a GPU of its own where there are enough.
 
     Raises:
@@ -121,8 +121,14 @@ def load_model(
     return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
 
 
-def sheet_of(pipe: Any, probe: Path | None = None) -> ProbeSheet:
-    """The probe sheet of a pipeline's network: its class, else a base class of it."""
+def sheet_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | str | Path | None = None) -> ProbeSheet:
+    """The probe of a pipeline's network: of its class, else of a base class of it; or the one that is given.
+
+    sheet: the older name of `probe`.
+    """
+    if probe is not None and sheet is not None:
+        raise InputError("probe and sheet are two names of one argument; give probe alone.")
+    probe = sheet if probe is None else probe
     network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
     if network is None and probe is None:
         name = type(pipe).__name__

@@ -15,7 +15,7 @@ from ..capture import Capture, Tap, parse_tap
 from ..errors import InputError, RecordingError
 from ..execution import Executor, Identity
 from ..plan import Policy
-from ..probe import ProbeSheet
+from ..probe import Probe, ProbeSheet
 from ..recording import Recorder, prepare_destination
 from .call import PipelineCall
 from .generate import Generated, generate, output_name, save_frames
@@ -69,7 +69,8 @@ def record(
     arguments: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     model_argument: str | None = None,
-    sheet: ProbeSheet | None = None,
+    probe: Probe | str | Path | None = None,
+    sheet: Probe | str | Path | None = None,
     default_policy: Mapping[str, Any] | None = None,
     taps: Sequence[Tap | str] = (),
     policy: Policy | str | Path | None = None,
@@ -86,7 +87,7 @@ def record(
         arguments: other arguments of the pipeline's call, kept in the provenance where JSON can hold them.
         options, model_argument: what the command line was given, with which the run can be made again.
         prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
-        sheet: a probe sheet other than the one that matches the transformer.
+        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its older name.
         default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
         taps: inner modules to record too, as `transformer_blocks.0:steps=::5:tokens=256` (see `parse_tap`).
         policy: accelerate the generations with it; the recording marks the tokens that were skipped.
@@ -107,9 +108,9 @@ def record(
         prepare_destination(target, force)
     if pair is not None and taps:
         raise InputError("a process of a pair sees the inner modules of its own branch only; record taps without a pair.")
-    sheet = sheet or sheet_of(pipe)
+    chosen = sheet_of(pipe, probe, sheet)
     asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
-    rules = policy if policy is None or isinstance(policy, Policy) else named_policy(sheet, str(policy))
+    rules = policy if policy is None or isinstance(policy, Policy) else named_policy(chosen, str(policy))
     run = {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance}
     about = {"id": model, "revision": revision, "pipeline": type(pipe).__name__, "default_policy": dict(default_policy or {})}
     sink = RecordingSink(
@@ -118,7 +119,7 @@ def record(
             "run": run | told_arguments(arguments or {}) | {"options": dict(options or {})},
             "model": about if model_argument is None else about | {"argument": model_argument},
             "packages": installed_versions(),
-            "capture": told_probe(pipe, sheet) | _told_layers(rules, pair),
+            "capture": told_probe(pipe, chosen) | _told_layers(rules, pair),
         },
         taps=asked,
         marks_skipped=rules is not None,
@@ -128,7 +129,7 @@ def record(
         on_size=on_size,
     )
     identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
-    with _attached(pipe, sheet, sink, asked, rules, identity, pair) as recorded:
+    with _attached(pipe, chosen, sink, asked, rules, identity, pair) as recorded:
         yield recorded
 
 

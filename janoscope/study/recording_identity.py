@@ -10,21 +10,21 @@ from ..errors import ExecutionError, InputError, RecordingError
 from ..execution import Identity, fingerprint_of
 from ..execution.refusal import refuse_config, refuse_sampler_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
-from ..probe import ProbeSheet, load_sheet, parse_sheet, sheet_paths
+from ..probe import Probe, ProbeSheet, as_probe, load_sheet, parse_sheet, sheet_paths
 from ..recording import Recording
 from .model import BUNDLED, bundled_directory, model_defaults, named_policy
 
 UNKNOWN = "unknown"
 
 
-def sheet_of_recording(recording: Recording, probe: Path | None = None) -> ProbeSheet | None:
+def sheet_of_recording(recording: Recording, probe: Probe | str | Path | None = None) -> ProbeSheet | None:
     """The probe sheet the recording was made with: a sheet of the user's own is kept in the recording as text.
 
     None for a recording fed from a user's own loop, and for one that names a sheet that is neither kept nor bundled.
     Raises RecordingError where the kept text is no sheet.
     """
     if probe is not None:
-        return load_sheet(probe)
+        return as_probe(probe)
     capture = recording.provenance["capture"]
     family, text = capture["probe"], capture["probe_text"]
     if text != UNKNOWN:
@@ -40,7 +40,7 @@ def missing_sheet_note(recording: Recording, sheet: ProbeSheet | None) -> str | 
         return None
     return (
         f"the recording names the probe sheet {family!r}, which is not bundled and not kept in the file: presets and predicted "
-        "compute are missing; pass it with --probe."
+        "compute are missing; give its path as probe."
     )
 
 
@@ -182,7 +182,7 @@ def _more_arguments(options: Mapping[str, Any]) -> list[str]:
 
 
 def _kept_sheet(text: Any, name: str) -> ProbeSheet:
-    origin, advice = f"the probe sheet kept in {name}", "Pass the sheet with --probe."
+    origin, advice = f"the probe sheet kept in {name}", "Give the path of a probe file as probe."
     if not isinstance(text, str):
         raise RecordingError(f"{origin} is not TOML: it is no text. {advice}")
     try:

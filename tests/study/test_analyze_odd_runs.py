@@ -64,7 +64,7 @@ def test_one_latent_channel_is_analysed_without_ras_and_the_report_is_drawn(tmp_
     two = analyze(record_run(tmp_path / "two.h5", grid=TokenGrid(2, (1, 16, 16), (1, 2, 2))).path, policy=POLICY)
     assert {"ras_importance", "ras_steps", "ras_importance_steps"} <= set(two.arrays), "control: two channels have it"
     assert two.notes == []
-    with pytest.raises(InputError, match=r"run\.h5 has one latent channel, .* leave --ras-step out"):
+    with pytest.raises(InputError, match=r"run\.h5 has one latent channel, .* ask for no RAS steps"):
         analyze(path, policy=POLICY, options=AnalysisOptions(ras_steps=(3,)))
     with pytest.raises(
         InputError, match=r"RAS importance is a spread over latent channels, .* the grid has 1. Choose another map"
@@ -212,7 +212,7 @@ def test_every_fault_of_a_policy_file_stands_in_one_message(tmp_path: Path) -> N
     for fault in (*faults, "exactly one of 'thresholds' and 'quantiles'"):
         assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"no file that can be read.*no model family"):
+    with pytest.raises(InputError, match=r"cannot be read.*no model family"):
         analyze(run.path, policy="jano/flux-1/1")
 
 

@@ -122,7 +122,7 @@ def test_an_unknown_transformer_is_told_how_to_write_a_sheet():
         pass
 
     with pytest.raises(
-        InputError, match=r"no probe sheet matches FooTransformer2DModel; looked at .*docs/probes\.md.*--probe FILE"
+        InputError, match=r"no probe sheet matches FooTransformer2DModel; looked in .*docs/probes\.md.*its path as probe"
     ):
         sheet_of(SimpleNamespace(transformer=FooTransformer2DModel()))
     with pytest.raises(InputError, match=r"neither a transformer nor a unet; .*docs/own-sampler\.md"):
