@@ -124,7 +124,7 @@ def test_refuses_tokens_of_another_grid():
     grid = TokenGrid(1, (1, 4, 6), (1, 2, 2))
     with pytest.raises(InputError, match=r"\(5, 4\) do not fit 6 tokens of 4 channels"):
         gradient_energy(np.zeros((5, 4)), grid)
-    with pytest.raises(InputError, match="needs 2 latent channels"):
+    with pytest.raises(InputError, match=r"needs 2 or more; the grid has 1\. Choose another map"):
         ras_importance(np.zeros((6, 4)), grid, sigma=1.0, sigma_next=0.5)
     with pytest.raises(InputError, match="std or l2norm"):
         ras_importance(np.zeros((6, 4)), grid, sigma=1.0, sigma_next=0.5, metric="max")
