@@ -75,7 +75,7 @@ def analyze(
     from ..study.aggregate import describe_aggregate, write_aggregate
     from ..study.analyze import AnalysisOptions, analysis_directories
     from ..study.inputs import check_recordings, inputs_first
-    from ..study.record import refuse_existing
+    from ..study.output_files import refuse_existing
 
     if ray is not None and len(runs) == 1:
         raise InputError("--ray spreads recordings over a cluster; with one recording it has no effect. Leave it out.")
@@ -155,7 +155,7 @@ def apply_line(analysis: "Analysis", directory: Path) -> str:
     """The `apply` command that runs the plan just made; empty where the recording does not say what was generated."""
     import numpy as np
 
-    from ..study.generate import output_name
+    from ..study.output_files import output_name
 
     if not analysis.apply_arguments:
         return ""

@@ -49,7 +49,7 @@ def memory(
     demo:latte. No weight is read and nothing is downloaded. Exit code 1 where a memory is given and nothing fits.
     """
     from ..study.memory import Levels, device_memory, predict_memory, usable
-    from ..study.model import named_policy
+    from ..study.model_directory import named_policy
     from ..study.published import find_published
     from ..study.setting import Asked, setting_of
 

@@ -49,7 +49,7 @@ def schedule(
 
     Example: janoscope schedule runs/*.h5 --compute 0.28 -o fast.toml
     """
-    from ..study.record import refuse_existing
+    from ..study.output_files import refuse_existing
     from ..study.step_schedules import front, propose, reduce_recordings
 
     refuse_existing(output, force)

@@ -3,8 +3,27 @@
 Right of `plan`, whose selector it asks; knows neither HDF5 nor matplotlib.
 """
 
-from .account import Account, StepAccount
-from .executor import Executor
-from .warmup import Identity, fingerprint_of
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .account import Account, StepAccount
+    from .executor import Executor
+    from .warmup import Identity, fingerprint_of
+
+# loaded when asked for: what needs no torch, as an analysis, does not wait for it
+_HOMES = {
+    "Account": "account",
+    "Executor": "executor",
+    "Identity": "warmup",
+    "StepAccount": "account",
+    "fingerprint_of": "warmup",
+}
 
 __all__ = ["Account", "Executor", "Identity", "StepAccount", "fingerprint_of"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

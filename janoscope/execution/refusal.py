@@ -12,10 +12,9 @@ from ..capture.identity import describe_scheduler
 from ..capture.patch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid
-from ..plan import ONE_STEP_SAMPLERS, Cache, Policy, is_one_step
+from ..plan import Cache, Policy
 from ..probe import ProbeSheet
-
-RUN_PLAIN = "run without the executor"
+from .refused_configs import RUN_PLAIN, refuse_sampler_of
 
 
 def refuse_policy(policy: Policy, planned: bool = False) -> None:
@@ -31,15 +30,6 @@ def refuse_policy(policy: Policy, planned: bool = False) -> None:
 def refuse_sampler(scheduler: Any) -> None:
     """Refuse to correct forecasts under a sampler whose step is not linear in the newest prediction alone."""
     refuse_sampler_of(describe_scheduler(scheduler))
-
-
-def refuse_sampler_of(scheduler: Mapping[str, Any]) -> None:
-    """The same for a sampler described by its class and config."""
-    if not is_one_step(scheduler):
-        raise ExecutionError(
-            f'output = "corrected" needs a sampler that uses each prediction once ({", ".join(ONE_STEP_SAMPLERS)}), which '
-            f'{scheduler["class"]} does not: take output = "forecast", or another sampler with --scheduler.'
-        )
 
 
 def refuse_noise(step: Mapping[str, Any]) -> None:
@@ -117,14 +107,6 @@ def refuse_held_scheduler(scheduler: Any) -> None:
             f"this {type(scheduler).__name__} is watched by the executor of another pipeline: remove that first, or give each "
             "pipeline a scheduler of its own."
         )
-
-
-def refuse_config(sheet: ProbeSheet, config: Mapping[str, Any]) -> None:
-    """Refuse a variant of the family whose tokens do not run through the blocks as the sheet says."""
-    assert sheet.execution is not None
-    for key in sheet.execution.refuse_config:
-        if config.get(key):
-            raise ExecutionError(f"{sheet.title} with {key} = {config[key]!r} in its config cannot be accelerated; {RUN_PLAIN}.")
 
 
 def refuse_call(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> None:

@@ -28,7 +28,8 @@ from .flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, shapes_of
 from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
 from .memory import is_out_of_memory, out_of_memory
-from .refusal import refuse_call, refuse_channels, refuse_config, refuse_sampler, refuse_sequence
+from .refusal import refuse_call, refuse_channels, refuse_sampler, refuse_sequence
+from .refused_configs import refuse_config
 from .rows import Rows
 from .steering import Steering
 from .strategies import keeper_of

@@ -16,8 +16,10 @@ from ..probe import Probe
 from ..shape import misfit
 from .analysis_files import write_json
 from .call import PipelineCall
-from .generate import Generated, generate, refuse_format, save_frames
-from .model import Model, named_policy, sheet_of
+from .generate import Generated, generate, save_frames
+from .model import Model, sheet_of
+from .model_directory import named_policy
+from .output_files import refuse_format
 from .pair import Pair
 from .plan_file import read_plan
 

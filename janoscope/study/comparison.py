@@ -12,8 +12,9 @@ from PIL import Image, ImageSequence
 
 from ..errors import InputError
 from .analysis_files import write_json, write_whole
-from .generate import output_name, save_frames
+from .generate import save_frames
 from .mosaic import mosaic
+from .output_files import output_name
 from .pairing import Key, equal_compute, estimate, front_name, paired, undominated
 
 SCHEMA = "janoscope-comparison/1"

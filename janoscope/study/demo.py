@@ -9,7 +9,8 @@ from .analyze import Analysis, analyze_to_directory
 from .apply import Applied, apply_model, save_applied
 from .call import CallOptions, make_call
 from .model import load_model
-from .record import Recorded, record_model, refuse_existing
+from .output_files import refuse_existing
+from .record import Recorded, record_model
 
 PROMPT = "a large red apple on grass, blue sky"
 SEED = 3

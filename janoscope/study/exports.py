@@ -12,7 +12,7 @@ from ..capture import parse_tap
 from ..errors import InputError
 from ..recording import Recording, open_recording
 from .analysis_files import write_json
-from .record import refuse_existing
+from .output_files import refuse_existing
 from .recording_identity import sheet_of_recording
 from .shards import gather_shards
 from .tool_taps import TOOLS, needed_taps

@@ -15,6 +15,7 @@ from ..capture.watch import NetworkCall, SchedulerStep
 from ..errors import InputError
 from .call import PipelineCall
 from .model import Model
+from .output_files import refuse_format
 
 _PIPELINES = "diffusers.pipelines"
 _INPUT_CHECKS = (_PIPELINES, "diffusers.schedulers")
@@ -121,28 +122,6 @@ def save_frames(frames: np.ndarray, path: Path) -> Path:
     pictures = [Image.fromarray(frame) for frame in frames]
     pictures[0].save(path, save_all=len(pictures) > 1, append_images=pictures[1:], duration=125, loop=0)
     return path
-
-
-def output_name(path: Path, frames: np.ndarray) -> Path:
-    """The decoded output beside `path`: .png for a picture, .mp4 for a clip, or .png (animated) without the video extra."""
-    return path.with_suffix(".mp4" if len(frames) > 1 and _mp4_writer() is not None else ".png")
-
-
-def refuse_format(path: Path) -> None:
-    """Raise InputError for a name that `save_frames` could not write."""
-    ending = path.suffix.lower()
-    if ending not in (".png", ".mp4"):
-        raise InputError(f"{path} ends in {ending or 'nothing'}; give a name that ends in .png or .mp4.")
-    if ending == ".mp4" and _mp4_writer() is None:
-        raise InputError(f"{path} needs the video extra (pip install 'janoscope[video]'); or give a name that ends in .png.")
-
-
-def _mp4_writer() -> Any:
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        return None
-    return imageio_ffmpeg
 
 
 def _save_mp4(frames: np.ndarray, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import InputError, JanoscopeError
 from ..probe import load_sheet, sheet_paths
 from ..recording import open_recording
-from .model import DEFAULTS_FILE, bundled_directory, model_defaults, named_policy, refuse_missing_model
+from .model_directory import DEFAULTS_FILE, bundled_directory, model_defaults, named_policy, refuse_missing_model
 from .recording_identity import policy_of_recording, sheet_of_recording
 
 

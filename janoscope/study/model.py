@@ -4,23 +4,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
 from ..capture import unwrapped
 from ..capture.noise_level import predicts_flow
-from ..decode import decode_toml, read_text
 from ..errors import InputError
-from ..plan import Policy, Selection, preset
+from ..plan import Policy, Selection
 from ..probe import Probe, ProbeSheet, find_sheet
+from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
 from .pair import Pair
 
-BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
-MODELS = Path(__file__).parent.parent / "demo" / "models"
-DEFAULTS_FILE = "janoscope.toml"
-INDEX = "model_index.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -55,32 +50,6 @@ class Model:
         if self.policy_table and name in (None, self.policy_table.get("name")):
             return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
         return named_policy(self.sheet, name)
-
-
-def named_policy(sheet: ProbeSheet, name: str | None) -> Policy:
-    """A policy file where `name` is the path of one, else a preset of the sheet."""
-    if name is not None and (name.endswith(".toml") or Path(name).is_file()):
-        return Policy.from_toml(read_text(Path(name), "policy file", "Check the path."), name)
-    return preset(sheet.policies, name)
-
-
-def bundled_directory(name: str) -> Path | None:
-    """Where a bundled model lies; None when `name` is not one."""
-    return MODELS / BUNDLED[name] if name in BUNDLED else None
-
-
-def model_defaults(directory: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(default call, default policy) that a model directory carries in janoscope.toml; both empty where it has none."""
-    file = directory / DEFAULTS_FILE if directory else None
-    if file is None or not file.is_file():
-        return {}, {}
-    advice = "Correct it, or take it away to do without defaults."
-    table = decode_toml(read_text(file, "the model's defaults", advice), str(file), advice)
-    call, policy = table.get("call", {}), table.get("policy", {})
-    for name, section in (("call", call), ("policy", policy)):
-        if not isinstance(section, dict):
-            raise InputError(f"{file}: {name} is {section!r}, a table [{name}] is needed.")
-    return call, policy
 
 
 def load_model(
@@ -170,50 +139,16 @@ def _refuse_hub_options(name: str, directory: Path, revision: str | None, varian
         raise InputError(f"--variant {variant}: {name} holds no weights of that name. Leave it out.")
 
 
-def refuse_missing_model(name: str, revision: str | None = None) -> None:
-    """Raise InputError where there is no MODEL of this name, by its model_index.json alone; a hub id is asked for on the hub."""
-    directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
-    _refuse_no_directory(name, directory)
-    if directory is not None:
-        if not (directory / INDEX).is_file():
-            raise _not_loaded(name, directory, f"it holds no {INDEX}")
-        return
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(name, INDEX, revision=revision)
-    except Exception as error:  # the hub's client raises all kinds: no such name, no network, no leave
-        raise _not_loaded(name, None, f"{type(error).__name__}: {error}") from error
-
-
-def _refuse_no_directory(name: str, directory: Path | None) -> None:
-    if name in BUNDLED and not (directory and (directory / INDEX).is_file()):
-        command = f"python -m janoscope.demo.train {BUNDLED[name]}"
-        raise InputError(f"the bundled model {name} is not in this installation; train it with `{command}`.")
-    if directory is None and Path(name).is_file():
-        raise InputError(
-            f"{name} is a file; MODEL is a pipeline's directory as save_pretrained leaves it, a hub id, or demo. Of a checkpoint "
-            "in one file the pipeline's from_single_file and save_pretrained make such a directory."
-        )
-
-
-def _not_loaded(name: str, directory: Path | None, reason: str) -> InputError:
-    where = "" if directory else "it is no directory here, and of the hub: "
-    reason = shorten(reason, 300, placeholder=" …").rstrip(".")
-    advice = "Pass a hub id, a directory as save_pretrained leaves it, or demo."
-    return InputError(f"{name} cannot be loaded as a diffusers pipeline: {where}{reason}. {advice}")
-
-
 def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
     import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
 
-    _refuse_no_directory(name, directory)
+    refuse_no_directory(name, directory)
     try:
         return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
     except Exception as error:  # what diffusers trips over lies in files that the user chose, and it raises all kinds
-        raise _not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
+        raise not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
 
 
 def _other_scheduler(pipe: Any, name: str) -> Any:

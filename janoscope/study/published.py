@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..probe import ProbeSheet, find_sheet, load_sheet, sheet_paths
-from .model import bundled_directory, model_defaults
+from .model_directory import bundled_directory, model_defaults
 
 LIBRARIES = ("diffusers", "transformers", "janoscope")  # whose classes are built; what else a file names is not imported
 CONFIG = "config.json"

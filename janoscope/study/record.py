@@ -18,8 +18,10 @@ from ..plan import Policy
 from ..probe import Probe, ProbeSheet
 from ..recording import Recorder, prepare_destination
 from .call import PipelineCall
-from .generate import Generated, generate, output_name, save_frames
-from .model import Model, named_policy, sheet_of
+from .generate import Generated, generate, save_frames
+from .model import Model, sheet_of
+from .model_directory import named_policy
+from .output_files import output_name, refuse_existing
 from .pair import Pair
 from .recording_sink import Expected, RecordingSink
 from .told import told_arguments, told_options, told_probe
@@ -169,12 +171,6 @@ def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
     prepare_destination(path, force)
     for ending in OUTPUT_ENDINGS if keep_output else ():
         refuse_existing(path.with_suffix(ending), force)
-
-
-def refuse_existing(path: Path, force: bool) -> None:
-    """Raise before any work is done, not after it."""
-    if path.exists() and not force:
-        raise InputError(f"{path} exists already; choose another name with -o, or pass --force to replace it.")
 
 
 def installed_versions() -> dict[str, str]:

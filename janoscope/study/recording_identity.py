@@ -7,12 +7,12 @@ from typing import Any
 
 from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
-from ..execution import Identity, fingerprint_of
-from ..execution.refusal import refuse_config, refuse_sampler_of
+from ..execution.refused_configs import refuse_config, refuse_sampler_of
+from ..execution.warmup import Identity, fingerprint_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
 from ..probe import Probe, ProbeSheet, as_probe, load_sheet, parse_sheet, sheet_paths
 from ..recording import Recording
-from .model import BUNDLED, bundled_directory, model_defaults, named_policy
+from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 
 UNKNOWN = "unknown"
 

@@ -19,6 +19,7 @@ ALLOWED = {
     ("record", "--help"): set(),
     ("analyze", "--help"): set(),
     ("plan", "show", "plan.json"): {"numpy"},
+    ("analyze", "run.h5", "-q", "-f", "--policy", "p.toml"): {"numpy", "h5py", "scipy", "matplotlib", "PIL"},
     ("inspect", "run.h5"): {"numpy", "h5py"},
     ("verify", "run.h5"): {"numpy", "h5py"},
 }
@@ -32,11 +33,16 @@ def folder(tmp_path_factory):
     policy = Policy.from_table(table | {"intervals": {"static": 4, "moderate": 2}}, "test")
     print_ = Fingerprint("demo", {"class": "T", "sha256": "ab"}, grid, 8, {"class": "S"}, {"scale": 1.0}, "a cat", 0)
     (place / "plan.json").write_text(make_plan(policy, np.arange(4.0).reshape(1, 2, 2), print_).to_text())
-    with Recorder(place / "run.h5", grid=grid, prediction_type="flow", planned_steps=2) as recorder:
-        for step in range(2):
-            recorder.put("sample", np.ones((16, 2), np.float32))
-            recorder.put("model_output", np.ones((16, 2), np.float32))
-            recorder.commit(timestep=1 - step, alpha=step / 2, sigma=1 - step / 2)
+    (place / "p.toml").write_text(
+        'name = "p"\nwarmup = 2\ncooldown = 1\ntile = [1, 2, 2]\n[quantiles]\nstatic = 0.3\nmoderate = 0.6\n'
+        "[intervals]\nstatic = 4\nmoderate = 2\n"
+    )
+    values = np.random.default_rng(0).standard_normal((4, 16, 2)).astype(np.float32)
+    with Recorder(place / "run.h5", grid=grid, prediction_type="flow", planned_steps=4) as recorder:
+        for step in range(4):
+            recorder.put("sample", values[step])
+            recorder.put("model_output", values[step])
+            recorder.commit(timestep=1000 - 250 * step, alpha=step / 4, sigma=1 - step / 4)
     return place
 
 

@@ -7,7 +7,8 @@ from brute_force import BruteForce
 
 from janoscope.execution import Executor
 from janoscope.plan import Policy
-from janoscope.study.model import bundled_directory, load_model
+from janoscope.study.model import load_model
+from janoscope.study.model_directory import bundled_directory
 
 TABLE = {
     "name": "brute",

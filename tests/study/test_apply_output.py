@@ -10,6 +10,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.study import apply as study_apply
 from janoscope.study import generate as study_generate
+from janoscope.study import output_files
 from janoscope.study.apply import apply_model, measured_words, refuse_output, save_applied
 from janoscope.study.call import CallOptions, make_call
 from janoscope.study.model import load_model
@@ -62,10 +63,10 @@ def test_a_run_that_ends_in_its_warm_up_is_refused_before_it_is_made(model, monk
 
 
 def test_mp4_is_refused_only_without_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_generate, "_mp4_writer", lambda: None)
+    monkeypatch.setattr(output_files, "_mp4_writer", lambda: None)
     with pytest.raises(InputError, match="video extra"):
         refuse_output(tmp_path / "out.mp4", reference=False, force=False)
-    monkeypatch.setattr(study_generate, "_mp4_writer", lambda: object())
+    monkeypatch.setattr(output_files, "_mp4_writer", lambda: object())
     refuse_output(tmp_path / "out.mp4", reference=False, force=False)
 
 

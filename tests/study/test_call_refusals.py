@@ -8,7 +8,8 @@ import torch
 from janoscope.errors import InputError
 from janoscope.study.call import CallOptions, make_call
 from janoscope.study.generate import generate
-from janoscope.study.model import load_model, model_defaults, usable_device
+from janoscope.study.model import load_model, usable_device
+from janoscope.study.model_directory import model_defaults
 
 
 @pytest.fixture(scope="module")

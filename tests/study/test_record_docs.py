@@ -10,7 +10,7 @@ from tiny_pipelines import FAMILIES
 from janoscope.capture import parse_tap
 from janoscope.cli.record import record
 from janoscope.recording import open_recording
-from janoscope.study.model import bundled_directory
+from janoscope.study.model_directory import bundled_directory
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "recording.md").read_text(encoding="utf-8")

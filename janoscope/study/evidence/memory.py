@@ -12,7 +12,8 @@ from ..analysis_files import write_json
 from ..apply import apply_model
 from ..call import CallOptions, make_call
 from ..memory import Levels, Memory, predict_memory, usable
-from ..model import bundled_directory, load_model
+from ..model import load_model
+from ..model_directory import bundled_directory
 from ..published import Published, find_published
 from ..recipe import Recipe
 from ..record import installed_versions
