@@ -234,7 +234,14 @@ class Capture:
             text_tokens=text_tokens(call.arguments),
             taps=self._tap_sizes(shares[0]),
             attachments={n: attachments_of(m) for n, m in networks_of(self._pipe, self._sheet.tap.components).items()},
+            boundary=self._boundary(),
         )
+
+    def _boundary(self) -> float | None:
+        """Where the second of two networks takes over (Wan 2.2), as a share of the training timesteps."""
+        config = getattr(self._pipe, "config", {})
+        boundary = config.get("boundary_ratio") if len(networks_of(self._pipe, self._sheet.tap.components)) > 1 else None
+        return None if boundary is None else float(boundary)
 
     def _tap_sizes(self, share: Share) -> dict[str, TapSize]:
         sizes = {}

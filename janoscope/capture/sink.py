@@ -31,6 +31,7 @@ class Generation:
 
     dtype: what the network computes in. signals: dtype of every signal, which may be wider.
     text_tokens: length of the text that the network was given. attachments: what else is on each network, by component.
+    boundary: where a second network takes over, as a share of the training timesteps; None for one network.
     """
 
     grid: TokenGrid
@@ -46,6 +47,7 @@ class Generation:
     signals: Mapping[str, str] = field(default_factory=dict)
     taps: Mapping[str, TapSize] = field(default_factory=dict)
     attachments: Mapping[str, tuple[Attachment, ...]] = field(default_factory=dict)
+    boundary: float | None = None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def calibrate(
     if tools:
         _refuse_policy_options(sources, target_compute, target_speedup, target_psnr, pareto)
         _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
-        _export(sources, tools, output, options["probe"], force, as_json)
+        _export(sources, tools, output, options["probe"], boundary, force, as_json)
         return
     target = _target(target_compute, target_speedup, target_psnr, pareto)
     told: dict[str, Any] = {
@@ -158,12 +158,18 @@ def _kept_at_a_stop(output: Path) -> Iterator[None]:
 
 
 def _export(
-    sources: tuple[str, ...], tools: tuple[str, ...], output: Path, probe: Path | None, force: bool, as_json: bool
+    sources: tuple[str, ...],
+    tools: tuple[str, ...],
+    output: Path,
+    probe: Path | None,
+    boundary: float | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Other tools' figures from recordings."""
     from ..study.exports import write_exports
 
-    written = write_exports([Path(source) for source in sources], tools, output, probe=probe, force=force)
+    written = write_exports([Path(source) for source in sources], tools, output, probe=probe, boundary=boundary, force=force)
     for sentence in written[0].left_out:
         click.echo(sentence, err=True)
     for one in written:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ..errors import ExecutionError, InputError
-from .branches import Branches, forget_children, networks_of, passes_of, restored
+from .branches import Branches, forget_children, networks_of, passes_of, restored, steps_of_networks
 from .call import PipelineCall
 from .generate import Generated, generate
 from .method_spec import Options, Spec, flag
@@ -126,11 +126,11 @@ def _pab(spec: Spec) -> Method:
 
 
 class _MagCache:
-    """MagCache with ratios measured once on a full run of the first call, both branches together."""
+    """MagCache with ratios measured once on a full run of the first call, both branches together, each network by itself."""
 
     def __init__(self, spec: Spec):
         options = Options(spec)
-        self._spec, self._ratios = spec, list[float]()
+        self._spec, self._ratios = spec, list[list[float]]()
         self._threshold = options.take("threshold", float, 0.06)
         self._most, self._retention = options.take("most", int, 3), options.take("retention", float, 0.2)
         options.end("threshold, most (skipped steps in a row), retention")
@@ -138,30 +138,35 @@ class _MagCache:
     def __call__(self, model: Model, call: PipelineCall, branches: Branches) -> None:
         from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
-        steps = _steps_of(self._spec, call)
         told = {"threshold": self._threshold, "max_skip_steps": self._most, "retention_ratio": self._retention}
-        _on_all(branches, apply_mag_cache, MagCacheConfig(num_inference_steps=steps, mag_ratios=self._ratios, **told))
+        for network, ratios in zip(branches.networks, self._ratios, strict=True):
+            if ratios:
+                apply_mag_cache(network, MagCacheConfig(num_inference_steps=len(ratios), mag_ratios=ratios, **told))
 
     def prepare(self, model: Model, call: PipelineCall) -> None:
-        steps = _steps_of(self._spec, call)
-        if len(self._ratios) != steps:
-            self._ratios = self._calibrated(model, call, steps)
+        if sum(len(ratios) for ratios in self._ratios) != _steps_of(self._spec, call):
+            self._ratios = self._calibrated(model, call, steps_of_networks(model, call))
 
-    def _calibrated(self, model: Model, call: PipelineCall, steps: int) -> list[float]:
+    def _calibrated(self, model: Model, call: PipelineCall, steps: list[int]) -> list[list[float]]:
+        """Ratios of each network, which counts its own steps alone; none of one that makes no step."""
         from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
         said = io.StringIO()  # the ratios come out of diffusers by print alone
 
         def attach(model: Model, call: PipelineCall, branches: Branches) -> None:
-            _on_all(branches, apply_mag_cache, MagCacheConfig(num_inference_steps=steps, calibrate=True))
+            for network, count in zip(branches.networks, steps, strict=True):
+                if count:
+                    apply_mag_cache(network, MagCacheConfig(num_inference_steps=count, calibrate=True))
 
         with redirect_stdout(said):
             Cached(self._spec, attach, counts_apart=False).generate(model, call, count=False)
         found = re.findall(r"^\[[^\[\]a-zA-Z]*\]$", said.getvalue(), flags=re.MULTILINE)
-        if not found:
+        working = sum(count > 0 for count in steps)
+        if not found or len(found) % working:
             raise ExecutionError(f"MagCache measured no ratios on {model.sheet.title}: its blocks are not known to diffusers.")
-        ratios: list[float] = json.loads(found[0])
-        return ratios
+        # a network after the other, each with a list for every branch
+        first_branches = iter(found[:: len(found) // working])
+        return [json.loads(next(first_branches)) if count else [] for count in steps]
 
 
 def _mag(spec: Spec) -> Method:

@@ -32,6 +32,42 @@ def passes_of(model: Model, call: PipelineCall) -> int:
     return branches.most
 
 
+def steps_of_networks(model: Model, call: PipelineCall) -> list[int]:
+    """How many steps each network makes, in the order of `networks_of`, seen on a plain generation made for this."""
+    networks = networks_of(model)
+    if len(networks) == 1 and call.steps is not None:
+        return [call.steps]
+    steps: list[set[int]] = [set() for _ in networks]
+    done = 0
+
+    def wrap_of(seen: set[int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                seen.add(done)
+                return original(*args, **kwargs)
+
+            return forward
+
+        return wrap
+
+    def wrap_step(original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            return original(*args, **kwargs)
+
+        return step
+
+    patches = [InstancePatch(network, "forward", wrap_of(seen)) for network, seen in zip(networks, steps, strict=True)]
+    patches.append(InstancePatch(model.pipe.scheduler, "step", wrap_step))
+    try:
+        generate(model, call)
+    finally:
+        for patch in patches:
+            patch.remove()
+    return [len(seen) for seen in steps]
+
+
 class Branches:
     """Tells the guidance branch by the order of network calls within a scheduler step, and counts their FLOPs on demand.
 

@@ -23,6 +23,7 @@ from .calibrate_space import Span
 from .calibrate_tracks import Tracks, kept_track, tokens_per_run
 from .calibration import Calibration, write_calibration
 from .call import CallOptions
+from .experts import common_boundary
 from .fanout import fan_out
 from .recording_identity import fingerprint_of_recording
 from .shards import Shards, gather_shards
@@ -124,6 +125,7 @@ def calibrate_recordings(
     """
     effort = effort or Effort()
     refuse_unmeasured(target)
+    boundary = common_boundary(shards.paths) if boundary is None else boundary
     tracks = _reduced(list(shards.paths), directory, boundary, effort, probe, progress)
     work = Fitting(directory, target, effort, progress)
     fits = [work.fit(tracks, span) for span in _spans(tracks, boundary, expert)]

@@ -22,6 +22,7 @@ from ..recording import open_recording
 from .analysis_files import write_arrays
 from .calibrate_levels import OrderedMap, stacked_levels
 from .calibrate_space import Space, Span
+from .experts import expert_spans
 from .recording_identity import facts_of_recording, fingerprint_of_recording, sheet_of_recording
 from .run_view import RunView
 
@@ -79,14 +80,8 @@ def reduce_recording(path: Path, follow: int, boundary: float | None = None, pro
 
 
 def spans_of(fingerprint: Fingerprint, timesteps: np.ndarray, boundary: float | None) -> list[Span]:
-    """The steps of each network: all, or those before and after a boundary, below which Wan 2.2's second expert takes over."""
-    steps = len(timesteps)
-    if boundary is None:
-        return [Span(0, steps)]
-    config = fingerprint.scheduler.get("config", {}) if isinstance(fingerprint.scheduler, Mapping) else {}
-    first = int((timesteps >= boundary * config.get("num_train_timesteps", 1000)).sum())
-    spans = [Span(0, first, "transformer"), Span(first, steps, "transformer_2")]
-    return [span for span in spans if len(span)]
+    """The steps of each network of a run, see `expert_spans`."""
+    return expert_spans(timesteps, boundary, fingerprint.scheduler if isinstance(fingerprint.scheduler, Mapping) else {})
 
 
 def _mapping_policies(grid: TokenGrid, steps: int, span: Span) -> list[Policy]:

@@ -12,6 +12,7 @@ from ..capture import parse_tap
 from ..errors import InputError
 from ..recording import Recording, open_recording
 from .analysis_files import write_json
+from .experts import spans_of_recording
 from .output_files import refuse_existing
 from .recording_identity import sheet_of_recording
 from .shards import gather_shards
@@ -70,21 +71,27 @@ class MagCacheRatios:
         return {"schema": "janoscope-magcache/1", "num_inference_steps": len(self.mag_ratios), **asdict(self)}
 
 
-def export_teacache(recordings: Sequence[Path], probe: Path | None = None) -> TeaCacheFit:
+def export_teacache(
+    recordings: Sequence[Path], probe: Path | None = None, *, expert: str | None = None, boundary: float | None = None
+) -> TeaCacheFit:
     """Fit TeaCache's polynomial to every pair of consecutive steps, branch and item of all recordings.
+
+    expert: of a model with two networks the one that is meant. boundary: where they change over, for recordings that do not say.
 
     x: mean |now - before| / mean |before| of the modulated input; y: the same of the network's output. Source: Liu et al.,
     "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", arXiv 2411.19108, eq. 4 to 6; ali-vilab/TeaCache
     issue 2 (numpy.polyfit, degree 4, all steps).
 
-    Raises InputError where a recording lacks the tap, and where there are too few points for the degree.
+    Raises InputError where a recording lacks the tap, where there are too few points for the degree, and where two networks were
+    recorded and none is named.
     """
     points: list[tuple[str, Any, np.ndarray, np.ndarray]] = []
     name = ""
     for path in recordings:
         with open_recording(path) as recording:
             (name,) = _tap_names(recording, "teacache", probe)
-            found = [_distances(recording, name, item, branch) for item, branch in _places(recording, name)]
+            steps = _steps_of(recording, expert, boundary)
+            found = [_distances(recording, name, item, branch, steps) for item, branch in _places(recording, name, steps)]
             x, y = (np.concatenate(values) for values in zip(*found, strict=True))
             points.append((recording.provenance["run"]["prompt"], recording.provenance["run"]["seed"], x, y))
     x, y = (np.concatenate([one[at] for one in points]) for at in (2, 3))
@@ -101,21 +108,25 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.polynomial.Polynomial.fit(x, y, DEGREE).convert().coef[::-1]
 
 
-def export_magcache(recordings: Sequence[Path], probe: Path | None = None) -> MagCacheRatios:
-    """MagCache's ratios, the mean over recordings and items.
+def export_magcache(
+    recordings: Sequence[Path], probe: Path | None = None, *, expert: str | None = None, boundary: float | None = None
+) -> MagCacheRatios:
+    """MagCache's ratios, the mean over recordings and items. expert, boundary: as in `export_teacache`.
 
     ratio: mean over tokens of |residual now| / |residual before|; residual: hidden states after all blocks less those before,
     norms over channels in float32. Source: Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", arXiv
     2506.09045; diffusers' hooks/mag_cache.py measures the same with `MagCacheConfig(calibrate=True)`.
 
-    Raises InputError where a recording lacks the taps, or has another number of steps than the first.
+    Raises InputError where a recording lacks the taps, has another number of steps than the first, or is of two networks and
+    none is named.
     """
     ratios: dict[str, list[np.ndarray]] = {}
     for path in recordings:
         with open_recording(path) as recording:
             first, last = _tap_names(recording, "magcache", probe)
-            for item, branch in _places(recording, first):
-                ratios.setdefault(branch, []).append(_ratios(recording, first, last, item, branch))
+            steps = _steps_of(recording, expert, boundary)
+            for item, branch in _places(recording, first, steps):
+                ratios.setdefault(branch, []).append(_ratios(recording, first, last, item, branch, steps))
     lengths = {len(one) for found in ratios.values() for one in found}
     if len(lengths) > 1:
         raise InputError(
@@ -142,27 +153,45 @@ class Exported:
 
 
 def write_exports(
-    places: Sequence[Path], tools: Sequence[str], directory: Path, *, probe: Path | None = None, force: bool = False
+    places: Sequence[Path],
+    tools: Sequence[str],
+    directory: Path,
+    *,
+    probe: Path | None = None,
+    boundary: float | None = None,
+    force: bool = False,
 ) -> list[Exported]:
     """`teacache.json`, `magcache.json` from the recordings of `places` (as `gather_shards` takes them), into `directory`.
+
+    A model with two networks gets a file for each, `magcache-transformer.json` and `magcache-transformer_2.json`.
 
     Raises InputError for an unknown tool, recordings without the taps, and files that are there already, unless `force`.
     """
     for tool in tools:
         if tool not in TOOLS:
             raise InputError(f"no export for {tool!r}; legal: {', '.join(TOOLS)}.")
-        refuse_existing(directory / f"{tool}.json", force)
     shards = gather_shards(places)
+    experts = _experts(shards.paths, boundary)
+    files = {
+        (tool, expert): directory / (f"{tool}-{expert}.json" if expert else f"{tool}.json")
+        for tool in tools
+        for expert in experts
+    }
+    for path in files.values():
+        refuse_existing(path, force)
     told = shards.made_with.to_json()
     facts = {key: told[key] for key in ("model", "transformer", "grid", "steps", "scheduler", "guidance")}
     facts["recordings"] = [{"file": one.path.name, "prompt": one.prompt, "seed": one.seed} for one in shards.recordings]
-    results = {tool: _EXPORTS[tool](shards.paths, probe) for tool in tools}  # all of them before anything is written
+    results = {  # all of them before anything is written
+        (tool, expert): _EXPORTS[tool](shards.paths, probe, expert=expert, boundary=boundary) for tool, expert in files
+    }
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for tool, result in results.items():
-        path = directory / f"{tool}.json"
-        write_json(path, result.to_json() | {"measured_on": facts, "janoscope": __version__})
-        written.append(Exported(path, _DESCRIBE[tool](result), shards.left_out))
+    for (tool, expert), result in results.items():
+        path, network = files[tool, expert], {"network": expert} if expert else {}
+        write_json(path, result.to_json() | network | {"measured_on": facts, "janoscope": __version__})
+        text = (f"for pipe.{expert}:\n" if expert else "") + _DESCRIBE[tool](result)
+        written.append(Exported(path, text, shards.left_out))
     return written
 
 
@@ -209,21 +238,43 @@ def _tap_names(recording: Recording, tool: str, probe: Path | None) -> list[str]
     return names
 
 
-def _places(recording: Recording, tap: str) -> Iterator[tuple[int, str]]:
-    """Items and branches whose every step holds the tap."""
-    present = recording.present(tap)  # (step, item, branch)
+def _steps_of(recording: Recording, expert: str | None, boundary: float | None) -> range:
+    """The steps that the export is about: all, or those of one of two networks."""
+    spans = spans_of_recording(recording, boundary)
+    of = {span.expert: range(span.first, span.last) for span in spans}
+    if len(spans) == 1 and expert is None:
+        return range(spans[0].first, spans[0].last)
+    if expert not in of:
+        told = " and ".join(f"{name} ({len(steps)} steps)" for name, steps in of.items())
+        raise InputError(f"{recording.path.name} is of {told}, which are not calibrated together; name one with expert=.")
+    return of[expert]
+
+
+def _experts(recordings: Sequence[Path], boundary: float | None) -> list[str | None]:
+    """The networks that made the recordings; [None] where there is one."""
+    found: dict[str | None, None] = {}
+    for path in recordings:
+        with open_recording(path) as recording:
+            spans = spans_of_recording(recording, boundary)
+        found |= {span.expert if len(spans) > 1 else None: None for span in spans}
+    return list(found)
+
+
+def _places(recording: Recording, tap: str, steps: range) -> Iterator[tuple[int, str]]:
+    """Items and branches of which every one of the steps holds the tap."""
+    present = recording.present(tap)[steps.start : steps.stop]  # (step, item, branch)
     for item in range(recording.items):
         for at, branch in enumerate(recording.branches):
             if present[:, item, at].all():
                 yield item, branch
 
 
-def _distances(recording: Recording, tap: str, item: int, branch: str) -> tuple[np.ndarray, np.ndarray]:
+def _distances(recording: Recording, tap: str, item: int, branch: str, steps: range) -> tuple[np.ndarray, np.ndarray]:
     """Relative L1 distances of consecutive steps, (step - 1,) each: of the tap, and of the network's output."""
     found = []
     for signal in (tap, "model_output"):
-        before, distances = recording.map(signal, 0, item, branch), []
-        for step in range(1, recording.steps):
+        before, distances = recording.map(signal, steps[0], item, branch), []
+        for step in steps[1:]:
             now = recording.map(signal, step, item, branch)
             distances.append(np.abs(now - before).mean(dtype=np.float64) / np.abs(before).mean(dtype=np.float64))
             before = now
@@ -231,10 +282,10 @@ def _distances(recording: Recording, tap: str, item: int, branch: str) -> tuple[
     return found[0], found[1]
 
 
-def _ratios(recording: Recording, first: str, last: str, item: int, branch: str) -> np.ndarray:
+def _ratios(recording: Recording, first: str, last: str, item: int, branch: str, steps: range) -> np.ndarray:
     """(step,), 1 at the first."""
-    ratios, before = [1.0], _norms(recording, first, last, 0, item, branch)
-    for step in range(1, recording.steps):
+    ratios, before = [1.0], _norms(recording, first, last, steps[0], item, branch)
+    for step in steps[1:]:
         now = _norms(recording, first, last, step, item, branch)
         ratios.append(float((now / (before + EPSILON)).mean()))
         before = now
@@ -254,7 +305,7 @@ def _goodness(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[f
     return float(1 - np.square(errors).sum() / spread) if spread else 0.0, float(np.sqrt(np.square(errors).mean()))
 
 
-_EXPORTS: Mapping[str, Callable[[Sequence[Path], Path | None], TeaCacheFit | MagCacheRatios]] = {
+_EXPORTS: Mapping[str, Callable[..., TeaCacheFit | MagCacheRatios]] = {
     "teacache": export_teacache,
     "magcache": export_magcache,
 }

@@ -128,6 +128,8 @@ class RecordingSink:
         seen["capture"]["attachments"] = [
             {"component": component, **one.to_json()} for component, every in generation.attachments.items() for one in every
         ]
+        if generation.boundary is not None:
+            seen["capture"]["boundary"] = generation.boundary
         if self._taps:
             seen["capture"]["taps"] = {tap.name: self._thinned(tap, generation) for tap in self._taps}
         return {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}

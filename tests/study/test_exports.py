@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 import torch
 from diffusers.hooks import MagCacheConfig, apply_mag_cache
+from tiny_pipelines import build
 from tiny_transformers import EXECUTABLE, NETWORKS, network
 
+import janoscope
 from janoscope.capture import parse_tap
 from janoscope.errors import InputError
 from janoscope.probe import find_sheet
 from janoscope.recording import open_recording
+from janoscope.study.baselines import Cached, _MagCache
 from janoscope.study.call import CallOptions, make_call
+from janoscope.study.experts import common_boundary
 from janoscope.study.exports import DEGREE, export_magcache, export_teacache, fit_polynomial, write_exports
 from janoscope.study.generate import generate
-from janoscope.study.model import load_model
+from janoscope.study.method_spec import parse_spec
+from janoscope.study.model import load_model, sheet_of
 from janoscope.study.record import record_model
 from janoscope.study.tool_taps import export_taps
 
 STEPS = 8
+LONG = 24  # of which either expert of Wan 2.2 makes enough for a polynomial
 PROMPTS = ("a large red apple on grass, blue sky", "a small blue cube on sand, grey sky")
 TINY = {"height": 80, "width": 112, "frames": 9, "extra": {"max_sequence_length": 16}}
 
@@ -78,6 +84,72 @@ def test_magcache_ratios_are_those_that_diffusers_calibrates(demo, saved, name, 
         assert np.ptp(our[1:]) > 1e-3  # ratios of one would agree without measuring anything
     if len(theirs) > 1:
         assert theirs[0] != pytest.approx(theirs[1], abs=1e-4)  # the branches are not interchangeable
+
+
+@pytest.fixture(scope="module")
+def two_experts(tmp_path_factory):
+    """A recording of Wan 2.2 in 24 steps, and the step at which its second network takes over."""
+    pipe, call = build("wan2.2")
+    path = tmp_path_factory.mktemp("experts") / "wan22.h5"
+    with janoscope.record(pipe, path, taps=export_taps(sheet_of(pipe), ("teacache", "magcache"))):
+        pipe(**call | {"num_inference_steps": LONG}, generator=torch.Generator().manual_seed(0))
+    return path, sum(timestep >= 875 for timestep in pipe.scheduler.timesteps.tolist())
+
+
+def test_two_experts_have_ratios_and_a_polynomial_each(two_experts, tmp_path):
+    path, change = two_experts
+    first, second = (export_magcache([path], expert=name) for name in ("transformer", "transformer_2"))
+    assert (len(first.mag_ratios), len(second.mag_ratios)) == (change, LONG - change)
+    assert first.mag_ratios[0] == second.mag_ratios[0] == 1
+    fits = [export_teacache([path], expert=name) for name in ("transformer", "transformer_2")]
+    assert [fit.pairs for fit in fits] == [2 * (change - 1), 2 * (LONG - change - 1)]
+    with pytest.raises(InputError, match=rf"transformer \({change} steps\) and transformer_2 \({LONG - change} steps\).*expert="):
+        export_magcache([path])
+    written = write_exports([path], ("magcache",), tmp_path)
+    assert [one.path.name for one in written] == ["magcache-transformer.json", "magcache-transformer_2.json"]
+    assert [len(json.loads(one.path.read_text())["mag_ratios"]) for one in written] == [change, LONG - change]
+    assert written[1].text.startswith(
+        f"for pipe.transformer_2:\nMagCacheConfig(num_inference_steps={LONG - change}, mag_ratios=[1.00000"
+    )
+    assert common_boundary([path]) == 0.875
+
+
+def test_ratios_of_each_expert_are_those_that_diffusers_calibrates(two_experts, capsys):
+    path, change = two_experts
+    pipe, call = build("wan2.2")
+    for network_, steps in ((pipe.transformer, change), (pipe.transformer_2, LONG - change)):
+        apply_mag_cache(network_, MagCacheConfig(num_inference_steps=steps, calibrate=True))
+    capsys.readouterr()
+    pipe(**call | {"num_inference_steps": LONG}, generator=torch.Generator().manual_seed(0))
+    theirs = [ast.literal_eval(line) for line in re.findall(r"^\[[\d., ]+\]$", capsys.readouterr().out, re.MULTILINE)]
+    ours = [
+        ratios for name in ("transformer", "transformer_2") for ratios in export_magcache([path], expert=name).by_branch.values()
+    ]
+    assert [len(ratios) for ratios in theirs] == [change, change, LONG - change, LONG - change]
+    for their, our in zip(theirs, ours, strict=True):
+        assert our == pytest.approx(their, abs=2e-5)
+    # control: over the change of networks there is no ratio to speak of
+    assert theirs[2][0] == 1
+
+
+def test_compare_calibrates_magcache_for_each_expert(saved):
+    model = load_model(str(saved("wan2.2")), device="cpu")
+    call = make_call(model, CallOptions(PROMPTS[0], seed=0, steps=16, **TINY))
+    cache = _MagCache(parse_spec("magcache:threshold=1,retention=0"))
+    cache.prepare(model, call)
+    assert [len(ratios) for ratios in cache._ratios] == [5, 11]
+    assert [ratios[0] for ratios in cache._ratios] == [1, 1]
+    assert cache._ratios[0][1:] != cache._ratios[1][1:5]
+    configs = []
+
+    def looks(model, call, branches):
+        cache(model, call, branches)
+        for network_ in branches.networks:
+            hooks = network_.blocks[0]._diffusers_hook.hooks
+            configs.append([hook.config.num_inference_steps for name, hook in hooks.items() if name.startswith("mag_cache")])
+
+    Cached(parse_spec("magcache"), looks, counts_apart=False).generate(model, call, count=False)
+    assert [set(steps) for steps in configs] == [{5}, {11}]
 
 
 def test_the_ratios_are_taken_by_diffusers(demo_runs):
