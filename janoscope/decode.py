@@ -7,6 +7,7 @@ decoded can then be compared, printed and turned into floats without a Recursion
 import json
 import math
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .errors import InputError
 
 DEEPEST = 64
 LARGEST_INTEGER = 2**64
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _SHOWN = 160  # characters of a decoder's own message
 
 
@@ -38,8 +40,9 @@ def read_text(path: Path, what: str, advice: str, encoding: str = "utf-8", error
         raise InputError(f"{what} {path} cannot be read: it is not UTF-8 ({reason(error)}). {advice}") from error
 
 
-def decode_json(text: str, origin: str, advice: str, finite: bool = True) -> Any:
+def decode_json(text: str, origin: str, advice: str, finite: bool = True, whole: bool = True) -> Any:
     """JSON data, bounded as this module says. finite: refuse NaN and infinity, which JSON does not have.
+    whole: refuse half characters (lone surrogates), which JSON can spell; else they become U+FFFD.
 
     Raises InputError naming `origin`, the fault and `advice`, a sentence.
     """
@@ -48,7 +51,7 @@ def decode_json(text: str, origin: str, advice: str, finite: bool = True) -> Any
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin} is not JSON: {reason(error)}. {advice}") from error
     if "\\u" in text:
-        _refuse_half_characters(data, origin, advice)
+        data = _without_half_characters(data, origin, advice, refuse=whole)
     return _bounded(data, origin, advice, finite)
 
 
@@ -72,15 +75,19 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _refuse_half_characters(data: Any, origin: str, advice: str) -> None:
-    """JSON can spell half of a surrogate pair, which no file or terminal takes; undecodable bytes (surrogateescape) may stand."""
+def _without_half_characters(data: Any, origin: str, advice: str, refuse: bool) -> Any:
+    """No file or terminal takes half of a surrogate pair; bytes that were no UTF-8 (surrogateescape) may stand."""
     try:
-        json.dumps(data, ensure_ascii=False).encode(errors="surrogateescape")
-    except UnicodeEncodeError as error:
-        character = f"\\u{ord(error.object[error.start]):04x}"
-        raise InputError(f"{origin} cannot be read: it holds {character}, half a character. {advice}") from error
+        text = json.dumps(data, ensure_ascii=False)
     except RecursionError:
-        pass  # `_bounded` tells
+        return data  # `_bounded` tells
+    found = _HALF.search(text)
+    if found is None:
+        return data
+    if refuse:
+        character = f"\\u{ord(found.group()):04x}"
+        raise InputError(f"{origin} cannot be read: it holds {character}, half a character. {advice}")
+    return json.loads(_HALF.sub("\ufffd", text))
 
 
 def _bounded(data: Any, origin: str, advice: str, finite: bool) -> Any:

@@ -72,6 +72,7 @@ def analyze(
     """
     from ..errors import InputError, JanoscopeError
     from ..report import render_aggregate, render_analysis
+    from ..report.aggregate import read_aggregate
     from ..study.aggregate import describe_aggregate, write_aggregate
     from ..study.analyze import AnalysisOptions, analysis_directories
     from ..study.inputs import check_recordings, inputs_first
@@ -85,7 +86,7 @@ def analyze(
             refuse_existing(together / "aggregate.json", force)
         directories = analysis_directories(runs, output, force)
     told: dict[str, Any] = {"policy": policy, "points": points, "reduction": reduction, "probe": probe, "partial": partial}
-    told["options"] = AnalysisOptions(**options)
+    told |= {"options": AnalysisOptions(**options), "replaces": force}
     tasks, finished = list(zip(runs, directories, strict=True)), []
     for task, result in _one_by_one(tasks, told, quiet) if ray is None else _over_ray(tasks, ray, told, quiet):
         run, directory = task
@@ -103,7 +104,7 @@ def analyze(
     if len(runs) > 1 and finished:
         finished.sort(key=tasks.index)
         written = write_aggregate([directory for _, directory in finished], together)
-        facts = json.loads(written.read_text(encoding="utf-8"))
+        facts = read_aggregate(together)[0]
         click.echo(json.dumps(facts, indent=1) if as_json else describe_aggregate(facts))
         click.echo(f"Wrote {written}\nWrote {render_aggregate(together)}", err=as_json)
     if len(finished) < len(runs):

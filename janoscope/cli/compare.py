@@ -26,7 +26,7 @@ from .parallel import follows, paired, parallel_options
 
 if TYPE_CHECKING:
     from ..study.compare_cluster import CompareRecipe, Part
-    from ..study.comparison import Comparison
+    from ..study.comparison import Comparison, ComparisonFiles
     from ..study.fanout import Outcome
     from ..study.pair import Pair
     from ..study.pairing import Key
@@ -96,7 +96,7 @@ def compare(
     from ..report.comparison import render_comparison
     from ..study.compare import DEFAULT_METHODS, make_method
     from ..study.compare_cluster import CompareRecipe
-    from ..study.comparison import load_comparison, save_comparison
+    from ..study.comparison import ComparisonFiles, ready_directory
     from ..study.few_prompts import few_prompts_words
     from ..study.inputs import check_model
 
@@ -109,9 +109,9 @@ def compare(
         make_method(text)  # a misspelt method is told before a model is loaded
     given = all_prompts(prompts, prompts_file, prompt_column, "at least one -p PROMPT")
     if output.exists() and not (force or resume):
-        check_model(options["model"], revision=options["revision"], probe=options["probe"])
-        raise InputError(f"{output} exists; choose another --output, or pass --resume to go on with it or --force to replace it.")
-    known = load_comparison(output) if resume else None
+        check_model(options["model"], revision=options["revision"], probe=options["probe"])  # its faults come first
+    known = ready_directory(output, resume=resume, force=force)
+    saving = ComparisonFiles(output, known)
     measure = _lpips() if lpips else None
     loading, asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
     told_lpips = measure if isinstance(measure, str) else lpips
@@ -120,13 +120,13 @@ def compare(
         hush()
     if ray is not None:
         with _report_at_a_stop(output):
-            comparison = _over_ray(recipe, ray, known, output, quiet)
+            comparison = _over_ray(recipe, ray, known, saving, quiet)
     else:
         with paired(guidance_parallel, peer_timeout) as pair:
-            comparison = _here(recipe, measure, known, output, quiet, pair)
+            comparison = _here(recipe, measure, known, saving, quiet, pair)
         if follows(pair):
             return
-    files = [*save_comparison(comparison, output), *render_comparison(output)]
+    files = [*saving.save(comparison), *render_comparison(output)]
     click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
     if not as_json:
         if few := few_prompts_words(len({run.prompt for row in comparison.rows for run in row.runs})):
@@ -138,10 +138,9 @@ def compare(
 
 
 def _here(
-    recipe: "CompareRecipe", lpips: Any, known: "Comparison | None", output: Path, quiet: bool, pair: "Pair | None"
+    recipe: "CompareRecipe", lpips: Any, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool, pair: "Pair | None"
 ) -> "Comparison":
     from ..study.compare import calls_of, compare
-    from ..study.comparison import save_comparison
     from ..study.model import load_model
 
     writes = not follows(pair)
@@ -149,21 +148,22 @@ def _here(
     calls = calls_of(model, recipe.call, recipe.prompts, recipe.seeds)
     for warning in dict.fromkeys(warning for call in calls for warning in call.warnings) if writes else ():
         click.echo(warning, err=True)
-    with progress("compare", quiet or not writes) as on_step, _report_at_a_stop(output) if writes else nullcontext():
+    with progress("compare", quiet or not writes) as on_step, _report_at_a_stop(saving.directory) if writes else nullcontext():
         return compare(
             model,
             calls,
             recipe.methods,
             lpips=lpips,
             on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
-            on_call=(lambda found: save_comparison(found, output)) if writes else None,
+            on_call=saving.save if writes else None,
             known=known,
         )
 
 
-def _over_ray(recipe: "CompareRecipe", address: str, known: "Comparison | None", output: Path, quiet: bool) -> "Comparison":
+def _over_ray(
+    recipe: "CompareRecipe", address: str, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool
+) -> "Comparison":
     from ..study.compare_cluster import compare_over_ray
-    from ..study.comparison import save_comparison
 
     told: set[str] = set()
     with progress("compare", quiet, unit="call") as on_step:
@@ -177,7 +177,7 @@ def _over_ray(recipe: "CompareRecipe", address: str, known: "Comparison | None",
                 told.add(warning)
                 click.echo(warning, err=True)
             if so_far is not None:
-                save_comparison(so_far, output)
+                saving.save(so_far)
 
         return compare_over_ray(recipe, address, known=known, on_part=on_part)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..decode import decode_json
 from ..errors import InputError
+from ..shape import misfit
 from .cost import Predicted, predict
 from .facts import ModelFacts
 from .fingerprint import Fingerprint
@@ -28,7 +29,7 @@ class Plan:
     """One generation's plan; one recording, one plan.
 
     token_level: a level a token, in token order (frame, row, col; col fastest). step_kind: a kind a step, counted from 0.
-    predicted: compute (fraction of FLOPs), speedup (wall time), cache_bytes.
+    predicted: compute (fraction of FLOPs), speedup (wall time), cache_bytes. id: of the analysis that its file belongs to.
     """
 
     fingerprint: Fingerprint
@@ -36,6 +37,7 @@ class Plan:
     token_level: tuple[TokenLevel, ...] = field(repr=False)
     step_kind: tuple[StepKind, ...] = field(repr=False)
     predicted: Predicted
+    id: str | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -52,7 +54,9 @@ class Plan:
 
     def with_cache(self, cache: Cache) -> "Plan":
         """The same plan with another cache; what that takes is not known here."""
-        return replace(self, policy=replace(self.policy, cache=cache), predicted=self.predicted._replace(cache_bytes=None))
+        return replace(
+            self, policy=replace(self.policy, cache=cache), predicted=self.predicted._replace(cache_bytes=None), id=None
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +66,7 @@ class Plan:
             "token_level": [level.value for level in self.token_level],
             "step_kind": [kind.value for kind in self.step_kind],
             "predicted": self.predicted._asdict(),
+            **({} if self.id is None else {"id": self.id}),
         }
 
     def to_text(self) -> str:
@@ -80,14 +85,18 @@ class Plan:
             met = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
             raise InputError(f"{origin} is no plan: its schema is {met!r}, this version reads {SCHEMA!r}; {AGAIN}.")
         keys = {"schema", "fingerprint", "policy", "token_level", "step_kind", "predicted"}
-        if faults := [f"lacks {k!r}" for k in sorted(keys - set(data))] + [f"has unknown {k!r}" for k in data if k not in keys]:
+        if faults := [f"lacks {k!r}" for k in sorted(keys - set(data))] + [
+            f"has unknown {k!r}" for k in data if k not in keys | {"id"}
+        ]:
             raise InputError(f"{origin} {', '.join(faults)}; {AGAIN}.")
         fingerprint = Fingerprint.from_json(data["fingerprint"], origin)
         policy = Policy.from_json(data["policy"], f"{origin}: policy")
         levels = _words(data["token_level"], TokenLevel, "token_level", fingerprint.grid.count, origin)
         kinds = _words(data["step_kind"], StepKind, "step_kind", fingerprint.steps, origin)
         _check_order(kinds, origin)
-        return cls(fingerprint, policy, levels, kinds, _predicted(data["predicted"], origin))
+        if fault := misfit(data.get("id"), str | None, "id"):
+            raise InputError(f"{origin}: {fault}; {AGAIN}.")
+        return cls(fingerprint, policy, levels, kinds, _predicted(data["predicted"], origin), data.get("id"))
 
     def describe(self) -> str:
         """Text for people: shares of the levels, the ladder of the steps, what is predicted."""

@@ -1,7 +1,5 @@
 """The page of several analyses together: how tokens settle and how well maps foretell, with intervals over recordings."""
 
-import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..errors import InputError
 from ..plan import TokenLevel
+from ..results.aggregate import read_stored
 from .curves import fill_band, log_axis, step_axis
 from .drawable import drawable
 from .page import environment, remove_stale, sentence, text_asset, write_whole
@@ -20,9 +18,7 @@ from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 from .tables import Cell, Table, count, figure, span
 
-SCHEMA = "janoscope-aggregate/1"
 FIGURES = "aggregate-figures"  # a directory of its own: an analysis may lie in the same place
-AGAIN = "run `janoscope analyze` on the recordings again"
 GROUPS = (*(level.value for level in TokenLevel), "all")
 GROUP_COLOUR = {level.value: LEVEL_COLOUR[level] for level in TokenLevel} | {"all": INK}
 SIZE_IN = (4.2, 2.5)
@@ -74,19 +70,7 @@ def render_aggregate(directory: Path | str) -> Path:
 
 def read_aggregate(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """aggregate.json, and the arrays of aggregate.npz; none where the recordings' curves cannot be compared."""
-    path, stored = directory / "aggregate.json", directory / "aggregate.npz"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-        arrays = {}
-        if stored.is_file():
-            with np.load(stored, allow_pickle=False) as opened:
-                arrays = dict(opened)
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no aggregate.json; {AGAIN}.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"the aggregate in {directory} cannot be read: {error}; {AGAIN}.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no aggregate of this version, which reads {SCHEMA!r}; {AGAIN}.")
+    facts, arrays = read_stored(directory)
     return drawable(facts), arrays
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..results.calibration import read_facts
 from ..study.few_prompts import few_prompts_words
-from .page import environment, read_facts, remove_stale, text_asset, write_whole
+from .drawable import drawable
+from .page import environment, remove_stale, text_asset, write_whole
 from .results import number
 from .style import INK, MUTED, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 
-AGAIN = "run `janoscope calibrate` again"
 TOKENS, STEPS, CHOSEN = "#b8436f", "#243b63", "#eda128"
 MARKERS = {"tokens": "o", "steps": "s"}
 FIGURES = "figures"
@@ -46,7 +47,8 @@ def render_calibration(directory: Path | str) -> list[Path]:
 
 def read_calibration(directory: Path) -> dict[str, Any]:
     """The content of a directory's calibration.json."""
-    return read_facts(directory, "calibration", AGAIN)
+    facts: dict[str, Any] = drawable(read_facts(directory))
+    return facts
 
 
 def calibration_figures(facts: Mapping[str, Any]) -> list[Drawing]:

@@ -10,16 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from ..errors import InputError
+from ..results.comparison import read_facts
+from ..results.writing import made_whole
 from .applied import error_map
 from .comparison_page import comparison_page
+from .drawable import drawable
 from .error_scale import POWER, error_scale
-from .page import read_facts, write_whole
+from .page import write_whole
 from .pictures import fitted, read_picture
 from .results import interval, number
 from .style import ERROR_CMAP, INK, MUTED, add_grid, new_figure, styled
 from .svg import Drawing, to_svg
 
-AGAIN = "run `janoscope compare` again"
 # told apart by lightness and by marker too, so that they stay apart in grey
 COLOURS = ("#243b63", "#eda128", "#b8436f", "#3d8b7d", "#7a5ea8", "#8b5a2b", "#5c6675", "#a3b54a")
 MARKERS = "osD^vPX*"
@@ -58,7 +61,8 @@ def render_comparison(directory: Path | str) -> list[Path]:
             written.append(write_whole(directory / "figures" / "pareto.svg", drawing.svg))
         grid = directory / "figures" / "grid.png"
         if len(pictures) > 1:
-            grid_figure(pictures, facts).savefig(grid, dpi=200)
+            with made_whole(grid) as making:
+                grid_figure(pictures, facts).savefig(making, dpi=200)
             written.append(grid)
     page = comparison_page(facts, caption(facts), drawing, pictures)
     return [*written, write_whole(directory / "report.html", page)]
@@ -66,7 +70,8 @@ def render_comparison(directory: Path | str) -> list[Path]:
 
 def read_comparison(directory: Path) -> dict[str, Any]:
     """The content of a directory's comparison.json."""
-    return read_facts(directory, "comparison", AGAIN)
+    facts: dict[str, Any] = drawable(read_facts(directory))
+    return facts
 
 
 def fronts_of(facts: Mapping[str, Any]) -> list[Front]:
@@ -180,4 +185,7 @@ def _words(label: str, mean: Mapping[str, Any]) -> str:
 
 def _picture(directory: Path, name: str) -> np.ndarray | None:
     path = directory / "pictures" / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
-    return read_picture(path) if path.is_file() else None
+    try:
+        return read_picture(path) if path.is_file() else None
+    except InputError:  # the page is drawn without it; `compare --resume` makes it again
+        return None

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..plan import TokenLevel
+from ..results.writing import made_whole
 from .figures import level_panel, map_panel, picture_panel
 from .ladder import ROW_HEIGHT, Ladder, draw_ladder
 from .maps import draw_levels, draw_map, draw_picture
@@ -57,7 +58,10 @@ def render_hero(directory: Path | str, out_png: Path | str) -> Path:
     results, path = read_results(Path(directory)), Path(out_png)
     with styled():
         figure = draw_hero(results, Figure())
-        figure.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Title": results.caption(), "Software": None})
+        with made_whole(path) as making:
+            figure.savefig(
+                making, format="png", dpi=DPI, facecolor="white", metadata={"Title": results.caption(), "Software": None}
+            )
     return path
 
 

@@ -1,17 +1,14 @@
 """What every page is made with: templates, the files they include, and writing them whole."""
 
-import json
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..errors import InputError
-from .drawable import drawable
+from ..results.writing import write_text
 
 OURS = "janoscope"  # stands in the description of every SVG that we draw
 
@@ -30,26 +27,9 @@ def text_asset(name: str) -> Markup:
     return Markup((files(__package__) / "templates" / name).read_text(encoding="utf-8"))
 
 
-def read_facts(directory: Path, kind: str, again: str) -> dict[str, Any]:
-    """The content of a result, `{kind}.json`. again: how to make it anew, where it is missing, damaged or of another version."""
-    path, schema = directory / f"{kind}.json", f"janoscope-{kind}/1"
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} holds no {path.name}; {again}.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; {again}.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != schema:
-        raise InputError(f"{path} is no {kind} of this version, which reads {schema!r}; {again}.")
-    return cast(dict[str, Any], drawable(facts))
-
-
 def write_whole(path: Path, text: str) -> Path:
     """Whole or not at all, so that an interrupted run leaves the old report readable."""
-    making = path.with_name(f".{path.name}.making")
-    making.write_text(text, encoding="utf-8", errors="replace")  # a prompt may hold lone surrogates
-    os.replace(making, path)
-    return path
+    return write_text(path, text.encode(errors="replace").decode())  # a prompt may hold lone surrogates
 
 
 def remove_stale(folder: Path, names: Iterable[str]) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image
 
-from ..errors import InputError
+from ..results.images import read_frames
 
 ENDINGS = (".png", ".webp", ".gif", ".mp4")  # a .png may be animated
 
@@ -26,12 +26,7 @@ def read_picture(path: Path) -> np.ndarray | None:
     """
     if path.suffix == ".mp4":
         return _read_video(path)
-    try:
-        with Image.open(path) as opened:
-            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)]
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}. Record again, or move it away.") from error
-    return np.stack(frames)
+    return read_frames(path, "Record again, or move it away.")
 
 
 def _read_video(path: Path) -> np.ndarray | None:

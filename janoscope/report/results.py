@@ -1,8 +1,6 @@
 """Results: the files of one analysis, read once and checked against each other, so that figures need not ask."""
 
-import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +11,16 @@ import numpy as np
 
 from ..analysis import token_means
 from ..conversion import is_flow
+from ..decode import read_text
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
 from ..plan import Plan, TokenLevel
+from ..results.analysis import Facts, read_analysis_arrays, read_facts, refuse_mixed
+from ..results.applied import Applied
+from ..results.files import read_json
 from .drawable import drawable
 from .pictures import find_picture
 
-SCHEMA = "janoscope-analysis/1"
 AGAIN = "run `janoscope analyze` again"
 VERDICT_LEVELS = ("separates", "weak", "none")
 
@@ -50,7 +51,6 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "curve_velocity_change_quantiles": ("curve", "step-1"),
     "curve_raw_change_quantiles": ("curve", "step-1"),
 }
-SECTIONS = ("run", "grid", "conversion", "complexity", "convergence", "map_predicts", "separation", "points", "versions")
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,20 +145,20 @@ def read_results(directory: Path, recording: Path | None = None) -> AnalysisResu
     recording: the recorded run; without it the name in analysis.json is looked for in the directory and beside it.
     Raises InputError naming the file, what is wrong with it and how to mend it.
     """
-    facts = _read_facts(directory)
-    plan = Plan.from_text(_read_text(directory / "plan.json"), str(directory / "plan.json"))
-    arrays = _read_arrays(directory / "analysis.npz")
+    facts = read_facts(directory)
+    plan = _read_plan(directory / "plan.json")
+    refuse_mixed(directory, "plan.json", plan.id, facts)
+    arrays = _read_arrays(directory, facts)
     _check_facts(facts, plan, directory / "analysis.json")
     _check_shapes(arrays, facts, plan)
     name = str(facts.get("recording", ""))
     found = _find_recording(directory, name, recording)
-    applied = directory / "apply.json"
     return AnalysisResults(
         directory,
         drawable(facts),
         arrays,
         plan,
-        drawable(_read_object(applied)) if applied.is_file() else None,
+        drawable(_read_applied(directory / "apply.json")),
         found,
         find_picture(directory, found, name),
     )
@@ -195,46 +195,27 @@ def estimate_words(found: Mapping[str, Any], name: str, form: str = ".2f") -> st
     return f"{value:{form}}" + ("" if between is None else f" [{between[0]:{form}}, {between[1]:{form}}]")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
+def _read_plan(path: Path) -> Plan:
+    if not path.exists():
+        raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.")
+    return Plan.from_text(read_text(path, "plan", f"{AGAIN.capitalize()}.", errors="surrogateescape"), str(path))
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error}; {AGAIN}.") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} holds a {type(data).__name__}, not an object; {AGAIN}.")
-    return data
+def _read_arrays(directory: Path, facts: Facts) -> dict[str, np.ndarray]:
+    stored = read_analysis_arrays(directory, facts)
+    if missing := [name for name in ARRAYS if name not in stored]:
+        raise InputError(f"{directory / 'analysis.npz'} lacks {', '.join(missing)}; {AGAIN}.")
+    return {name: stored[name] for name in (*ARRAYS, *(name for name in OPTIONAL if name in stored))}
 
 
-def _read_facts(directory: Path) -> dict[str, Any]:
-    path = directory / "analysis.json"
-    facts = _read_object(path)
-    if facts.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {facts.get('schema')!r}, this version draws {SCHEMA!r}; {AGAIN}.")
-    if missing := [name for name in SECTIONS if name not in facts]:
-        raise InputError(f"{path} lacks {', '.join(missing)}; {AGAIN}.")
-    return facts
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in ARRAYS if name not in stored]
-            if missing:
-                raise InputError(f"{path} lacks {', '.join(missing)}; {AGAIN}.")
-            return {name: stored[name] for name in (*ARRAYS, *(name for name in OPTIONAL if name in stored))}
-    except FileNotFoundError as error:
-        raise InputError(f"{path.parent} holds no {path.name}, so it is no finished analysis; {AGAIN}.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
+def _read_applied(path: Path) -> Mapping[str, Any] | None:
+    """apply.json beside the analysis, if it is one: a file of that name may also be somebody else's."""
+    if not path.is_file():
+        return None
+    applied: Mapping[str, Any] = read_json(
+        path, Applied, "run summary", "Run `janoscope apply` again, or move it away.", finite=False
+    )
+    return applied
 
 
 def _check_facts(facts: Mapping[str, Any], plan: Plan, path: Path) -> None:

@@ -19,19 +19,30 @@ from ..shape import checked
 Line = TypeVar("Line")
 
 
-def read_json(path: Path, shape: Any, what: str, advice: str, *, schema: str | None = None) -> Any:
+def read_json(path: Path, shape: Any, what: str, advice: str, *, schema: str | None = None, finite: bool = True) -> Any:
     """The data of a JSON file of ours, which have the declared shape (janoscope/shape.py).
 
     schema: what its key `schema` must say. advice: a sentence, how to get a good file.
 
     Raises InputError where the file is missing, unreadable, of another schema or of another shape.
     """
+    if not path.exists():
+        raise InputError(f"{path.parent} holds no {path.name}. {advice}")
     # undecodable bytes of a command line (surrogateescape) may stand in prompts
-    data = decode_json(read_text(path, what, advice, errors="surrogateescape"), str(path), advice)
+    data = decode_json(read_text(path, what, advice, errors="surrogateescape"), str(path), advice, finite, whole=False)
     if schema is not None and (not isinstance(data, dict) or data.get("schema") != schema):
         met = str(data.get("schema"))[:60] if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{path} is no {what} of this version: its schema is {met!r}, not {schema!r}. {advice}")
     return checked(data, shape, str(path), advice)
+
+
+def is_of_another_schema(path: Path, schema: str) -> bool:
+    """Whether a file is whole JSON of something else than a result of ours, in any version. False where it is not there."""
+    try:
+        data = decode_json(read_text(path, "", ""), str(path), "")
+    except InputError:
+        return False
+    return not isinstance(data, dict) or not str(data.get("schema")).startswith(schema.rpartition("/")[0] + "/")
 
 
 def read_arrays(path: Path, what: str, advice: str) -> dict[str, np.ndarray]:

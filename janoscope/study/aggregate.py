@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .analysis_files import read_arrays, read_facts, write_arrays, write_json
+from ..results.aggregate import read_one
+from ..results.analysis import AGAIN, AGGREGATE_SCHEMA, ID, analysis_id, read_analysis_arrays
+from ..results.writing import remove, write_arrays, write_json
 from .verdict import judge_recordings
 
-SCHEMA = "janoscope-aggregate/1"
 RESAMPLES = 2000
 LEVEL = 0.95
 FEW_RECORDINGS = 5
@@ -28,9 +29,9 @@ def aggregate(directories: Sequence[Path]) -> tuple[dict[str, Any], dict[str, np
     """
     if not directories:
         raise InputError("there is no analysis to aggregate; name one recording or more.")
-    analyses = [read_facts(directory) for directory in directories]
+    analyses = [read_one(directory) for directory in directories]
     facts = {
-        "schema": SCHEMA,
+        "schema": AGGREGATE_SCHEMA,
         "recordings": [_recording(directory, found) for directory, found in zip(directories, analyses, strict=True)],
         "method": f"mean over recordings, {LEVEL:.0%} percentile interval of {RESAMPLES} bootstrap resamples of whole recordings",
         "notes": _notes(analyses),
@@ -51,10 +52,12 @@ def write_aggregate(directories: Sequence[Path], directory: Path) -> Path:
     """Aggregate into `directory`: aggregate.json, and aggregate.npz where curves can be compared; gives aggregate.json's path."""
     facts, arrays = aggregate(directories)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "aggregate.npz").unlink(missing_ok=True)
+    made = analysis_id(facts, "", arrays)
+    for name in ("aggregate.html", "aggregate.json", "aggregate.npz"):
+        remove(directory / name)
     if arrays:
-        write_arrays(directory / "aggregate.npz", arrays)
-    write_json(directory / "aggregate.json", facts)
+        write_arrays(directory / "aggregate.npz", {**arrays, ID: np.array(made)})
+    write_json(directory / "aggregate.json", {**facts, ID: made})
     return directory / "aggregate.json"
 
 
@@ -168,10 +171,10 @@ def _measures(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every number of a token group; its tokens add up. Lists (cost by steps held) are taken place by place."""
     result: dict[str, Any] = {"tokens": sum(group["tokens"] for group in groups)}
     for name in groups[0]:
-        values = [group[name] for group in groups]
+        values = [group.get(name) for group in groups]
         if name == "tokens":
             continue
-        if isinstance(values[0], list):
+        if all(isinstance(value, list) for value in values):
             shortest = min(len(value) for value in values)
             result[name] = [estimate_of("mean", [value[at] for value in values]) for at in range(shortest)]
         else:
@@ -182,10 +185,16 @@ def _measures(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _curves(directories: Sequence[Path], analyses: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     if len({a["run"]["steps"] for a in analyses}) > 1:
         return {}
-    middle = analyses[0]["curves"]["quantiles"].index(0.5)
-    stored = [read_arrays(directory) for directory in directories]
+    quantiles = analyses[0]["curves"]["quantiles"]
+    if 0.5 not in quantiles:
+        return {}
+    middle = quantiles.index(0.5)
+    stored = [read_analysis_arrays(directory, facts) for directory, facts in zip(directories, analyses, strict=True)]
     arrays = {}
     for name in CURVES:
+        shapes = {found[name].shape if name in found else () for found in stored}
+        if len(shapes) > 1 or len(shape := shapes.pop()) != 3 or shape[1] != len(quantiles):
+            raise InputError(f"the curves {name} of these analyses cannot be compared: their shapes differ. {AGAIN}")
         medians = np.stack([found[name][:, middle] for found in stored])  # (recording, group, step)
         short = name.removesuffix("_quantiles")
         arrays[short] = medians.mean(axis=0)

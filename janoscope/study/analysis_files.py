@@ -1,11 +1,7 @@
 """Analysis: what `analyze` found in one recording, and the files that hold it: analysis.json, analysis.npz, plan.json."""
 
-import json
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +10,10 @@ import numpy as np
 from ..analysis import Complexity, Convergence
 from ..errors import InputError
 from ..plan import Plan
+from ..results.analysis import ID, SCHEMA, analysis_id, read_facts
+from ..results.files import is_of_another_schema
+from ..results.writing import remove, write_arrays, write_json, write_text
 from .recording_identity import apply_arguments
-
-SCHEMA = "janoscope-analysis/1"
-AGAIN = "run `janoscope analyze` again"
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,20 @@ class Analysis:
 
 
 def analysis_directory(recording: Path, output: Path | None, force: bool) -> Path:
-    """Where the analysis goes: `output`, else the recording's name without .h5. Refused when an analysis stands there."""
+    """Where the analysis goes: `output`, else the recording's name without .h5.
+
+    Raises InputError where a finished analysis stands there, unless `force`, or files of another command, whatever is said.
+    """
     directory = output or recording.with_suffix("")
-    if (directory / "analysis.json").exists() and not force:
-        raise InputError(
-            f"{directory} holds an analysis already; choose another directory with -o, or pass --force to replace it."
-        )
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file, the analysis needs a directory; choose one with -o.")
+    page, result = directory / "report.html", directory / "analysis.json"
+    if result.exists() and page.exists() and not force:
+        raise _holds_another(directory)
+    # what `analyze` removes first is never there alone, so a page without its result is somebody else's
+    theirs = page if page.exists() and not result.exists() else result if is_of_another_schema(result, SCHEMA) else None
+    if theirs is not None:
+        raise InputError(f"{theirs} is of no analysis and would be replaced; move it away, or choose another directory with -o.")
     return directory
 
 
@@ -79,63 +81,27 @@ def analysis_directories(recordings: Sequence[Path], output: Path | None, force:
     return [analysis_directory(recording, directory, force) for recording, directory in zip(recordings, wanted, strict=True)]
 
 
-def write_analysis(analysis: Analysis, directory: Path) -> None:
-    """analysis.npz, plan.json and last analysis.json, each complete or absent.
+def write_analysis(analysis: Analysis, directory: Path, replaces: bool = True) -> None:
+    """plan.json, analysis.npz and last analysis.json, each whole or absent, with one id.
 
-    An earlier analysis.json goes first: a death midway leaves a directory without one, never an old one beside a new plan.
+    An earlier page and analysis.json go first: a death midway leaves a directory without them, never old ones beside a new plan.
+    replaces: whether an earlier analysis may be replaced. The same one is kept as it is, so that its page can be drawn.
+
+    Raises InputError where another one is there and may not be replaced.
     """
+    plan, arrays = analysis.plan.to_text(), {name: np.asarray(array) for name, array in analysis.arrays.items()}
+    made = analysis_id(analysis.results, plan, arrays)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "analysis.json").unlink(missing_ok=True)
-    write_whole(directory / "plan.json", analysis.plan.to_text().encode(errors="surrogateescape"))
-    write_arrays(directory / "analysis.npz", analysis.arrays)
-    write_json(directory / "analysis.json", analysis.results)
+    if not replaces and (directory / "analysis.json").exists():
+        if read_facts(directory).get("id") == made:
+            return
+        raise _holds_another(directory)
+    for name in ("report.html", "analysis.json"):
+        remove(directory / name)
+    write_text(directory / "plan.json", replace(analysis.plan, id=made).to_text())
+    write_arrays(directory / "analysis.npz", {**arrays, ID: np.array(made)})
+    write_json(directory / "analysis.json", {**analysis.results, ID: made})
 
 
-def write_json(path: Path, data: Any) -> None:
-    """JSON for people and machines alike; numbers that do not exist are null."""
-    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
-    write_whole(path, text.encode(errors="surrogateescape"))
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A NumPy archive, not compressed: the mantissas of measured values hardly shrink, and zlib would take half the analysis."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **dict(arrays))  # type: ignore[arg-type]  # its stub takes every keyword for a flag
-    temporary.replace(path)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def read_facts(directory: Path) -> dict[str, Any]:
-    """The content of a directory's analysis.json. Raises InputError where there is none, or one of another kind."""
-    path = directory / "analysis.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no analysis of schema {SCHEMA!r}; {AGAIN}.")
-    return facts
-
-
-def read_arrays(directory: Path) -> dict[str, np.ndarray]:
-    """The content of a directory's analysis.npz."""
-    path = directory / "analysis.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}; {AGAIN}.") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+def _holds_another(directory: Path) -> InputError:
+    return InputError(f"{directory} holds an analysis already; choose another directory with -o, or pass --force to replace it.")

@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
 from ..probe import Probe, ProbeSheet
 from ..recording import Recording, open_recording
-from .analysis_files import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
+from ..results.analysis import SCHEMA
+from .analysis_files import Analysis, analysis_directories, analysis_directory, write_analysis
 from .analysis_numbers import (
     QUANTILES,
     MeasuredRun,
@@ -130,10 +131,10 @@ def analyze(
         return _analyze(recording, sheet, chosen, probed, reduction, options, on_step)
 
 
-def analyze_to_directory(path: Path, directory: Path, **options: Any) -> Analysis:
+def analyze_to_directory(path: Path, directory: Path, replaces: bool = True, **options: Any) -> Analysis:
     """`analyze`, then `write_analysis`."""
     analysis = analyze(path, **options)
-    write_analysis(analysis, directory)
+    write_analysis(analysis, directory, replaces)
     return analysis
 
 

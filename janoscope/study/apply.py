@@ -13,8 +13,8 @@ from ..execution import Account, Executor, Identity
 from ..metrics import psnr, ssim
 from ..plan import Cache, Plan, Policy
 from ..probe import Probe
+from ..results.writing import write_json
 from ..shape import misfit
-from .analysis_files import write_json
 from .call import PipelineCall
 from .generate import Generated, generate, save_frames
 from .model import Model, sheet_of

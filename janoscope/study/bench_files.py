@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .analysis_files import write_json, write_whole
+from ..results.writing import write_json, write_text
 
 _TITLES = {
     "record": "Performance of recording",
@@ -18,5 +18,5 @@ def write_bench(directory: Path, name: str, figures: dict[str, Any], text: str) 
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / f"{name}.json", figures)
     path = directory / f"{name}.md"
-    write_whole(path, f"# {_TITLES[name.split('-')[0]]}\n\n{text}\n".encode())
+    write_text(path, f"# {_TITLES[name.split('-')[0]]}\n\n{text}\n")
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .analysis_files import write_json
+from ..results.writing import write_json
 from .calibration import RESULT
 
 RECIPE = "recipe.json"

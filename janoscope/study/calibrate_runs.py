@@ -20,7 +20,7 @@ from ..execution.flops import FlopMeter
 from ..metrics import quality
 from ..plan import Policy
 from ..results.files import append_line, read_arrays, read_journal
-from .analysis_files import write_arrays
+from ..results.writing import write_arrays
 from .calibrate_surrogate import CAP_DB
 from .calibrate_times import TimedStep
 from .call import CallOptions, PipelineCall, make_call

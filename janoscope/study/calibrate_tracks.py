@@ -19,7 +19,7 @@ from ..plan.cost import step_flops
 from ..plan.replay import Replay, StepWeights, gram
 from ..plan.schedule import StepKind
 from ..recording import open_recording
-from .analysis_files import write_arrays
+from ..results.writing import write_arrays
 from .calibrate_levels import OrderedMap, stacked_levels
 from .calibrate_space import Space, Span
 from .experts import expert_spans

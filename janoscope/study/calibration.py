@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plan import Fingerprint, Policy
-from .analysis_files import write_json, write_whole
+from ..results.writing import write_json, write_text
 from .calibrate_choice import Choice, Target
 from .calibrate_choice import Validated as Validated
 from .calibrate_search import Candidate
@@ -235,7 +235,7 @@ def write_calibration(calibration: Calibration, directory: Path) -> list[Path]:
     """The policies, then calibration.json, each whole or not at all; gives their paths."""
     written = []
     for name, policy in named_policy_of(calibration).items():
-        write_whole(directory / name, policy.to_toml().encode())
+        write_text(directory / name, policy.to_toml())
         written.append(directory / name)
     write_json(directory / RESULT, calibration.to_json())
     return [*written, directory / RESULT]

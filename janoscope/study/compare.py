@@ -107,6 +107,8 @@ class Contest:
         self._call = _call_facts(calls[0])
         if known is not None:
             _refuse_another((*self._about, self._call), (known.model, known.device, known.dtype, known.steps, known.call))
+        shown = self._rows[FULL].runs  # images are of the first prompt and seed
+        self._shown: Key = shown[0].key if shown else (calls[0].prompt, calls[0].seed)
         self._waiting = [call for call in calls if self._lacking(call) or self._lacks(self._full, call)]
         self._total = self._count_generations()
         self._warm = False
@@ -116,7 +118,16 @@ class Contest:
         return [method for method in self._methods if self._lacks(method, call)]
 
     def _lacks(self, method: Method, call: PipelineCall) -> bool:
-        return all(run.key != (call.prompt, call.seed) for run in self._rows[method.spec.text].runs)
+        """Whether the method's run on the call is not known, or its image is: an earlier one that could not be read."""
+        return not self._has_run(method, call) or self._lacks_image(method, call)
+
+    def _has_run(self, method: Method, call: PipelineCall) -> bool:
+        return any(run.key == (call.prompt, call.seed) for run in self._rows[method.spec.text].runs)
+
+    def _lacks_image(self, method: Method, call: PipelineCall) -> bool:
+        row = self._rows[method.spec.text]
+        is_shown = (call.prompt, call.seed) == self._shown and not row.note.startswith(FAILED)
+        return is_shown and method.spec.text not in self._pictures
 
     def run(self) -> Comparison:
         for call in self._waiting:
@@ -201,6 +212,8 @@ class Contest:
         cost = self._with_counts(method, call, cost)
         frames = _frames(made)
         self._pictures.setdefault(text, frames)
+        if self._has_run(method, call):  # only its image was missing
+            return
         row = self._rows[text]
         row.note = row.note or cost.note or ("the reference" if reference is None else "")
         compute = None if cost.flops is None or not full.flops else cost.flops / full.flops

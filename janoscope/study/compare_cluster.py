@@ -107,6 +107,9 @@ def _part_of(known: Comparison, key: Key, labels: Sequence[str]) -> Comparison |
     if not whole:
         return None
     part = _of_call(known, key)
+    shown = [label for label in labels if not rows[label].note.startswith(FAILED)]
+    if key == known.row(FULL).runs[0].key and not set(shown) <= set(part.pictures):
+        return None  # an image that could not be read is made again
     there = [replace(row, runs=[_with_machine(run, known.device) for run in row.runs]) for row in part.rows]
     return replace(part, rows=tuple(there))
 

@@ -1,6 +1,6 @@
 """Comparison: what `compare` found, as rows of runs, paired differences, a table and files."""
 
-import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
 
 from ..errors import InputError
-from .analysis_files import write_json, write_whole
+from ..results.comparison import SCHEMA, read_facts
+from ..results.images import read_frames
+from ..results.writing import holds_nothing, remove, write_json, write_text
+from ..shape import checked
 from .generate import save_frames
 from .mosaic import mosaic
 from .output_files import output_name
-from .pairing import Key, equal_compute, estimate, front_name, paired, undominated
+from .pairing import Estimate, Key, equal_compute, estimate, front_name, paired, undominated
 
-SCHEMA = "janoscope-comparison/1"
 FULL = "full"
+IMAGES = "pictures"
+FIGURES = ("figures/pareto.svg", "figures/grid.png")
 MEASURES = ("wall_s", "cpu_s", "compute", "speedup", "efficiency", "psnr", "ssim", "ms_ssim", "lpips")
 
 
@@ -59,8 +62,10 @@ class Run:
         return facts if self.machine else {name: fact for name, fact in facts.items() if name != "machine"}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Run":
-        return cls(**{key: value for key, value in data.items() if key != "efficiency"})
+    def from_json(cls, data: Mapping[str, Any], origin: str, advice: str) -> "Run":
+        """Raises InputError where the data are no run."""
+        stored = {key: value for key, value in data.items() if key != "efficiency"}
+        return cls(**checked(stored, cls, f"{origin}: a run", advice))
 
 
 @dataclass
@@ -72,10 +77,11 @@ class Row:
     options: Mapping[str, str]
     runs: list[Run] = field(default_factory=list)
     note: str = ""
+    _estimated: tuple[int, Mapping[str, Estimate]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Row":
-        runs = [Run.from_json(run) for run in data["runs"]]
+    def from_json(cls, data: Mapping[str, Any], origin: str, advice: str) -> "Row":
+        runs = [Run.from_json(run, origin, advice) for run in data["runs"]]
         return cls(data["label"], data["method"], data["options"], runs, data["note"])
 
     @property
@@ -96,8 +102,15 @@ class Row:
         points = np.array(list(self.points().values()))
         return (float(points[:, 0].mean()), float(points[:, 1].mean())) if points.size else None
 
+    def estimates(self) -> Mapping[str, Estimate]:
+        """Means of every measure that a run has, with intervals; reckoned once for the runs there are."""
+        if self._estimated is None or self._estimated[0] != len(self.runs):
+            made = {m: estimate(values) for m in MEASURES if (values := self.values(m))}
+            self._estimated = len(self.runs), made
+        return self._estimated[1]
+
     def to_json(self) -> dict[str, Any]:
-        estimates = {m: estimate(values) for m in MEASURES if (values := self.values(m))}
+        estimates = self.estimates()
         return {
             "label": self.label,
             "method": self.method,
@@ -188,8 +201,8 @@ class Comparison:
 
 def _line(row: Row, width: int) -> str:
     def cell(measure: str, form: str, size: int) -> str:
-        values = row.values(measure)
-        return f"{estimate(values).value if values else '-':>{size}{form if values else ''}}"
+        found = row.estimates().get(measure)
+        return f"{found.value if found else '-':>{size}{form if found else ''}}"
 
     cache = [run.cache_bytes for run in row.runs if run.cache_bytes is not None]
     held = f"{max(cache) / 2**20:.1f}" if cache else "-"
@@ -198,44 +211,117 @@ def _line(row: Row, width: int) -> str:
 
 
 def load_comparison(directory: Path) -> Comparison:
-    """What `save_comparison` wrote; raises InputError where there is nothing that can be gone on with."""
+    """What `ComparisonFiles` wrote. An image that cannot be read is left out, with a warning: it is made again.
+
+    Raises InputError where there is nothing that can be gone on with.
+    """
     path = directory / "comparison.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
-        rows = tuple(Row.from_json(row) for row in data["rows"])
-        pictures = {label: _read_frames(directory / "pictures" / Path(name).name) for label, name in data["pictures"].items()}
-        told = {key: data[key] for key in ("model", "device", "dtype", "steps", "missing", "complete", "call")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be gone on with: {error}. Begin anew in another --output.") from error
-    return Comparison(rows=rows, pictures=pictures, **told)
+    facts = read_facts(directory)
+    advice = "Begin anew in another --output."
+    rows = tuple(Row.from_json(row, str(path), advice) for row in facts["rows"])
+    if [row.label for row in rows][:1] != [FULL]:
+        raise InputError(f"{path} cannot be gone on with: its first row is not {FULL!r}. {advice}")
+    told = {key: facts[key] for key in ("model", "device", "dtype", "steps", "missing", "complete")}
+    return Comparison(rows=rows, pictures=_readable(directory, facts["pictures"]), call=facts.get("call", {}), **told)
 
 
-def _read_frames(path: Path) -> np.ndarray:
-    with Image.open(path) as opened:
-        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)])
+def _readable(directory: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    found = {}
+    for label, name in names.items():
+        path = directory / IMAGES / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
+        try:
+            found[label] = read_frames(path, "It is made again.")
+        except InputError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+    return found
+
+
+class ComparisonFiles:
+    """The directory of one comparison: comparison.json, comparison.txt, pictures/, and of clips one that shows all side by side.
+
+    Each image is written once. `known`: an earlier comparison of this directory, whose images are there already.
+    """
+
+    def __init__(self, directory: Path, known: Comparison | None = None):
+        self.directory = directory
+        self._there: dict[str, str] = {}
+        if known is not None:
+            names = read_facts(directory)["pictures"]
+            self._there = {label: f"{IMAGES}/{Path(names[label]).name}" for label in known.pictures}
+        self._side_by_side: tuple[str, ...] = ()
+        self._began = known is not None
+
+    def clear(self) -> None:
+        """Remove what an earlier comparison listed as its own here, its page and result first; nothing else."""
+        names = ("report.html", "comparison.json", "comparison.txt", "side-by-side.mp4", "side-by-side.png", *FIGURES)
+        try:
+            listed = read_facts(self.directory)["pictures"].values()
+        except InputError:  # damaged: what else is its own is not known
+            listed = ()
+        images = [f"{IMAGES}/{Path(name).name}" for name in listed]
+        for name in (*names, *images):
+            remove(self.directory / name)
+
+    def save(self, comparison: Comparison) -> list[Path]:
+        """Write what is known by now; gives the paths. The result goes first: an image that is lost can be made again."""
+        if not self._began and (self.directory / "comparison.json").exists():
+            self.clear()
+        self._began = True
+        (self.directory / IMAGES).mkdir(parents=True, exist_ok=True)
+        names = {label: self._there.get(label) or _image_name(label, at) for at, label in enumerate(comparison.pictures)}
+        result, table = self.directory / "comparison.json", self.directory / "comparison.txt"
+        remove(self.directory / "report.html")
+        write_json(result, comparison.to_json() | {"pictures": names})
+        write_text(table, str(comparison) + "\n")
+        for label, name in names.items():
+            if label not in self._there:
+                save_frames(comparison.pictures[label], self.directory / name)
+        self._there |= names
+        return [result, table, self.directory / IMAGES, *self._save_side_by_side(comparison)]
+
+    def _save_side_by_side(self, comparison: Comparison) -> list[Path]:
+        """All clips in one, each under its name, in the order of the rows, as mp4 or animated PNG; nothing for images."""
+        clips = comparison.pictures
+        if not clips or len(next(iter(clips.values()))) == 1:
+            return []
+        path = output_name(self.directory / "side-by-side", next(iter(clips.values())))
+        if self._side_by_side != tuple(clips) or not path.exists():
+            save_frames(mosaic(clips), path)
+            self._side_by_side = tuple(clips)
+        return [path]
+
+
+def _image_name(label: str, at: int) -> str:
+    safe = "".join(c if c.isalnum() or c in "-.=" else "_" for c in label)
+    return f"{IMAGES}/{at:02d}-{safe[:100]}.png"
 
 
 def save_comparison(comparison: Comparison, directory: Path) -> list[Path]:
-    """comparison.json, comparison.txt and pictures/ in a directory. The full run's picture is `00-full`."""
-    pictures = directory / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    names = {}
-    for index, (label, frames) in enumerate(comparison.pictures.items()):
-        safe = "".join(c if c.isalnum() or c in "-.=" else "_" for c in label)
-        names[label] = save_frames(frames, pictures / f"{index:02d}-{safe}.png").relative_to(directory).as_posix()
-    files = side_by_side(comparison, directory)
-    result, table = directory / "comparison.json", directory / "comparison.txt"
-    write_whole(table, (str(comparison) + "\n").encode())
-    write_json(result, comparison.to_json() | {"pictures": names})
-    return [result, table, pictures, *files]
+    """All files of a comparison at once; see `ComparisonFiles`."""
+    return ComparisonFiles(directory).save(comparison)
 
 
-def side_by_side(comparison: Comparison, directory: Path) -> list[Path]:
-    """All clips in one, each under its name, in the order of the rows, as mp4 or animated PNG; nothing for pictures."""
-    clips = comparison.pictures
-    if not clips or len(next(iter(clips.values()))) == 1:
-        return []
-    whole = mosaic(clips)
-    return [save_frames(whole, output_name(directory / "side-by-side", whole))]
+def ready_directory(directory: Path, *, resume: bool, force: bool) -> Comparison | None:
+    """Make the directory of a comparison ready; gives the earlier comparison to go on with.
+
+    A directory in which no call was finished is as good as none. Raises InputError for one with other files in it, and, unless
+    `resume` or `force`, for one with a comparison. The first `ComparisonFiles.save` then removes the files that it listed.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file, a comparison needs a directory; choose another --output.")
+    there = (directory / "comparison.json").exists()
+    if there and not (resume or force):
+        raise InputError(
+            f"{directory} exists; choose another --output, or pass --resume to go on with it or --force to replace it."
+        )
+    if there and resume:
+        return load_comparison(directory)
+    if there:
+        return None
+    if taken := [name for name in ("report.html", "comparison.txt", *FIGURES) if (directory / name).exists()]:
+        raise InputError(
+            f"{directory / taken[0]} is of no comparison and would be replaced; move it away, or choose another --output."
+        )
+    if not (force or holds_nothing(directory)):
+        raise InputError(f"{directory} exists and holds no comparison; choose another --output, or pass --force to use it.")
+    return None

@@ -11,7 +11,7 @@ from .. import __version__
 from ..capture import parse_tap
 from ..errors import InputError
 from ..recording import Recording, open_recording
-from .analysis_files import write_json
+from ..results.writing import write_json
 from .experts import spans_of_recording
 from .output_files import refuse_existing
 from .recording_identity import sheet_of_recording

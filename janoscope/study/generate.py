@@ -13,6 +13,7 @@ import numpy as np
 from ..capture import Watch
 from ..capture.watch import NetworkCall, SchedulerStep
 from ..errors import InputError
+from ..results.writing import made_whole, write_png
 from .call import PipelineCall
 from .model import Model
 from .output_files import refuse_format
@@ -114,14 +115,10 @@ def to_frames(result: Any) -> np.ndarray:
 
 def save_frames(frames: np.ndarray, path: Path) -> Path:
     """A picture as PNG; a clip as animated PNG when the path ends in .png, else as mp4 (needs the `video` extra)."""
-    from PIL import Image
-
     if path.suffix.lower() == ".mp4":
         _save_mp4(frames, path)
         return path
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(path, save_all=len(pictures) > 1, append_images=pictures[1:], duration=125, loop=0)
-    return path
+    return write_png(path, frames)
 
 
 def _save_mp4(frames: np.ndarray, path: Path) -> None:
@@ -131,4 +128,5 @@ def _save_mp4(frames: np.ndarray, path: Path) -> None:
     # the codec takes even sizes; padded, since the writer would resample all frames to multiples of 16
     rows, cols = (size % 2 for size in frames.shape[1:3])
     even = np.pad(frames, ((0, 0), (0, rows), (0, cols), (0, 0)), mode="edge")
-    imageio.imwrite(path, even, fps=8, plugin="FFMPEG", macro_block_size=2)
+    with made_whole(path) as making:
+        imageio.imwrite(making, even, fps=8, plugin="FFMPEG", macro_block_size=2)

@@ -27,11 +27,11 @@ class Estimate:
 
 def estimate(values: Mapping[Key, float], seed: int = 0) -> Estimate:
     """The mean of one value a run. Runs of one prompt are drawn together, unless there is only one prompt."""
-    prompts = list(dict.fromkeys(prompt for prompt, _ in values))
-    by_prompt = len(prompts) > 1
-    groups = [np.array([v for (p, _), v in values.items() if p == prompt]) for prompt in prompts]
-    if not by_prompt:
-        groups = [np.array([value]) for value in values.values()]
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, _), value in values.items():
+        by_prompt.setdefault(prompt, []).append(value)
+    grouped = list(by_prompt.values()) if len(by_prompt) > 1 else [[value] for value in values.values()]
+    groups = [np.array(group) for group in grouped]
     sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
     mean = float(sums.sum() / counts.sum())
     if len(groups) < 2:

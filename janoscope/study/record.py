@@ -4,7 +4,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -316,8 +316,6 @@ def _save_picture(generated: Generated, path: Path) -> tuple[Path | None, str]:
         return save_frames(generated.frames, target), ""
     except OSError as error:
         trouble = f"; its picture {target.name} could not be written: {error.strerror or error}"
-        with suppress(OSError):  # half a picture; what stopped the writing is what is told
-            target.unlink(missing_ok=True)
     try:
         return save_frames(generated.frames, Path(tempfile.mkdtemp(prefix="janoscope-")) / target.name), trouble
     except OSError:

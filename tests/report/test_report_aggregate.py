@@ -82,7 +82,7 @@ def test_one_recording_has_no_intervals_and_other_lengths_no_curves(tmp_path):
     ("content", "message"),
     [
         (None, "holds no aggregate.json"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("[]", "is no aggregate"),
         ('{"schema": "x/2"}', "is no aggregate"),
     ],

@@ -26,6 +26,7 @@ def row(label):
     return {
         "label": label,
         "method": label.partition(":")[0],
+        "options": {},
         "front": label.partition(":")[0],
         "on_front": label != "uniform:k=9",
         "runs": [run],

@@ -65,7 +65,7 @@ def test_a_path_inside_a_result_file_cannot_point_elsewhere(made, tmp_path):
 @pytest.mark.parametrize("name", ["analysis.json", "analysis.npz", "plan.json"])
 def test_names_the_file_that_is_missing(made, name):
     (made.directory / name).unlink()
-    with pytest.raises(InputError, match=rf"holds no {name}, so it is no finished analysis; run `janoscope analyze` again"):
+    with pytest.raises(InputError, match=rf"holds no {name}, so it is no finished analysis[;.] [rR]un `janoscope analyze` again"):
         read_results(made.directory)
 
 
@@ -73,12 +73,16 @@ def test_names_the_file_that_is_missing(made, name):
     ("name", "content", "message"),
     [
         ("analysis.json", "{", "is not JSON"),
-        ("analysis.json", "[]", "holds a list, not an object"),
-        ("analysis.json", '{"schema": "janoscope-analysis/9"}', "has schema 'janoscope-analysis/9', this version draws"),
-        ("analysis.json", '{"schema": "janoscope-analysis/1"}', "lacks run, grid"),
+        ("analysis.json", "[]", "its schema is 'list', not 'janoscope-analysis/1'"),
+        (
+            "analysis.json",
+            '{"schema": "janoscope-analysis/9"}',
+            "its schema is 'janoscope-analysis/9', not",
+        ),
+        ("analysis.json", '{"schema": "janoscope-analysis/1"}', "lacks 'complexity', 'convergence'"),
         ("analysis.npz", "no archive", "analysis.npz cannot be read"),
         ("apply.json", "{", "apply.json is not JSON"),
-        ("../run.png", "no picture", "cannot be read as a picture"),
+        ("../run.png", "no picture", "cannot be read as an image"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(made, name, content, message):
@@ -92,7 +96,7 @@ def test_a_damaged_file_is_one_sentence(made, name, content, message):
     ("changes", "message"),
     [
         ({"grid": {"channels": 3, "cells": [1, 16, 22], "patch": [1, 2, 2]}}, "has grid .* plan.json beside it"),
-        ({"complexity": {"tile": [1, 4]}}, "malformed tile or point"),
+        ({"complexity": {"tile": [1, 4]}}, "a list of 3 is needed"),
         ({"complexity": {"tile": [1, 0, 4]}}, "malformed tile or point"),
         ({"complexity": {"tile": [1, -4, 4]}}, "sizes are at least 1"),
         ({"points": [{"name": "A", "frame": 0, "row": 7, "col": 0, "level": "static"}]}, "lies outside the grid"),

@@ -9,8 +9,8 @@ from recorded_runs import CLIP, record_run
 
 from janoscope.errors import InputError
 from janoscope.plan import Policy
+from janoscope.results.analysis import read_facts
 from janoscope.study.aggregate import aggregate, describe_aggregate, estimate_of, interval_of_mean, write_aggregate
-from janoscope.study.analysis_files import read_facts
 from janoscope.study.analyze import analysis_directories, analyze_to_directory
 
 TABLE = {
@@ -101,7 +101,9 @@ def test_unlike_recordings_are_said_to_be_unlike(directories: list[Path], tmp_pa
     assert "policies" not in notes
     assert arrays == {}
     written = write_aggregate([*directories[:2], tmp_path / "clip"], tmp_path)
-    assert json.loads(written.read_text()) == json.loads(json.dumps(facts))
+    stored = json.loads(written.read_text())
+    assert len(stored.pop("id")) == 32
+    assert stored == json.loads(json.dumps(facts))
     assert not (tmp_path / "aggregate.npz").exists()
     text = describe_aggregate(facts)
     assert "AUROC of active against static, flow velocity" in text
@@ -111,10 +113,10 @@ def test_unlike_recordings_are_said_to_be_unlike(directories: list[Path], tmp_pa
 def test_refuses_what_is_no_analysis(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no analysis to aggregate"):
         aggregate([])
-    with pytest.raises(InputError, match=r"cannot be read.*run `janoscope analyze` again"):
+    with pytest.raises(InputError, match=r"holds no analysis.json. Run `janoscope analyze` again"):
         aggregate([tmp_path])
     (tmp_path / "analysis.json").write_text('{"schema": "other/1"}')
-    with pytest.raises(InputError, match="is no analysis of schema"):
+    with pytest.raises(InputError, match="is no analysis of this version"):
         aggregate([tmp_path])
 
 
@@ -128,7 +130,7 @@ def test_a_damaged_archive_is_one_line(directories: list[Path], tmp_path: Path) 
         whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :],
     ):
         (tmp_path / "analysis.npz").write_bytes(content)
-        with pytest.raises(InputError, match=r"analysis.npz cannot be read.*run `janoscope analyze` again"):
+        with pytest.raises(InputError, match=r"analysis.npz cannot be read.*Run `janoscope analyze` again"):
             aggregate([tmp_path])
     (tmp_path / "analysis.npz").write_bytes(whole)
     assert aggregate([tmp_path])[0]["recordings"][0]["recording"] == "run0.h5"
@@ -147,7 +149,7 @@ def test_a_death_midway_leaves_no_old_analysis_beside_a_new_plan(tmp_path: Path,
     with pytest.raises(OSError, match="no space"):
         analyze_to_directory(run.path, directory, policy=POLICY)
     assert (directory / "plan.json").exists()
-    with pytest.raises(InputError, match=r"analysis.json cannot be read"):
+    with pytest.raises(InputError, match=r"holds no analysis.json"):
         read_facts(directory)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ...results.writing import made_whole, write_text
 from ...study.recipe import Recipe, Subject
 from ..results import interval, number
 from ..svg import Drawing
@@ -47,12 +48,13 @@ class Figures:
 
     def svg(self, drawing: Drawing, name: str) -> str:
         path = self.path(f"{name}.svg")
-        path.write_text(drawing.svg, encoding="utf-8")
+        write_text(path, drawing.svg)
         return f"![{_one_line(drawing.alt)}](figures/{path.name})"
 
     def png(self, figure: Figure, name: str, alt: str) -> str:
         path = self.path(f"{name}.png")
-        figure.savefig(path, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+        with made_whole(path) as making:
+            figure.savefig(making, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight", metadata={"Software": None})
         return f"![{_one_line(alt)}](figures/{path.name})"
 
     def path(self, name: str) -> Path:

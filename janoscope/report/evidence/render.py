@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 
 from ...errors import InputError
+from ...results.writing import write_text
 from ...study.recipe import MADE, Recipe, read_recipe
 from ..style import styled
 from . import analysis, calibration, comparison, gallery, maps, memory, performance
@@ -50,7 +51,7 @@ def render_report(directory: Path) -> list[Path]:
     source = [f"Source of the claim: {recipe.source}."] if recipe.source else []
     text = "\n\n".join([*head, *about, *blocks, *how_made(recipe, shown), *source]) + "\n"
     path = directory / "report.md"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return [path, *figures.written]
 
 

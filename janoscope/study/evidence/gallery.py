@@ -1,6 +1,6 @@
 """Gallery reports: every call in full and accelerated, the pictures kept side by side."""
 
-from ..analysis_files import write_json
+from ...results.writing import write_json
 from ..apply import apply_model
 from ..generate import save_frames
 from ..prompts import Prompt

@@ -11,7 +11,8 @@ from ...analysis import token_means
 from ...errors import InputError
 from ...plan import Policy
 from ...recording import open_recording
-from ..analysis_files import write_analysis, write_arrays, write_json
+from ...results.writing import write_arrays, write_json
+from ..analysis_files import write_analysis
 from ..analyze import AnalysisOptions, analyze
 from ..generate import save_frames
 from ..run_view import RunView

@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import InputError
 from ...plan import STRATEGIES, Cache, Intervals, ModelFacts, Split, cache_bytes
 from ...plan.facts import ITEMSIZE
-from ..analysis_files import write_json
+from ...results.writing import write_json
 from ..apply import apply_model
 from ..call import CallOptions, make_call
 from ..memory import Levels, Memory, predict_memory, usable

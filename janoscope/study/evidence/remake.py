@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..analysis_files import write_json
+from ...results.writing import write_json
 from ..call import PipelineCall
 from ..compare import device_name
 from ..methods import device_of
