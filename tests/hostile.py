@@ -1,11 +1,14 @@
 """Files as nobody should write them: mutants of good ones, from a fixed seed, and what reading each of them gives."""
 
+import io
 import json
 import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from janoscope.errors import JanoscopeError
 
@@ -84,6 +87,31 @@ def of_bytes(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     yield from WHOLE
     for _ in range(count - len(WHOLE)):
         yield _changed_bytes(content, drawn)
+
+
+def of_arrays(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """Of an .npz: one array dropped, of another type or shape, or with values that are none; or bytes of the whole."""
+    drawn = random.Random(seed)
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = dict(stored)
+    yield from WHOLE
+    for at in range(count - len(WHOLE)):
+        if at % 4 == 3:
+            yield _changed_bytes(content, drawn)
+            continue
+        name, packed = drawn.choice(list(arrays)), io.BytesIO()
+        np.savez(packed, **_changed_arrays(arrays, name, drawn))
+        yield packed.getvalue()
+
+
+def _changed_arrays(arrays: dict[str, np.ndarray], name: str, drawn: random.Random) -> dict[str, np.ndarray]:
+    array = arrays[name]
+    others = [
+        *(None, array.astype("U8"), array.astype(np.complex64), array[..., None], array.ravel()[:0], np.array(3)),
+        *(np.full(array.shape, np.nan), np.full(array.shape, np.inf), np.full(array.shape, 2**62), array > 0, array[:-1]),
+    ]
+    other = drawn.choice(others if array.ndim else others[:-1])
+    return {key: value for key, value in (arrays | {name: other}).items() if value is not None}
 
 
 def _changed_bytes(content: bytes, drawn: random.Random) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from ..errors import InputError
+from ..grid import GridTable
 from . import analysis
 from .analysis import AGAIN, AGGREGATE_SCHEMA, ID, refuse_mixed
 from .files import read_arrays, read_json
@@ -105,6 +106,7 @@ class One(TypedDict):
 
     recording: str
     run: OneRun
+    grid: GridTable
     complexity: OneComplexity
     convergence: OneConvergence
     map_predicts: list[OneOfMap]
