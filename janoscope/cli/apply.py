@@ -148,6 +148,6 @@ def _tell(applied: "Applied", files: list[Path]) -> None:
         click.echo("tokens, cache and FLOPs are those of one of two processes, each with a guidance branch of its own")
     if applied.psnr is not None and applied.ssim is not None:
         quality = "identical" if math.isinf(applied.psnr) else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
-        click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time")
+        click.echo(f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time, one pair of runs")
     for file in files:
         click.echo(f"Wrote {file}")

@@ -34,7 +34,7 @@ def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> N
     report = render_analysis(output, recording=shown.recorded.path)
     click.echo(f"Wrote {report}")
     click.echo(
-        f"Saved {1 - applied.account.compute:.0%} of the FLOPs ({applied.speedup:.2f}x in wall time on this machine) "
+        f"Saved {1 - applied.account.compute:.0%} of the FLOPs ({applied.speedup:.2f}x in wall time here, one pair of runs) "
         f"at PSNR {applied.psnr:.1f} dB, SSIM {applied.ssim:.4f} against the full run. Open {report}"
     )
     click.echo(shown.analysis.verdict)

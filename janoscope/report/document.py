@@ -100,7 +100,9 @@ def measured_figures(results: AnalysisResults, applied: Mapping[str, Any]) -> li
         ("FLOPs, counted", "–" if compute is None else f"{compute:.1%}", f"of the full run's; predicted {predicted.compute:.1%}")
     ]
     if speedup is not None:
-        figures.append(("speedup, measured", f"{speedup:.2f}×", f"wall time; FLOP ratio {predicted.flop_ratio:.2f}×"))
+        figures.append(
+            ("speedup, measured", f"{speedup:.2f}×", f"wall time, one pair of runs; FLOP ratio {predicted.flop_ratio:.2f}×")
+        )
     else:
         figures.append(("FLOP ratio", f"{predicted.flop_ratio:.2f}×", "predicted; no wall time was measured"))
     if psnr is not None:
