@@ -103,4 +103,4 @@ def test_python_examples_of_the_pages_work_on_a_readers_pipeline(tmp_path, monke
         for text in texts:
             exec(compile(text, page, "exec"), names)
     assert names["image"].size == (192, 192)
-    assert 0 < names["run"].account.compute <= 1
+    assert 0 < names["run"].summary.compute <= 1

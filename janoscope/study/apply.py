@@ -2,11 +2,14 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from ..execution import Account, Executor, Identity
@@ -17,6 +20,7 @@ from ..results.writing import write_json
 from ..shape import misfit
 from .call import PipelineCall
 from .generate import Generated, generate, save_frames
+from .handle import Handle
 from .model import Model, sheet_of
 from .model_directory import named_policy
 from .output_files import refuse_format
@@ -28,7 +32,40 @@ _WARMING_STEPS = 2
 _RESERVED = ("plan.json", "analysis.json", "aggregate.json")
 
 
-@contextmanager
+class ApplyHandle(Handle):
+    """What `apply` gives: attached to the pipeline, see `Handle`; what the last generation computed, and by which plan."""
+
+    def __init__(self, layers: ExitStack, executor: Executor):
+        super().__init__(layers, "apply(pipe, ...)", "accelerated", lambda: executor.is_unused)
+        self.executor = executor
+
+    @property
+    def summary(self) -> Account:
+        """What the last generation computed; empty before the first."""
+        return self.executor.account
+
+    @property
+    def account(self) -> Account:
+        """The old name of `summary`."""
+        warnings.warn("`account` is now called `summary`.", DeprecationWarning, stacklevel=2)
+        return self.summary
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan given, or made by the last generation; None while there is none."""
+        return self.executor.plan
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return self.executor.policy
+
+    @property
+    def skipped(self) -> np.ndarray | None:
+        """Tokens that the last step did not compute, bool (token,); None when it computed all."""
+        return self.executor.skipped
+
+
 def apply(
     pipe: Any,
     *,
@@ -43,8 +80,9 @@ def apply(
     any_prompt: bool = False,
     pair: Pair | None = None,
     cache: Cache | str | None = None,
-) -> Iterator[Executor]:
-    """Accelerate every generation that `pipe` makes inside the context; the pipeline is restored at its end.
+) -> ApplyHandle:
+    """Accelerate every generation that `pipe` makes until the handle is closed, by `close()` or `with`; the pipeline is then
+    as it was.
 
     Args:
         policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
@@ -60,7 +98,9 @@ def apply(
     Example:
         >>> with janoscope.apply(pipe, policy="jano/flux-1/1") as run:  # doctest: +SKIP
         ...     image = pipe("a suitcase and a vase").images[0]
-        >>> print(run.account)  # doctest: +SKIP
+        >>> print(run.summary)  # doctest: +SKIP
+        >>> handle = janoscope.apply(pipe, policy="jano/flux-1/1")  # doctest: +SKIP
+        >>> handle.close()  # doctest: +SKIP
     """
     chosen = sheet_of(pipe, probe, sheet)
     if isinstance(policy, str | Path):
@@ -71,11 +111,12 @@ def apply(
         cache = Cache.from_table({"strategy": cache}, "cache")
     identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
     how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
-    with (
-        Executor(pipe, chosen, policy=policy, plan=plan, **how, on_select=pair.selected if pair else None) as executor,
-        pair.attached(pipe, chosen) if pair else nullcontext(),
-    ):
-        yield executor
+    with ExitStack() as stack:
+        on_select = pair.selected if pair else None
+        executor = stack.enter_context(Executor(pipe, chosen, policy=policy, plan=plan, **how, on_select=on_select))
+        if pair is not None:
+            stack.enter_context(pair.attached(pipe, chosen))
+        return ApplyHandle(stack.pop_all(), executor)
 
 
 @dataclass(frozen=True)
@@ -134,17 +175,17 @@ def apply_model(
         generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
     told |= {"sheet": model.sheet, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
-    with apply(model.pipe, policy=policy, plan=plan, **told) as executor:
+    with apply(model.pipe, policy=policy, plan=plan, **told) as run:
         generated = generate(model, call, on_step)
-    made = executor.plan
+    made = run.plan
     if made is None:
-        raise _ends_in_warmup(len(executor.account.steps))
+        raise _ends_in_warmup(len(run.summary.steps))
     full = generate(model, call, on_step) if reference else None
     processes = 1 if model.pair is None else 2
     if full is None or full.frames is None or generated.frames is None:
-        return Applied(generated, executor.account, made, full, processes=processes)
+        return Applied(generated, run.summary, made, full, processes=processes)
     quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}
-    return Applied(generated, executor.account, made, full, **quality, processes=processes)
+    return Applied(generated, run.summary, made, full, **quality, processes=processes)
 
 
 def _ends_in_warmup(steps: int) -> InputError:

@@ -13,12 +13,13 @@ from typing import Any
 from .. import __version__
 from ..capture import Capture, Tap, parse_tap
 from ..errors import InputError, RecordingError
-from ..execution import Executor, Identity
-from ..plan import Policy
+from ..execution import Account, Executor, Identity
+from ..plan import Plan, Policy
 from ..probe import Probe, ProbeSheet
 from ..recording import Recorder, prepare_destination
 from .call import PipelineCall
 from .generate import Generated, generate, save_frames
+from .handle import Handle
 from .model import Model, sheet_of
 from .model_directory import named_policy
 from .output_files import output_name, refuse_existing
@@ -32,24 +33,35 @@ OUTPUT_ENDINGS = (".png", ".mp4")  # which of them is known when the frames are
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
 
-@dataclass
-class RecordedGenerations:
-    """What `record` gives: the files of the generations so far, and what recording them cost.
+class RecordHandle(Handle):
+    """What `record` gives: attached to the pipeline, see `Handle`; the files of the generations so far, and what they cost.
 
-    capture: None in the second process of a pair, which writes nothing.
+    executor: of an accelerated recording, else None. capture: None in the second process of a pair, which writes nothing.
     """
 
-    sink: RecordingSink
-    capture: Capture | None
-    executor: Executor | None = None
+    def __init__(self, layers: ExitStack, sink: RecordingSink, capture: Capture | None, executor: Executor | None, call: str):
+        super().__init__(layers, call, "recorded", lambda: capture is not None and capture.is_unused)
+        self.capture, self.executor, self._sink = capture, executor, sink
+        sink.on_recorder = self.close_first_at_exit
 
     @property
     def recorders(self) -> list[Recorder]:
-        return self.sink.recorders
+        return self._sink.recorders
 
     @property
     def paths(self) -> list[Path]:
-        return [recorder.path for recorder in self.sink.recorders]
+        """The recordings in the order of their generations; the last is complete when the handle is closed."""
+        return [recorder.path for recorder in self._sink.recorders]
+
+    @property
+    def summary(self) -> Account | None:
+        """What the last generation computed, of an accelerated recording."""
+        return self.executor.account if self.executor else None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that the last generation made, of an accelerated recording."""
+        return self.executor.plan if self.executor else None
 
     @property
     def overhead_s(self) -> float:
@@ -57,7 +69,6 @@ class RecordedGenerations:
         return self.capture.overhead_s if self.capture else 0.0
 
 
-@contextmanager
 def record(
     pipe: Any,
     path: str | Path,
@@ -81,8 +92,8 @@ def record(
     on_step: Callable[[int, int], None] | None = None,
     on_size: Callable[[Expected], None] | None = None,
     pair: Pair | None = None,
-) -> Iterator[RecordedGenerations]:
-    """Record every generation that `pipe` makes inside the context.
+) -> RecordHandle:
+    """Record every generation that `pipe` makes from now on until the handle is closed, by `close()` or the end of a `with`.
 
     Args:
         path: the recording; a second generation goes to `<name>-2.h5`.
@@ -104,6 +115,9 @@ def record(
     Example:
         >>> with janoscope.record(pipe, "run.h5", prompt="a cat", seed=3):  # doctest: +SKIP
         ...     pipe("a cat", generator=torch.Generator().manual_seed(3))
+        >>> handle = janoscope.record(pipe, "run.h5")  # doctest: +SKIP
+        >>> pipe("a cat")  # doctest: +SKIP
+        >>> handle.close()  # doctest: +SKIP
     """
     target = Path(path)
     if pair is None or pair.leads:
@@ -131,8 +145,7 @@ def record(
         on_size=on_size,
     )
     identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
-    with _attached(pipe, chosen, sink, asked, rules, identity, pair) as recorded:
-        yield recorded
+    return _attach(pipe, chosen, sink, asked, rules, identity, pair, f'record(pipe, "{target}")')
 
 
 def _told_layers(rules: Policy | None, pair: Pair | None) -> dict[str, Any]:
@@ -140,8 +153,7 @@ def _told_layers(rules: Policy | None, pair: Pair | None) -> dict[str, Any]:
     return ({"policy": rules.to_json()} if rules else {}) | ({"guidance_parallel": 2} if pair else {})
 
 
-@contextmanager
-def _attached(
+def _attach(
     pipe: Any,
     sheet: ProbeSheet,
     sink: RecordingSink,
@@ -149,7 +161,8 @@ def _attached(
     rules: Policy | None,
     identity: Identity,
     pair: Pair | None,
-) -> Iterator[RecordedGenerations]:
+    call: str,
+) -> RecordHandle:
     """Capture, executor and pair on the pipeline, each over the one before; the process that follows has no capture."""
     with ExitStack() as stack:
         capture = stack.enter_context(Capture(pipe, sheet, sink, taps=taps)) if pair is None or pair.leads else None
@@ -163,7 +176,7 @@ def _attached(
             stack.enter_context(pair.attached(pipe, sheet))
             if capture is not None:
                 capture.received = (1,)
-        yield RecordedGenerations(sink, capture, executor)
+        return RecordHandle(stack.pop_all(), sink, capture, executor, call)
 
 
 def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
@@ -266,7 +279,7 @@ def record_model(
         nonfinite=sum(recorder.nonfinite.values()),
         nonfinite_created=sum(recorder.nonfinite_created.values()),
         storage_loss=max(recorder.storage_loss.values(), default=0.0),
-        compute=recorded.executor.account.compute if recorded.executor else None,
+        compute=recorded.summary.compute if recorded.summary else None,
         notices=tuple(r.notice for r in recorded.recorders if r.notice),
     )
 
@@ -299,7 +312,7 @@ def _stop_told_once() -> Iterator[None]:
         yield
 
 
-def _keep_actual_size(recorded: RecordedGenerations, generated: Generated) -> None:
+def _keep_actual_size(recorded: RecordHandle, generated: Generated) -> None:
     """What came out, beside what was asked for: a model's defaults and roundings are not among the arguments."""
     if generated.frames is None or recorded.recorders[-1].failure:
         return

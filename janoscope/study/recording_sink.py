@@ -62,6 +62,7 @@ class RecordingSink:
         self._path, self._provenance, self._taps = path, provenance, taps
         self._marks_skipped, self._store_dtype, self._force = marks_skipped, store_dtype, force
         self._on_step, self._on_size = on_step, on_size
+        self.on_recorder: Callable[[], None] = lambda: None  # told when one was made
         self.recorders: list[Recorder] = []
         self._planned = self._committed = 0
         self._open: Recorder | None = None
@@ -85,6 +86,7 @@ class RecordingSink:
         )
         self.recorders.append(recorder)
         self._open = recorder
+        self.on_recorder()
 
     def put(self, signal: str, values: np.ndarray, *, item: int, branch: str, dtype: str) -> None:
         self.recorders[-1].put(signal, values, item=item, branch=branch, dtype=dtype)

@@ -123,7 +123,7 @@ class Script:
                 continue
             with janoscope.apply(wan.pipe, policy=policy(cache={"strategy": strategy}), pair=pair) as run:
                 latents = generate(wan.pipe, wan.call)
-            held[f"{strategy} {'one' if pair is None else 'two'}"] = [run.account.cache_bytes, float(latents.double().sum())]
+            held[f"{strategy} {'one' if pair is None else 'two'}"] = [run.summary.cache_bytes, float(latents.double().sum())]
         self.tell(hidden=held)
 
     def guards(self):
