@@ -22,6 +22,8 @@ from .pairing import Estimate, Key, equal_compute, estimate, front_name, paired,
 FULL = "full"
 IMAGES = "pictures"
 FIGURES = ("figures/pareto.svg", "figures/grid.png")
+PER_SECOND = ("speedup", "efficiency")  # measures that are a quotient of wall times, or one times a share
+TOO_NOISY = "times too noisy"
 MEASURES = ("wall_s", "cpu_s", "compute", "speedup", "efficiency", "psnr", "ssim", "ms_ssim", "lpips")
 
 
@@ -103,11 +105,27 @@ class Row:
         return (float(points[:, 0].mean()), float(points[:, 1].mean())) if points.size else None
 
     def estimates(self) -> Mapping[str, Estimate]:
-        """Means of every measure that a run has, with intervals; reckoned once for the runs there are."""
+        """Means of every measure that a run has, with intervals; reckoned once for the runs there are.
+
+        Of a speedup it is the sum of the full runs' wall times over the sum of ours; a mean of quotients contradicts the wall
+        times beside it and favours whatever is noisy. Efficiency is weighed alike.
+        """
         if self._estimated is None or self._estimated[0] != len(self.runs):
-            made = {m: estimate(values) for m in MEASURES if (values := self.values(m))}
+            weights = {m: self.values("wall_s") if m in PER_SECOND else None for m in MEASURES}
+            made = {m: estimate(values, weights=weights[m]) for m in MEASURES if (values := self.values(m))}
             self._estimated = len(self.runs), made
         return self._estimated[1]
+
+    @property
+    def times(self) -> str | None:
+        """Whether the method is `faster` or `slower` than the full run, or the times are too noisy to say; None where too few
+        runs were made, and of the full run itself."""
+        speedup = self.estimates().get("speedup")
+        if self.method == FULL or speedup is None or speedup.low is None or speedup.high is None:
+            return None
+        if speedup.low <= 1 <= speedup.high:
+            return TOO_NOISY
+        return "faster" if speedup.low > 1 else "slower"
 
     def to_json(self) -> dict[str, Any]:
         estimates = self.estimates()
@@ -119,6 +137,7 @@ class Row:
             "runs": [run.to_json() for run in self.runs],
             "mean": {m: estimates[m].value if m in estimates else None for m in MEASURES},
             "interval": {m: [estimates[m].low, estimates[m].high] if m in estimates else None for m in MEASURES},
+            "times": self.times,
             "note": self.note,
         }
 
@@ -206,8 +225,9 @@ def _line(row: Row, width: int) -> str:
 
     cache = [run.cache_bytes for run in row.runs if run.cache_bytes is not None]
     held = f"{max(cache) / 2**20:.1f}" if cache else "-"
+    notes = [note for note in (TOO_NOISY if row.times == TOO_NOISY else "", row.note) if note]
     cells = [cell("compute", ".3f", 8), cell("speedup", ".2f", 8), cell("efficiency", ".2f", 7), cell("psnr", ".2f", 7)]
-    return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {held:>10}  {row.note}".rstrip()
+    return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {held:>10}  {'; '.join(notes)}".rstrip()
 
 
 def load_comparison(directory: Path) -> Comparison:

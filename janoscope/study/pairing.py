@@ -25,14 +25,21 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(values: Mapping[Key, float], seed: int = 0) -> Estimate:
-    """The mean of one value a run. Runs of one prompt are drawn together, unless there is only one prompt."""
-    by_prompt: dict[str, list[float]] = {}
-    for (prompt, _), value in values.items():
-        by_prompt.setdefault(prompt, []).append(value)
-    grouped = list(by_prompt.values()) if len(by_prompt) > 1 else [[value] for value in values.values()]
-    groups = [np.array(group) for group in grouped]
-    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+def estimate(values: Mapping[Key, float], seed: int = 0, weights: Mapping[Key, float] | None = None) -> Estimate:
+    """The mean of one value a run. Runs of one prompt are drawn together, unless there is only one prompt.
+
+    weights: of the runs; None: alike. Ratios weighed by their denominators have the ratio of the sums for a mean.
+
+    >>> estimate({("a", 0): 2.0, ("b", 0): 0.5}, weights={("a", 0): 1.0, ("b", 0): 4.0}).value
+    0.8
+    """
+    by_prompt: dict[str, list[Key]] = {}
+    for key in values:
+        by_prompt.setdefault(key[0], []).append(key)
+    groups = list(by_prompt.values()) if len(by_prompt) > 1 else [[key] for key in values]
+    weight_of = dict.fromkeys(values, 1.0) if weights is None else weights
+    sums = np.array([sum(values[key] * weight_of[key] for key in group) for group in groups])
+    counts = np.array([sum(weight_of[key] for key in group) for group in groups])
     mean = float(sums.sum() / counts.sum())
     if len(groups) < 2:
         return Estimate(mean, None, None, len(values))

@@ -89,6 +89,41 @@ def test_a_comparison_writes_strict_json_with_fronts_and_pairs():
     assert "failed: why" in str(comparison)
 
 
+def timed(prompt, wall_s, full_s):
+    told = {"prompt": prompt, "seed": 0, "cpu_s": wall_s, "compute": 0.5, "cache_bytes": 0, "peak_bytes": None}
+    return Run(**told, wall_s=wall_s, speedup=full_s / wall_s, psnr=30.0, ssim=0.9, ms_ssim=None, lpips=None)
+
+
+def test_a_rows_speedup_does_not_contradict_its_wall_times():
+    """4.3 s of the full run against 6.0 s: the mean of the quotients 1.97 and 0.42 said 1.19."""
+    row = Row("uniform", "uniform", {}, [timed("a", 2.0, 3.94), timed("b", 10.0, 4.2)])
+    data = row.to_json()
+    assert data["mean"]["speedup"] == pytest.approx((3.94 + 4.2) / (2.0 + 10.0))
+    assert data["mean"]["speedup"] == pytest.approx((3.94 + 4.2) / 2 / data["mean"]["wall_s"])
+    assert np.mean([run["speedup"] for run in data["runs"]]) > 1, "control: the mean of the quotients says faster"
+    assert data["mean"]["efficiency"] == pytest.approx(0.5 * data["mean"]["speedup"])
+    low, high = data["interval"]["speedup"]
+    assert low == pytest.approx(0.42)
+    assert high == pytest.approx(1.97)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([(2.0, 3.94), (10.0, 4.2)], "times too noisy"),
+        ([(2.0, 3.0), (2.0, 4.0), (3.0, 4.0)], "faster"),
+        ([(4.0, 3.0), (5.0, 4.0)], "slower"),
+        ([(2.0, 3.0)], None),
+    ],
+)
+def test_times_say_faster_or_slower_or_that_they_are_too_noisy(runs, expected):
+    row = Row("uniform", "uniform", {}, [timed(str(at), *times) for at, times in enumerate(runs)])
+    assert row.to_json()["times"] == expected
+    comparison = Comparison("demo", "cpu", "float32", 8, (row,), {}, {})
+    assert ("times too noisy" in str(comparison)) == (expected == "times too noisy")
+    assert Row("full", "full", {}, row.runs).times is None
+
+
 def test_clips_stand_in_rows_of_four_under_their_names():
     clips = {f"method:{at}": np.full((3, 10, 30, 3), 40 * at, np.uint8) for at in range(5)}
     whole = mosaic(clips)
