@@ -13,7 +13,7 @@ from .error_scale import error_scale, shaded
 from .page import environment, text_asset
 from .pictures import fitted
 from .player import FRAMES_A_SECOND, MOST_FRAMES, encode
-from .results import number
+from .results import interval, number
 from .svg import Drawing
 from .tables import Cell, Table, count, figure, span
 
@@ -78,26 +78,51 @@ def compared_prompts(facts: Mapping[str, Any]) -> int:
 
 def method_table(facts: Mapping[str, Any]) -> Table:
     """What every method took and gave, means over the runs."""
-    forms = (("compute", ".3f"), ("speedup", ".2f"), ("efficiency", ".2f"), ("psnr", ".2f"), ("ssim", ".4f"), ("ms_ssim", ".4f"),
-             ("lpips", ".4f"), ("wall_s", ".2f"), ("cpu_s", ".2f"))  # fmt: skip
+    forms = (("compute", ".3f"), ("psnr", ".2f"), ("ssim", ".4f"), ("ms_ssim", ".4f"), ("lpips", ".4f"), ("wall_s", ".2f"),
+             ("cpu_s", ".2f"))  # fmt: skip
+    full = next((row for row in facts["rows"] if row["label"] == FULL), None)
     has_peak = any(run.get("peak_bytes") is not None for row in facts["rows"] for run in row["runs"])  # on CUDA only
     sizes = ("cache_bytes", "peak_bytes") if has_peak else ("cache_bytes",)
     rows = []
     for row in facts["rows"]:
         cells = [figure(row["mean"].get(name), form) for name, form in forms]
-        cells.insert(4, span(row["interval"].get("psnr"), ".1f"))
+        cells.insert(2, span(row["interval"].get("psnr"), ".1f"))
+        speedup, compute = speedup_of(row, full), number(row["mean"].get("compute"))
+        efficiency = None if speedup is None or compute is None else speedup * compute
+        between = None if row is full else row["interval"].get("speedup")
+        cells[1:1] = [figure(speedup, ".2f"), span(between, ".2f"), figure(efficiency, ".2f")]
         held = [_most_mib(row, name) for name in sizes]
         rows.append([Cell(row["label"], note=_note(row)), *cells, *held, count(len(row["runs"]))])
-    heads = ["method", "compute", "speedup", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS", "wall (s)",
-             "CPU (s)", *("cache (MiB)", "peak (MiB)")[: len(sizes)], "runs"]  # fmt: skip
+    heads = ["method", "compute", "speedup", "interval", "efficiency", "PSNR (dB)", "interval", "SSIM", "MS-SSIM", "LPIPS",
+             "wall (s)", "CPU (s)", *("cache (MiB)", "peak (MiB)")[: len(sizes)], "runs"]  # fmt: skip
     return Table("methods", "Means over the runs, 95 % intervals over prompts", heads, rows).without_empty_columns()
+
+
+def speedup_of(row: Mapping[str, Any], full: Mapping[str, Any] | None) -> float | None:
+    """Wall time of the full runs over that of a row's runs of the same prompts and seeds: as the wall column has them.
+
+    A mean of ratios can say that a row is faster which took longer. Without a full row the mean that the file has.
+    """
+    times = {} if full is None else {(run["prompt"], run["seed"]): number(run.get("wall_s")) for run in full["runs"]}
+    pairs = [(times.get((run["prompt"], run["seed"])), number(run.get("wall_s"))) for run in row["runs"]]
+    known = [(before, now) for before, now in pairs if before is not None and now]
+    if not known:
+        return number(row["mean"].get("speedup"))
+    return sum(before for before, _ in known) / sum(now for _, now in known)
+
+
+def _too_noisy(row: Mapping[str, Any]) -> bool:
+    """Whether the times do not say if the method is faster or slower than the full run."""
+    between = interval(row["interval"].get("speedup"))
+    return row["label"] != FULL and between is not None and between[0] < 1 < between[1]
 
 
 def _note(row: Mapping[str, Any]) -> str:
     identical = sum(bool(run.get("identical")) for run in row["runs"])
     same = f"{identical} of {len(row['runs'])} pictures identical" if identical else ""
     failed = "failed, see above" if row["note"].startswith("failed") else row["note"]
-    return "; ".join(text for text in (failed, same) if text)
+    noisy = "times too noisy for a speedup: its interval spans 1" if _too_noisy(row) else ""
+    return "; ".join(text for text in (failed, same, noisy) if text)
 
 
 def _most_mib(row: Mapping[str, Any], name: str) -> Cell:

@@ -103,6 +103,25 @@ def test_columns_in_which_nothing_was_measured_are_left_out(tmp_path):
     assert "LPIPS" in heads_of((tmp_path / "report.html").read_text(), "methods")
 
 
+def test_a_speedup_is_the_ratio_of_the_walls_beside_it_and_says_when_it_is_noise(tmp_path):
+    """The mean of the ratios 1.97 and 0.42 said 1.19 for a row that took longer than the full run."""
+    write(tmp_path)
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    for line, walls, between in zip(
+        facts["rows"], ((5.9, 2.7), (3.0, 6.4), (2.0, 1.0)), ([1, 1], [0.42, 1.97], [2.1, 2.9]), strict=False
+    ):
+        line["runs"] = [{**line["runs"][0], "prompt": f"prompt {at}", "wall_s": wall} for at, wall in enumerate(walls)]
+        line["mean"] |= {"wall_s": sum(walls) / 2, "speedup": 1.19}
+        line["interval"]["speedup"] = between
+    (tmp_path / "comparison.json").write_text(json.dumps(facts))
+    render_comparison(tmp_path)
+    table = (tmp_path / "report.html").read_text().partition('id="table-methods"')[2].partition("</table>")[0]
+    full, jano, uniform = (re.findall(r">([^<]+)</", row.replace("<wbr>", "")) for row in table.split("<tr>")[2:5])
+    assert full[2] == "1.00"
+    assert jano[:4] == ["times too noisy for a speedup: its interval spans 1", "0.500", "0.91", "0.42 to 1.97"]
+    assert uniform[:4] == ["2 of 2 pictures identical", "0.600", "2.87", "2.10 to 2.90"]
+
+
 @pytest.mark.parametrize(("prompts", "told"), [(1, "1 prompt stands"), (3, "3 prompts stand"), (8, "")])
 def test_too_few_prompts_behind_an_interval_are_told(tmp_path, prompts, told):
     write(tmp_path)
