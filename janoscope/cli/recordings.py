@@ -9,6 +9,10 @@ import click
 from .options import force_option, json_option
 
 _run = click.argument("run", type=click.Path(path_type=Path))
+_PARTLY = (
+    "Format 1.0: its maps have checksums; timestep, alpha, sigma, other small values, attributes and provenance have none. "
+    "Record again for those."
+)
 _partial = click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
 
 
@@ -28,7 +32,7 @@ def inspect(run: Path, partial: bool, as_json: bool) -> None:
 @_run
 @json_option
 def verify(run: Path, as_json: bool) -> None:
-    """Read every byte of a recording against its checksums; exit code 1 when one does not fit."""
+    """Compare everything in a recording that changes a result with its checksum; exit code 1 when one does not fit."""
     from ..recording import open_recording
 
     with open_recording(run, partial=True) as recording:
@@ -36,10 +40,13 @@ def verify(run: Path, as_json: bool) -> None:
         state = "complete" if recording.complete else f"stopped early ({recording.end_reason})"
         if as_json:
             facts = {"recording": run.name, "steps": recording.steps, "complete": recording.complete, "faults": faults}
+            facts["covered"] = "all" if recording.is_summed else "maps"
             click.echo(json.dumps(facts, indent=1))
         else:
             for fault in faults:
                 click.echo(fault)
+            if not recording.is_summed:
+                click.echo(_PARTLY, err=True)
             click.echo(f"{run}: {recording.steps} steps, {state}, {len(faults)} fault{'s' * (len(faults) != 1)}")
     sys.exit(1 if faults else 0)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..grid import TokenGrid
 from . import layout
+from .checksums import header_checksum, sum_reason, sum_section
 from .encoding import BFLOAT16, fill_value, storage_dtype
 from .layout import SignalSpec
 from .sparse_image import SparseImage
@@ -56,11 +57,20 @@ def make_image(header: Header) -> SparseImage:
 
 
 def reason_bytes(reason: str) -> np.ndarray:
-    text = " ".join(reason.split()).encode("ascii", "replace")
-    return np.array(text[: layout.END_REASON_BYTES], f"S{layout.END_REASON_BYTES}")
+    return np.array(sum_reason(reason).encode("ascii"), f"S{layout.END_REASON_BYTES}")
 
 
-def write_text(group: h5py.Group, name: str, text: str) -> None:
+def write_section(file: h5py.File, section: str, text: str) -> None:
+    """A provenance section and its sum, in one piece."""
+    _write_text(file["provenance"], section, sum_section(text))
+
+
+def section_room(text: str, slack: int = PROVENANCE_SLACK) -> int:
+    """Bytes that a section of this text takes; with `slack` left for later fields, as a new one has."""
+    return len(sum_section(text)) + slack
+
+
+def _write_text(group: h5py.Group, name: str, text: str) -> None:
     """ASCII into a scalar dataset of fixed width: in place where it fits, since a new object could tear under a kill."""
     if name in group and group[name].dtype.itemsize >= len(text):
         group[name][()] = np.bytes_(text)
@@ -78,12 +88,13 @@ def lay_down(file: h5py.File, header: Header) -> None:
     _scales(file, header)
     for spec in header.signals:
         _signal(file, spec, header)
-    provenance = file.create_group("provenance")
+    file.create_group("provenance")
     for section in layout.SECTIONS:
-        write_text(provenance, section, header.provenance[section])
+        write_section(file, section, header.provenance[section])
     for name, (units, long_name) in layout.UNITS.items():
         if name in file:
             _say(file[name], units=units, long_name=long_name)
+    file.attrs[layout.HEADER_SUM] = np.uint32(header_checksum(file))
 
 
 def _say(owner: h5py.Dataset | h5py.File, **texts: str) -> None:
@@ -121,6 +132,7 @@ def _scales(file: h5py.File, header: Header) -> None:
     peak = _per_step(file, "peak_bytes", header.room, (), np.int64)
     peak.attrs["_FillValue"] = np.int64(-1)
     _attach(file, peak, ("step",))
+    _attach(file, _per_step(file, layout.STEP_SUM, header.room, (), np.uint32), ("step",))
     if header.marks_skipped:
         _attach(file, _per_step(file, layout.SKIPPED, header.room, (grid.count,), np.int8), ("step", "token"))
     for name, values in zip(("token_frame", "token_row", "token_col"), grid.places(), strict=True):
@@ -178,12 +190,13 @@ def _map_dims(file: h5py.File, spec: SignalSpec) -> tuple[str, str]:
 
 
 def _companions(file: h5py.File, spec: SignalSpec, room: int, lead: tuple[int, ...], dims: tuple[str, ...]) -> None:
-    about = {
+    about: dict[str, tuple[Any, str]] = {
         "_crc32": (np.uint32, "zlib.crc32 of each stored chunk's bytes"),
         "_nonfinite": (np.int64, "non-finite values in each chunk's source; -1 where nothing was recorded"),
     }
     if spec.cast:
         about["_nonfinite_created"] = (np.int64, "values that were finite in the source and are not in the stored dtype")
+        about["_storage_loss"] = (np.float64, "largest absolute difference that storing caused in each chunk")
     for suffix, (dtype, long_name) in about.items():
         dataset = _per_step(file, spec.dataset + suffix, room, lead, dtype)
         _say(dataset, long_name=long_name, units="1")

@@ -1,4 +1,4 @@
-"""Names and shapes of format 1.0, apart from how it is written or read. `docs/format.md` is the prose."""
+"""Names and shapes of format 1.1, apart from how it is written or read. `docs/format.md` is the prose."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 
 FORMAT = "janoscope-recording"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 SUFFIX = ".h5"
 PARTIAL_SUFFIX = ".partial.h5"
 
@@ -17,15 +17,40 @@ REQUIRED_SIGNALS = ("model_output", "sample")
 CORE_SIGNALS = ("model_output", "sample", "predicted_variance")
 BRANCHED = {"model_output": True, "sample": False, "predicted_variance": True}
 TAPS_GROUP = "taps"
-COMPANIONS = ("_crc32", "_nonfinite", "_nonfinite_created", "_token", "_channel")
+# companions of a signal with a row a step, and the types in which rows are summed
+ROW_COMPANIONS: Mapping[str, str] = {"_crc32": "<u4", "_nonfinite": "<i8", "_nonfinite_created": "<i8", "_storage_loss": "<f8"}
+CAST_COMPANIONS = ("_nonfinite_created", "_storage_loss")  # only where storing changes the type
+COMPANIONS = (*ROW_COMPANIONS, "_token", "_channel")
+ABSENT = -1  # count of non-finite values where nothing was recorded
 GUIDED = "guided"
 SKIPPED = "skipped"  # only in recordings of accelerated runs
 
 COMPLETE = "complete"
 RUNNING = "recording"  # end_reason of a file whose writer has not said how it ended
 END_REASON_BYTES = 240  # a fixed width lets the reason be rewritten in place when the disk is full
+END_REASONS = (COMPLETE, RUNNING, "interrupted", "stopped early")  # others are free text with a sum
+HEADER_SUM = "header_crc32"
+STEP_SUM = "step_crc32"
+SECTION_SUM = "section_crc32"
 ROWS_PER_CHUNK = 64  # steps per chunk of the small per-step datasets
 MAX_MAP_BYTES = 2**32 - 1  # HDF5's own limit for one chunk
+
+MAX_STEPS = 100_000  # that a sampler may mean to take: a file or an argument that says more is wrong
+MAX_ROOM = 4096  # steps that get their place when the file is made; more grow
+
+# per-step datasets of the root, in the order and types in which a step's sum goes over them
+PER_STEP: Mapping[str, str] = {
+    "step": "<i8",
+    "timestep": "<f8",
+    "alpha": "<f8",
+    "sigma": "<f8",
+    "time_s": "<f8",
+    "peak_bytes": "<i8",
+    SKIPPED: "i1",
+}
+# what never changes once the file is made, and is summed
+FIXED_ROOT_ATTRIBUTES = ("created", "format_version", "grid", "janoscope_format", "planned_steps", "prediction_type")
+FIXED_ATTRIBUTES = ("_Encoding", "_FillValue", "coordinates", "janoscope_dtype", "long_name", "source_dtype", "units")
 
 SECTIONS = ("run", "model", "scheduler", "packages", "capture")
 UNITS: Mapping[str, tuple[str, str]] = {
@@ -46,6 +71,7 @@ UNITS: Mapping[str, tuple[str, str]] = {
     "token_frame": ("1", "frame of the token, in token units"),
     "token_row": ("1", "row of the token, in token units"),
     "token_col": ("1", "column of the token, in token units"),
+    STEP_SUM: ("1", "zlib.crc32 of the step's rows in the small datasets, in the order of docs/format.md"),
     "steps_done": ("1", "number of steps that are whole; everything beyond is to be ignored"),
 }
 

@@ -44,6 +44,7 @@ class Recording:
 
     steps, planned_steps (None if unknown), items, branches, tokens, channels (of the latent), token_channels, grid,
     prediction_type, complete, end_reason, created, signals, provenance {section: {field: value}};
+    format_version (major, minor); is_summed: whether checksums cover more than the maps (since 1.1); capacity: steps with room;
     timestep, alpha, sigma: float64 (step,); time_s: float64 (step, branch); peak_bytes: int64 (step,), -1 where not measured.
     Use as a context manager, or call `close`. Not for use from several threads at once.
     """
@@ -55,6 +56,8 @@ class Recording:
         self.branches, self.items = contents.branches, contents.items
         self.steps, self.planned_steps = contents.steps, contents.planned_steps
         self.complete, self.end_reason, self.created = contents.complete, contents.end_reason, contents.created
+        self.format_version, self.is_summed = contents.version, contents.is_summed
+        self.capacity = contents.capacity
         self.tokens, self.channels, self.token_channels = self.grid.count, self.grid.channels, self.grid.token_channels
         self._specs = {spec.name: spec for spec in contents.signals}
         self.signals = tuple(self._specs)
@@ -118,7 +121,7 @@ class Recording:
 
     def present(self, signal: str) -> np.ndarray:
         """Where something was recorded: bool (step, item, branch), or (step, item) for signals without branches."""
-        return self.stored_rows(self.spec(signal).dataset + "_nonfinite") >= 0
+        return self.stored_rows(self.spec(signal).dataset + "_nonfinite") != layout.ABSENT
 
     def nonfinite(self, signal: str) -> int:
         """Non-finite values that the model itself gave."""
@@ -138,6 +141,9 @@ class Recording:
 
     def storage_loss(self, signal: str) -> float:
         """Largest absolute difference that storing caused; 0 where the source's dtype was kept."""
+        rows = self.spec(signal).dataset + "_storage_loss"
+        if rows in self.file:
+            return float(self.stored_rows(rows).max(initial=0.0))
         with reading(self.path, f"storage_loss of {signal}"):
             return float(self._file[self.spec(signal).dataset].attrs.get("storage_loss", 0.0))
 
@@ -157,7 +163,10 @@ class Recording:
             return np.asarray(self.file[spec.dataset][place])
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all bytes against their checksums and counts; empty for a sound file."""
+        """Every fault found by reading all bytes against their checksums and counts; empty for a sound file.
+
+        Files of format 1.0 have checksums of their maps only, see `is_summed`.
+        """
         from .verification import faults
 
         return faults(self)
@@ -201,7 +210,7 @@ class Recording:
         lead = (_index(item, self.items, "item"), *self._branch_index(spec, branch))
         with reading(self.path, f"{signal} at step {steps}"):
             stored = np.asarray(self.file[spec.dataset][(steps, *lead, tokens)])
-            filled = np.asarray(self._file[spec.dataset + "_nonfinite"][(steps, *lead)]) < 0
+            filled = np.asarray(self._file[spec.dataset + "_nonfinite"][(steps, *lead)]) == layout.ABSENT
             stored[filled] = fill_value(spec.stored)
             return stored if raw else decode(stored, spec.stored).astype(np.float32, copy=False)
 
@@ -220,6 +229,7 @@ class Recording:
             text = self._file[f"provenance/{name}"][()]
             fields = json.loads(text)
             if isinstance(fields, dict):
+                fields.pop(layout.SECTION_SUM, None)
                 return Section({**dict.fromkeys(PROVENANCE_FIELDS[name], UNKNOWN), **fields})
             raise ValueError("no JSON object")
         except (*HDF5_ERRORS, RecursionError) as error:

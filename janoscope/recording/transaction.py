@@ -5,6 +5,7 @@ never meets a half-written step. Only the writer thread may use these objects: h
 """
 
 import os
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,12 @@ import numpy as np
 
 from ..errors import RecordingError
 from . import layout
-from .blank import PROVENANCE_SLACK, Header, image_within_limit, reason_bytes, write_text
+from .blank import Header, image_within_limit, reason_bytes, section_room, write_section
+from .checksums import row_names
 from .destination import Claim
 from .encoding import Checked, checksum, fill_value, storage_dtype
 from .layout import SignalSpec
 
-COMPANION_SUFFIXES = ("_crc32", "_nonfinite", "_nonfinite_created")
 GROWTH_SLACK = 1 << 20  # bytes for the metadata of objects that grow
 
 
@@ -37,6 +38,7 @@ class StepRow:
     crc32: dict[str, np.ndarray] = field(default_factory=dict)
     nonfinite: dict[str, np.ndarray] = field(default_factory=dict)
     created: dict[str, np.ndarray] = field(default_factory=dict)
+    loss: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class RecordingFile:
@@ -50,6 +52,7 @@ class RecordingFile:
         self.steps_done = 0
         self._row: StepRow | None = None
         self._datasets: dict[str, h5py.Dataset] = {}  # opened once: by name at every step it took as long as the step's checksums
+        self._row_names = row_names(header.signals, lambda name: name in file)
         self._capacity: int = file["step"].shape[0]
 
     @classmethod
@@ -78,8 +81,9 @@ class RecordingFile:
     def begin_step(self, row: StepRow) -> None:
         lead = {spec.name: spec.lead(self.header.items, len(self.header.branches)) for spec in self.header.signals}
         row.crc32 = {name: np.zeros(shape, np.uint32) for name, shape in lead.items()}
-        row.nonfinite = {name: np.full(shape, -1, np.int64) for name, shape in lead.items()}
+        row.nonfinite = {name: np.full(shape, layout.ABSENT, np.int64) for name, shape in lead.items()}
         row.created = {name: np.zeros(shape, np.int64) for name, shape in lead.items()}
+        row.loss = {name: np.zeros(shape) for name, shape in lead.items()}
         self._row = row
 
     def write_map(self, spec: SignalSpec, item: int, branch: int, data: np.ndarray) -> None:
@@ -93,27 +97,32 @@ class RecordingFile:
         self._row.crc32[spec.name][place] = checked.crc32
         self._row.nonfinite[spec.name][place] = checked.found
         self._row.created[spec.name][place] = checked.created
+        self._row.loss[spec.name][place] = checked.loss
 
     def end_step(self) -> None:
         """Write the row, then acknowledge the step: flush, counter, flush (a counter before its data has lied in tests)."""
         row, step = self._row, self.steps_done
         assert row is not None
-        for name in ("timestep", "alpha", "sigma", "time_s", "peak_bytes"):
-            self._write_row(name, getattr(row, name))
-        self._write_row("step", step)
-        if self.header.marks_skipped:
-            self._write_row(layout.SKIPPED, np.zeros(self.header.grid.count) if row.skipped is None else row.skipped)
         for spec in self.header.signals:
             self._fill_absent(spec, row)
-            self._write_row(f"{spec.dataset}_crc32", row.crc32[spec.name])
-            self._write_row(f"{spec.dataset}_nonfinite", row.nonfinite[spec.name])
-            if spec.cast:
-                self._write_row(f"{spec.dataset}_nonfinite_created", row.created[spec.name])
+        values, total = self._row_values(row), 0
+        for name in self._row_names:
+            total = zlib.crc32(self._write_row(name, values[name]), total)
+        self._write_row(layout.STEP_SUM, total)
         self.file.flush()
         self._dataset("steps_done")[()] = step + 1
         self.file.flush()
         self.steps_done = step + 1
         self._row = None
+
+    def _row_values(self, row: StepRow) -> dict[str, Any]:
+        skipped = np.zeros(self.header.grid.count, np.int8) if row.skipped is None else row.skipped
+        values: dict[str, Any] = {"step": self.steps_done, layout.SKIPPED: skipped}
+        values |= {name: getattr(row, name) for name in ("timestep", "alpha", "sigma", "time_s", "peak_bytes")}
+        for spec in self.header.signals:
+            own = (row.crc32, row.nonfinite, row.created, row.loss)
+            values |= {spec.dataset + suffix: rows[spec.name] for suffix, rows in zip(layout.ROW_COMPANIONS, own, strict=True)}
+        return values
 
     def _fill_absent(self, spec: SignalSpec, row: StepRow) -> None:
         """NaN where nothing was recorded: space that was never written would read as zero.
@@ -127,13 +136,14 @@ class RecordingFile:
             self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), blank)
             row.crc32[spec.name][tuple(place)] = checksum(blank)
 
-    def _write_row(self, name: str, values: Any) -> None:
-        """One step of a small dataset; by its identifier, as h5py's indexing takes four times as long."""
+    def _write_row(self, name: str, values: Any) -> bytes:
+        """One step of a small dataset; by its identifier, as h5py's indexing takes four times as long. The bytes written."""
         dataset = self._with_room(name)
         row = np.asarray(values, dataset.dtype, order="C")[None]  # (1, ...)
         place = dataset.id.get_space()
         place.select_hyperslab((self.steps_done,) + (0,) * (row.ndim - 1), row.shape)
         dataset.id.write(h5py.h5s.create_simple(row.shape), place, row)
+        return row.tobytes()
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if name not in self._datasets:
@@ -162,10 +172,8 @@ class RecordingFile:
             os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size + GROWTH_SLACK)
 
     def _growing(self) -> list[h5py.Dataset]:
-        names = ["step", "timestep", "alpha", "sigma", "time_s", "peak_bytes", layout.SKIPPED]
-        for spec in self.header.signals:
-            names += [spec.dataset, *(spec.dataset + suffix for suffix in COMPANION_SUFFIXES)]
-        return [self._dataset(name) for name in names if name in self.file]
+        names = [*self._row_names, layout.STEP_SUM, *(spec.dataset for spec in self.header.signals)]
+        return [self._dataset(name) for name in names]
 
     def trim(self) -> None:
         """Give back the room of steps that never came."""
@@ -174,9 +182,9 @@ class RecordingFile:
                 dataset.resize(self.steps_done, axis=0)
 
     def set_provenance(self, section: str, text: str) -> None:
-        if self.file[f"provenance/{section}"].dtype.itemsize < len(text):
-            self._reserve(len(text) + PROVENANCE_SLACK)
-        write_text(self.file["provenance"], section, text)
+        if self.file[f"provenance/{section}"].dtype.itemsize < section_room(text, slack=0):
+            self._reserve(section_room(text))
+        write_section(self.file, section, text)
 
     def set_loss(self, spec: SignalSpec, loss: float) -> None:
         self.file[spec.dataset].attrs.modify("storage_loss", np.float64(loss))
@@ -185,10 +193,16 @@ class RecordingFile:
         self.file.attrs.modify("end_reason", reason_bytes(reason))
 
     def set_complete(self) -> None:
-        """Written last: everything before it is flushed first."""
+        """Everything before it is flushed first; the reason after it, so that no other order of the two is a sound file."""
         self.file.flush()
         self.file.attrs.modify("complete", np.int8(1))
         self.file.flush()
+        self.set_end_reason(layout.COMPLETE)
+        self.file.flush()
+
+    def set_failed(self, reason: str) -> None:
+        self.set_end_reason(reason)
+        self.file.attrs.modify("complete", np.int8(0))
 
     def publish(self, path: Path) -> None:
         """Give the complete file its final name, while HDF5's lock still keeps others from the partial one."""

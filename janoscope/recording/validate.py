@@ -7,6 +7,7 @@ Nothing of that belongs in a recording, so only what `docs/format.md` lists, as 
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from ..errors import JanoscopeError, RecordingError
 from ..grid import TokenGrid
 from . import layout
+from .checksums import read_reason
 from .encoding import BFLOAT16
 from .heap import heaps_are_sound
 from .layout import SignalSpec
@@ -48,6 +50,13 @@ class Contents:
     complete: bool
     end_reason: str
     created: str
+    version: tuple[int, int]  # of the format
+    capacity: int
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether its small values, attributes and provenance have checksums: since format 1.1."""
+        return self.version >= (1, 1)
 
 
 @contextlib.contextmanager
@@ -75,24 +84,26 @@ class Validator:
         with reading(self.path, "its structure"):
             if not heaps_are_sound(self.path):
                 raise self._refuse("its text heap is broken")
-            self._kind_and_version()
+            version = self._kind_and_version()
             names = self._walk()
-            return self._contents(names)
+            return self._contents(names, version)
 
     def _refuse(self, what: str) -> RecordingError:
         return RecordingError(f"{self.path.name} is refused: {what}. Only files as docs/format.md describes are opened.")
 
-    def _kind_and_version(self) -> None:
+    def _kind_and_version(self) -> tuple[int, int]:
         if "janoscope_format" not in self.file.attrs or self._text_attribute(self.file, "janoscope_format") != layout.FORMAT:
             raise RecordingError(
                 f"{self.path.name} is an HDF5 file but no janoscope recording; pass a file that `janoscope record` wrote."
             )
         version = self._text_attribute(self.file, "format_version")
-        if version.partition(".")[0] != layout.FORMAT_VERSION.partition(".")[0]:
+        numbers = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version)
+        if numbers is None or numbers[1] != layout.FORMAT_VERSION.partition(".")[0]:
             raise RecordingError(
                 f"{self.path.name} has format version {version!r}; this janoscope reads {layout.FORMAT_VERSION}. "
                 "Open it with the version that wrote it."
             )
+        return int(numbers[1]), int(numbers[2])
 
     # attributes
 
@@ -162,7 +173,7 @@ class Validator:
 
     # the whole
 
-    def _contents(self, names: set[str]) -> Contents:
+    def _contents(self, names: set[str], version: tuple[int, int]) -> Contents:
         needed = {
             "steps_done",
             *PER_STEP,
@@ -171,6 +182,8 @@ class Validator:
             *layout.REQUIRED_SIGNALS,
             *(f"provenance/{s}" for s in layout.SECTIONS),
         }
+        if version >= (1, 1):
+            needed.add(layout.STEP_SUM)
         if missing := needed - names:
             raise self._refuse(f"{', '.join(sorted(missing))} missing")
         grid = self._grid()
@@ -184,12 +197,18 @@ class Validator:
             self._expect(name, (grid.count,), "i")
         for name, kind in PER_STEP.items():
             self._expect_steps(name, steps, (len(branches),) if name == "time_s" else (), kind)
+        if layout.STEP_SUM in names:
+            self._expect_steps(layout.STEP_SUM, steps, (), "u")
         if layout.SKIPPED in names:
             self._expect_steps(layout.SKIPPED, steps, (grid.count,), "i")
         for section in layout.SECTIONS:
             self._expect(f"provenance/{section}", (), "S")
         signals = tuple(self._signal(name, names, grid, items, len(branches), steps) for name in self._signal_names(names))
         planned = int(self._attribute(self.file, "planned_steps", "i"))
+        if planned > layout.MAX_STEPS:
+            raise self._refuse(f"it says that {planned} steps were planned, above {layout.MAX_STEPS}")
+        if version >= (1, 1):
+            self._attribute(self.file, layout.HEADER_SUM, "u")
         return Contents(
             grid,
             self._text_attribute(self.file, "prediction_type"),
@@ -199,8 +218,10 @@ class Validator:
             steps,
             signals,
             int(self._attribute(self.file, "complete", "iu")) == 1,
-            self._text_attribute(self.file, "end_reason"),
+            read_reason(self._text_attribute(self.file, "end_reason"))[0],
             self._text_attribute(self.file, "created"),
+            version,
+            self.file["step"].shape[0],
         )
 
     def _grid(self) -> TokenGrid:
@@ -261,11 +282,11 @@ class Validator:
             raise self._refuse(f"{name} is {dataset.dtype} with an unknown janoscope_dtype")
         if not bits and dataset.dtype.name not in ("float16", "float32", "float64"):
             raise self._refuse(f"{name} is {dataset.dtype}, no floating point")
-        for suffix, kinds in (("_crc32", "u"), ("_nonfinite", "i"), ("_nonfinite_created", "i")):
-            if suffix != "_nonfinite_created" or path + suffix in names:
+        for suffix, kind in layout.ROW_COMPANIONS.items():
+            if suffix not in layout.CAST_COMPANIONS or path + suffix in names:
                 if path + suffix not in names:
                     raise self._refuse(f"{path}{suffix} is missing")
-                self._expect_steps(path + suffix, steps, lead, kinds)
+                self._expect_steps(path + suffix, steps, lead, kind[1])
         tokens, channels = dataset.shape[-2:]
         return SignalSpec(
             name, tokens, channels, self._text_attribute(dataset, "source_dtype"), BFLOAT16 if bits else dataset.dtype.name
@@ -275,4 +296,4 @@ class Validator:
 def needed_names(names: set[str]) -> set[str]:
     """Datasets that are not part of a signal."""
     provenance = {name for name in names if name.startswith("provenance/") and name.partition("/")[2] in layout.SECTIONS}
-    return {"steps_done", *PER_STEP, *PLACES, *SCALES} | provenance | (names & {layout.SKIPPED})
+    return {"steps_done", *PER_STEP, *PLACES, *SCALES} | provenance | (names & {layout.SKIPPED, layout.STEP_SUM})

@@ -253,6 +253,8 @@ class Recorder:
         for name, value in (("items", self.items), ("planned_steps", self.planned_steps), ("queue_bytes", queue_bytes)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
+        if (self.planned_steps or 0) > layout.MAX_STEPS:
+            raise InputError(f"planned_steps is {self.planned_steps}; at most {layout.MAX_STEPS} are recorded. Leave it out.")
 
     def _check_skipped(self, skipped: np.ndarray | None) -> np.ndarray | None:
         if skipped is None:
@@ -266,7 +268,7 @@ class Recorder:
         return np.array(skipped, np.int8)
 
     def _header(self) -> Header:
-        room = self.planned_steps or self._schedule.length or layout.ROWS_PER_CHUNK
+        room = min(self.planned_steps or self._schedule.length or layout.ROWS_PER_CHUNK, layout.MAX_ROOM)
         texts = {section: provenance_json(section, self._provenance[section]) for section in layout.SECTIONS}
         signals = self._gathering.all_signals()
         return Header(

@@ -175,12 +175,11 @@ class WriterThread:
         file = self._on_file()
         for spec in file.header.signals:
             file.set_loss(spec, self.loss.get(spec.name, 0.0))
-        if end_reason == COMPLETE:
-            file.trim()
-        file.set_end_reason(end_reason)
         if end_reason != COMPLETE:
+            file.set_end_reason(end_reason)
             file.close()
             return
+        file.trim()
         if self.path.exists() and not self.force:
             raise RecordingError(
                 f"{self.path} has appeared meanwhile and is kept; this recording stays {partial_path(self.path).name}"
@@ -194,7 +193,7 @@ class WriterThread:
         if self._file is None:
             return
         with contextlib.suppress(Exception):
-            self._file.set_end_reason(f"failed: {failure}")
+            self._file.set_failed(f"failed: {failure}")
         with contextlib.suppress(Exception):  # a second failure of the same disk; the first is the one reported
             self._file.close()
 

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from janoscope.errors import JanoscopeError
 from janoscope.grid import TokenGrid
 from janoscope.recording import Recorder, open_recording
 from janoscope.recording.blank import Header, make_image
-from janoscope.recording.encoding import check
+from janoscope.recording.encoding import cast, check
 from janoscope.recording.layout import SECTIONS, SignalSpec
 from janoscope.recording.transaction import RecordingFile, StepRow
 
@@ -143,6 +144,50 @@ def test_every_write_may_be_the_last_one(tmp_path, counter_first):
                     assert count >= sum(mark <= done + 1 for mark in acknowledged), "an acknowledged step was lost"
     assert points > 100
     assert bool(faults) == counter_first, faults
+
+
+def test_the_checksums_fit_after_every_single_write(tmp_path):
+    """From the first step to the mark of completeness; a late field of the provenance and a changed dtype among it."""
+    steps, specs = 5, (SignalSpec("model_output", 6, 2, "float32", "float16"), SignalSpec("sample", 6, 2, "float32", "float32"))
+    grid = TokenGrid(2, (1, 2, 3), (1, 1, 1))
+    header = Header(grid, "flow", BRANCHES, 1, None, specs, dict.fromkeys(SECTIONS, "{}"), marks_skipped=True, room=8)
+    make_image(header).save(tmp_path / "empty.h5")
+    content = bytearray((tmp_path / "empty.h5").read_bytes())
+    disk, dice, target = WriteLog(bytes(content)), np.random.default_rng(0), tmp_path / "stopped.h5"
+    file = RecordingFile(h5py.File(disk, "r+", rdcc_nbytes=0), header, Path("unused"))
+    losses = {spec.name: 0.0 for spec in specs}
+    for step in range(steps):
+        file.begin_step(StepRow(1.0, 0.5, 0.5, np.zeros(3), -1))
+        for place in (0, 1, 3) if step == 2 else range(4):  # a branch is absent at step 2
+            spec, values = specs[place == 3], dice.standard_normal((6, 2), np.float32)
+            data = cast(values, "float32", spec.stored)
+            checked = check(values, "float32", data, spec.stored)
+            losses[spec.name] = max(losses[spec.name], checked.loss)
+            file.write_map(spec, 0, place % 3, data)
+            file.note_map(spec, 0, place % 3, checked)
+        file.end_step()
+    file.set_provenance("run", json.dumps({"prompt": "a cat"}))
+    for spec in specs:
+        file.set_loss(spec, losses[spec.name])
+    file.trim()
+    file.set_complete()
+    file.close()
+
+    endings = []
+    for offset, written in disk.log:
+        content.extend(bytes(max(0, offset + len(written) - len(content))))
+        content[offset : offset + len(written)] = written
+        target.write_bytes(content)
+        with open_recording(target, partial=True) as recording:
+            assert recording.verify() == []
+            endings.append((recording.complete, recording.end_reason, recording.steps))
+    assert [steps for _, _, steps in endings] == sorted(steps for _, _, steps in endings)
+    assert list(dict.fromkeys(ending[:2] for ending in endings)) == [
+        (False, "recording"),
+        (True, "recording"),
+        (True, "complete"),
+    ]
+    assert endings[-1] == (True, "complete", steps)
 
 
 @pytest.mark.parametrize("handling", ["ignore", "default"])

@@ -49,7 +49,8 @@ def test_datasets_are_those_of_the_format_page(sample_file):
     }
     assert shapes == {"model_output": ((5, 2, 3, 10, 12), (1, 1, 1, 10, 12)), "sample": ((5, 2, 10, 12), (1, 1, 10, 12))}
     signals = {f"{signal}{suffix}" for signal in ("model_output", "sample") for suffix in ("", "_crc32", "_nonfinite")}
-    small = {"steps_done", "timestep", "alpha", "sigma", "time_s", "peak_bytes", "token_frame", "token_row", "token_col"}
+    small = {"steps_done", "step_crc32", "timestep", "alpha", "sigma", "time_s", "peak_bytes"}
+    small |= {"token_frame", "token_row", "token_col"}
     scales = {"step", "item", "branch", "token", "channel"}
     provenance = {f"provenance/{section}" for section in ("run", "model", "scheduler", "packages", "capture")}
     assert set(found) == signals | small | scales | provenance
@@ -63,7 +64,7 @@ def test_superblock_has_no_flag_that_a_killed_writer_leaves(sample_file):
 def test_nothing_is_filtered_and_attributes_say_it_is_whole(sample_file):
     with h5py.File(sample_file) as file:
         assert file["model_output"].id.get_create_plist().get_nfilters() == 0
-        assert (file.attrs["janoscope_format"], file.attrs["format_version"]) == ("janoscope-recording", "1.0")
+        assert (file.attrs["janoscope_format"], file.attrs["format_version"]) == ("janoscope-recording", "1.1")
         assert (int(file.attrs["complete"]), file.attrs["end_reason"]) == (1, b"complete")
         assert int(file["steps_done"][()]) == 5
         assert json.loads(file["provenance/run"][()])["seed"] == 7
