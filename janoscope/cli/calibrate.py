@@ -95,6 +95,7 @@ def calibrate(
     from ..report.calibration import render_calibration
     from ..study.calibrate import Effort
     from ..study.calibrate import calibrate as run_calibration
+    from ..study.calibrate_directory import lacks_its_page
     from ..study.few_prompts import few_prompts_words
     from ..study.inputs import check_model
 
@@ -123,6 +124,8 @@ def calibrate(
         load = take_model({**options, "model": model})
         call = take_call({**options, "prompt": given[0]})
         told |= {"prompts": given, "load": load, "call": call, "recordings": recordings}
+    if not force and lacks_its_page(output, target):
+        _draw_missing_page(output)
     with _kept_at_a_stop(output):
         found = run_calibration(
             model or recordings,
@@ -145,6 +148,16 @@ def calibrate(
             policy = as_argument(output / "policy.toml")
             click.echo(f"Next: janoscope apply {shlex.quote(model)} -p PROMPT --policy {policy} --reference")
     sys.exit(0 if found.reached else 1)
+
+
+def _draw_missing_page(output: Path) -> None:
+    """Of a calibration that was stopped between its result and its page; ends the command."""
+    from ..report.calibration import read_calibration, render_calibration
+
+    click.echo(f"{output} holds a finished calibration without its page, which is drawn now; --force calibrates anew.", err=True)
+    for file in render_calibration(output):
+        click.echo(f"Wrote {file}")
+    sys.exit(0 if read_calibration(output)["reached"] else 1)
 
 
 @contextmanager

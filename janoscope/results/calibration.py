@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 from .files import read_json
 
 SCHEMA = "janoscope-calibration/1"
+RESULT = "calibration.json"
 AGAIN = "Run `janoscope calibrate` again."
 
 
@@ -118,4 +119,4 @@ class Facts(TypedDict):
 
 def read_facts(directory: Path) -> Any:
     """calibration.json, of the shape `Facts`. Raises InputError where it is missing, damaged or of another version."""
-    return read_json(directory / "calibration.json", Facts, "calibration", AGAIN, schema=SCHEMA)
+    return read_json(directory / RESULT, Facts, "calibration", AGAIN, schema=SCHEMA)

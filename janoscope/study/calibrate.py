@@ -15,7 +15,7 @@ from ..recording import open_recording
 from .calibrate_budget import Budget
 from .calibrate_budget import Effort as Effort
 from .calibrate_choice import Target
-from .calibrate_directory import open_directory
+from .calibrate_directory import claim, open_directory
 from .calibrate_fit import Fitting, Progress, silent
 from .calibrate_runs import Generation, Runs
 from .calibrate_search import load_optuna
@@ -152,6 +152,7 @@ def _reduced(
     """The recordings as tracks, each reduced once, here or over a cluster."""
     follow = tokens_per_run(1 << 30, len(paths))
     tasks = [(str(path), str(directory / TRACKS / f"{index:05d}-{path.stem}.npz")) for index, path in enumerate(paths)]
+    claim(directory, (f"{TRACKS}/{Path(kept).name}" for _, kept in tasks))
     found: dict[str, str | None] = {}
     with progress("reduce") as on_step:
         for outcome in fan_out(tasks, partial(_reducer, follow, boundary, probe), ray=effort.ray):

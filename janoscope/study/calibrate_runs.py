@@ -21,6 +21,7 @@ from ..metrics import quality
 from ..plan import Policy
 from ..results.files import append_line, read_arrays, read_journal
 from ..results.writing import write_arrays
+from .calibrate_directory import claim
 from .calibrate_surrogate import CAP_DB
 from .calibrate_times import TimedStep
 from .call import CallOptions, PipelineCall, make_call
@@ -93,6 +94,7 @@ class Runs:
     def make(self, wanted: Sequence[Generation], on_run: OnRun | None = None) -> list[Ran | None]:
         """What each found, in order; None for one that failed. Raises InputError where all failed, with the first reason."""
         todo = [g for g in {g.key: g for g in wanted}.values() if not self._is_known(g)]
+        claim(self.directory, (name for g in todo for name in _files_of(g)))
         errors: list[str] = []
         for outcome in fan_out(todo, self._make_worker(), ray=self._ray):
             if outcome.result is None:
@@ -126,6 +128,14 @@ class Runs:
     def _keep(self, ran: Ran) -> None:
         self.known[ran.key] = ran
         append_line(self._journal, asdict(ran))
+
+
+def _files_of(task: Generation) -> list[str]:
+    """What the run leaves beside its line, relative to the directory."""
+    if task.policy is not None:
+        return []
+    recorded = [f"{RECORDINGS}/{task.key}.h5", f"{RECORDINGS}/{task.key}.partial.h5"] if task.recorded else []
+    return [f"{REFERENCES}/{task.key}.npz", *recorded]
 
 
 def generation_worker(directory: str, load: Mapping[str, Any], options: CallOptions) -> Callable[[Generation], Ran]:

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..plan import Fingerprint, Policy
+from ..results.calibration import RESULT, SCHEMA
 from ..results.writing import write_json, write_text
 from .calibrate_choice import Choice, Target
 from .calibrate_choice import Validated as Validated
+from .calibrate_directory import claim
 from .calibrate_search import Candidate
 from .calibrate_space import Span
 from .calibrate_surrogate import Surrogate, skips_steps_only
 from .calibrate_times import StepTimes
 from .record import installed_versions
-
-SCHEMA = "janoscope-calibration/1"
-RESULT = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -233,8 +232,9 @@ def _without_none(told: dict[str, Any]) -> dict[str, Any]:
 
 def write_calibration(calibration: Calibration, directory: Path) -> list[Path]:
     """The policies, then calibration.json, each whole or not at all; gives their paths."""
-    written = []
-    for name, policy in named_policy_of(calibration).items():
+    written, policies = [], named_policy_of(calibration)
+    claim(directory, policies)
+    for name, policy in policies.items():
         write_text(directory / name, policy.to_toml())
         written.append(directory / name)
     write_json(directory / RESULT, calibration.to_json())
