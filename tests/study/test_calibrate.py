@@ -4,7 +4,7 @@ import json
 import math
 import pickle
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +16,7 @@ from janoscope.errors import ExecutionError, InputError
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.report.calibration import read_calibration, render_calibration
+from janoscope.results.files import append_line, read_journal
 from janoscope.study import calibrate_runs
 from janoscope.study.calibrate import Effort, calibrate
 from janoscope.study.calibrate_choice import Target
@@ -321,6 +322,7 @@ def test_what_a_cluster_is_sent_can_travel(tmp_path):
     worker, *rest = pickle.loads(pickle.dumps((runs._make_worker(), task, ran)))
     assert worker.func is calibrate_runs.generation_worker
     assert rest == [task, ran]
-    assert calibrate_runs.Ran.from_json(json.loads(json.dumps(ran.to_json()))) == ran
+    append_line(tmp_path / "runs.jsonl", asdict(ran))
+    assert read_journal(tmp_path / "runs.jsonl", calibrate_runs.Ran, "journal", "") == [ran]
     assert task.key != task.full.key
     assert task.key == replace(task, policy=replace(task.policy, name="another")).key, "a name changes no run"

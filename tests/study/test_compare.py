@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,11 +18,12 @@ from janoscope.errors import ExecutionError, InputError, JanoscopeError
 from janoscope.plan import Cache, Plan, random_scores
 from janoscope.probe import find_sheet
 from janoscope.report.comparison import fronts_of, read_comparison, render_comparison, strip
+from janoscope.results import writing
 from janoscope.study import branches
 from janoscope.study import compare as compare_module
 from janoscope.study.call import CallOptions
 from janoscope.study.compare import calls_of, compare, make_method
-from janoscope.study.comparison import save_comparison
+from janoscope.study.comparison import ComparisonFiles, load_comparison, ready_directory, save_comparison
 from janoscope.study.method_spec import Options, parse_spec
 from janoscope.study.methods import policy_maker, with_levels_by
 from janoscope.study.model import Model
@@ -388,8 +390,7 @@ def test_a_comparison_of_something_else_is_not_gone_on_with(model, tmp_path, mon
     assert "'true_cfg_scale': 2.0" in str(_as_command(stronger, monkeypatch, *words, "--resume", "-o", out).exception)
     assert "one of the two" in str(_as_command(model, monkeypatch, *words, "--resume", "-f", "-o", out).exception)
     (out / "comparison.json").write_text("{")
-    assert "cannot be gone on with" in str(_as_command(model, monkeypatch, *words, "--resume", "-o", out).exception)
-    assert "cannot be gone on with" in str(_as_command(model, monkeypatch, *words, "--resume", "-o", tmp_path / "no").exception)
+    assert "comparison.json is not JSON" in str(_as_command(model, monkeypatch, *words, "--resume", "-o", out).exception)
 
 
 @pytest.mark.parametrize(("stop_at", "kept"), [(5, 1), (3, 0)])
@@ -442,3 +443,75 @@ def test_what_stopped_a_comparison_is_told_even_if_its_page_cannot_be_drawn(mode
     assert "marked incomplete." in stopped.output
     assert ("could not be drawn: ValueError: the drawing's fault" in stopped.output) == drawing_fails
     assert (tmp_path / "c" / "report.html").exists() != drawing_fails
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL, which no handler sees."""
+
+
+def _figures(out):
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    return [[(run["prompt"], run["psnr"], run["ssim"], run["compute"]) for run in row["runs"]] for row in rows]
+
+
+def test_a_kill_at_any_change_of_the_directory_loses_no_finished_call(model, tmp_path, monkeypatch):
+    """At every write, rename and removal of `ComparisonFiles`, over two calls; `--resume` then ends as an uninterrupted run."""
+    words = ["-p", "a cat", "-p", "a dog", "--method", "fewer-steps:steps=2"]
+    assert _as_command(model, monkeypatch, *words, "-o", tmp_path / "whole").exit_code == 0
+    whole = load_comparison(tmp_path / "whole")
+    first = replace(
+        whole, rows=tuple(replace(row, runs=row.runs[:1]) for row in whole.rows), pictures=dict(whole.pictures), complete=False
+    )
+
+    def save_both(directory, known=None):
+        files = ComparisonFiles(directory, known)
+        if known is None:
+            files.save(first)
+        files.save(whole)
+
+    seen = []
+    monkeypatch.setattr(writing, "point", lambda what, path: seen.append((what, path.name)))
+    save_both(tmp_path / "counted")
+    total = len(seen)
+    assert total >= 20
+    done_first = 1 + seen.index(("rename", "comparison.json"))
+    for stop_at in range(total):
+        out, left = tmp_path / f"stopped-{stop_at}", stop_at
+
+        def stop(*_):
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+
+        monkeypatch.setattr(writing, "point", stop)
+        with pytest.raises(Killed):
+            save_both(out)
+        monkeypatch.setattr(writing, "point", lambda *_: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            known = ready_directory(out, resume=True, force=False)
+        if known is None:  # before the first call was kept: the same directory is begun anew, with --resume and without
+            assert stop_at < done_first
+            assert ready_directory(out, resume=False, force=False) is None
+            save_both(out)
+        else:
+            assert stop_at >= done_first
+            assert len(known.rows[0].runs) >= 1, "the finished call is lost"
+            ComparisonFiles(out, known).save(replace(whole, pictures={**whole.pictures}))
+        assert _figures(out) == _figures(tmp_path / "whole")
+        found = load_comparison(out)
+        assert all(np.array_equal(found.pictures[label], whole.pictures[label]) for label in whole.pictures)
+
+
+def test_an_image_that_cannot_be_read_is_made_again_and_no_figure_changes(model, tmp_path, monkeypatch):
+    out, words = tmp_path / "c", ["-p", "a cat", "-p", "a dog", "--method", "fewer-steps:steps=2"]
+    assert _as_command(model, monkeypatch, *words, "-o", out).exit_code == 0
+    image, before = out / "pictures" / "01-fewer-steps_steps=2.png", (out / "comparison.json").read_text()
+    whole = image.read_bytes()
+    image.write_bytes(whole[:41])
+    (out / "report.html").unlink()
+    assert _as_command(model, monkeypatch, *words, "--resume", "-o", out).exit_code == 0
+    assert image.read_bytes() == whole
+    assert (out / "comparison.json").read_text() == before
+    assert (out / "report.html").exists()
