@@ -18,7 +18,7 @@ from ..capture.patch import InstancePatch
 from ..capture.watch import networks_of
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
-from ..plan import Cache, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
+from ..plan import Cache, Fingerprint, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..probe import Probe, as_probe
 from .account import Account
 from .flops import FlopMeter
@@ -225,7 +225,7 @@ class Executor:
         policy, plan = self.policy, self._given_plan
         assert policy is not None
         if plan is not None:
-            _check_plan(plan, run, self._any_prompt)
+            check_plan(plan, run.fingerprint, self._any_prompt)
             return Planned(plan.step_kind, self._choose, plan=plan, forecast_keys=policy.cache.forecast)
         warmup = run.warmup(policy)
         return Planned(
@@ -238,8 +238,9 @@ class Executor:
         )
 
 
-def _check_plan(plan: Plan, run: Run, any_prompt: bool) -> None:
-    differences = plan.fingerprint.difference(run.fingerprint, any_prompt=any_prompt)
+def check_plan(plan: Plan, fingerprint: Fingerprint, any_prompt: bool) -> None:
+    """Refuse a plan that was made for another run, naming the fields that differ."""
+    differences = plan.fingerprint.difference(fingerprint, any_prompt=any_prompt)
     if differences:
         told = "; ".join(f"{d.field}: plan {d.mine!r}, this run {d.theirs!r}" for d in differences)
         forgivable = {d.field for d in differences} <= {"prompt", "seed"}

@@ -38,7 +38,7 @@ from .warmup import Identity, Warmup, fingerprint_of
 Steer = Callable[["Run"], Steering]
 
 
-class _Made(NamedTuple):
+class CountedCall(NamedTuple):
     """A network call: what it computed, None where the last output was used again, and the same call for every token."""
 
     network: CountedNetwork
@@ -51,7 +51,7 @@ class _Made(NamedTuple):
         return 0 if self.done is None else self.network.flops(self.done) or 0, self.network.flops(self.full) or 0
 
 
-def _counted(calls: Sequence[_Made], step: int, kind: str, tokens: int, forced: bool) -> StepAccount:
+def counted_step(calls: Sequence[CountedCall], step: int, kind: str, tokens: int, forced: bool) -> StepAccount:
     flops = [call.flops for call in calls]
     return StepAccount(step, kind, tokens, sum(done for done, _ in flops), sum(full for _, full in flops), len(calls), forced)
 
@@ -84,7 +84,7 @@ class Run:
         self._rows_of: dict[int, tuple[np.ndarray, Rows]] = {}
         self._step = self._calls = 0
         self._networks: dict[str, CountedNetwork] = {}
-        self._made: list[_Made] = []  # of this step
+        self._made: list[CountedCall] = []  # of this step
         self._forced, self._branches, self._stacked = False, 1, 1
         self._nonfinite: torch.Tensor | None = None
         self.skipped: np.ndarray | None = None  # bool (token,): not computed at the last closed step; None: all were
@@ -198,7 +198,7 @@ class Run:
         elif rows is not None:
             done = CallKind(full.shapes, SomeTokens(rows.count, self.grid.count, self._cache_rules.strategy == "hidden"))
             network.note(done, arguments, partial(self._estimated_flops, rows.count))
-        self._made.append(_Made(network, done, full))
+        self._made.append(CountedCall(network, done, full))
 
     def _estimated_flops(self, computed: int) -> int:
         """By formula, for a network that cannot be traced; its tokens alone where the config does not tell its sizes."""
@@ -312,7 +312,7 @@ class Run:
         if not full:
             self.skipped = np.ones(self.grid.count, dtype=bool)
             self.skipped[self._selection.indices] = False
-        self.account.add(partial(_counted, self._made, self._step, str(kind), count, self._forced))
+        self.account.add(partial(counted_step, self._made, self._step, str(kind), count, self._forced))
         self._step, self._calls, self._made, self._forced = self._step + 1, 0, [], False
         self._caches.step_ends()
         self.account.note_cache(self._caches.bytes)

@@ -4,8 +4,9 @@ Built by hand instead of with `copy.deepcopy`, which would take along what hooks
 Every floating-point tensor becomes float32, so that no mixture of dtypes that a hook would have resolved stands in the way.
 """
 
+import copy
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class _Copying:
     def __init__(self) -> None:
         self._modules: dict[int, nn.Module] = {}
         self._tensors: dict[int, torch.Tensor] = {}
+        self._objects: dict[int, Any] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
         if id(module) not in self._modules:
@@ -90,14 +92,33 @@ class _Copying:
                 held[key] = type(value)()
             elif key in ("_parameters", "_buffers"):
                 held[key] = {name: None if inner is None else self._tensor(inner) for name, inner in value.items()}
-            elif isinstance(value, torch.Tensor):
-                held[key] = self._tensor(value)
             elif isinstance(value, types.MethodType) and value.__self__ is module:
                 held[key] = types.MethodType(value.__func__, copied)
+            else:
+                held[key] = self._value(value)
         vars(copied).update(held)
         vars(copied)["_modules"] = {
             name: None if child is None else self.module(child) for name, child in module._modules.items()
         }
+
+    def _value(self, value: Any) -> Any:
+        """What a module holds beside its modules. A forward may write to it (Z-Image's rotary tables), so nothing is shared."""
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if type(value) in (list, tuple):
+            return type(value)(self._value(inner) for inner in value)
+        if type(value) is dict:
+            return {key: self._value(inner) for key, inner in value.items()}
+        return self._object(value) if _is_state(value) else value
+
+    def _object(self, value: Any) -> Any:
+        if id(value) not in self._objects:
+            copied = self._objects[id(value)] = copy.copy(value)
+            for key, inner in list(vars(copied).items()):
+                vars(copied)[key] = self._value(inner)
+        return self._objects[id(value)]
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._tensors:
@@ -105,6 +126,14 @@ class _Copying:
             parameter = isinstance(tensor, nn.Parameter)
             self._tensors[id(tensor)] = nn.Parameter(made, requires_grad=False) if parameter else made
         return self._tensors[id(tensor)]
+
+
+def _is_state(value: Any) -> bool:
+    """Whether this is an object of a model library that holds values of its own, not a class, a function or torch's."""
+    kind = type(value)
+    if isinstance(value, type | types.FunctionType | types.MethodType | Mapping) or not hasattr(value, "__dict__"):
+        return False
+    return kind.__module__.partition(".")[0] not in ("builtins", "torch", "functools", "types", "collections", "enum", "weakref")
 
 
 def _is_plain_linear(module: nn.Linear) -> bool:

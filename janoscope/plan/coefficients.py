@@ -128,7 +128,7 @@ def learned(
     total = grams.sum(axis=0)
     base = forecast(computed, coordinate)
     handed = base.handed.copy()
-    for step in np.flatnonzero(~base.computed):
+    for step in np.flatnonzero(~base.computed).tolist():
         nodes = _before(base.computed, coordinate, step, terms)
         handed[step, nodes] = _fit(total, nodes, _unit(step, len(coordinate)), base.handed[step, nodes], ridge)
     fitted = StepCoefficients(base.computed, handed)

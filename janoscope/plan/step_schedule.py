@@ -27,14 +27,14 @@ class StepSchedule:
     warmup: int = 0
     cooldown: int = 0
 
-    def fits(self, steps: int, sigma: Sequence[float] | None = None) -> bool:
+    def fits(self, steps: int, sigma: Sequence[float] | np.ndarray | None = None) -> bool:
         """Whether a run of `steps` is what the list was made for; a rule fits any."""
         if self.every:
             return True
         same_path = sigma is None or not self.sigma or np.allclose([sigma[step] for step in self.computed], self.sigma, rtol=0.02)
         return steps == self.steps and bool(same_path)
 
-    def computed_steps(self, steps: int, sigma: Sequence[float] | None = None) -> tuple[int, ...]:
+    def computed_steps(self, steps: int, sigma: Sequence[float] | np.ndarray | None = None) -> tuple[int, ...]:
         """The computed steps of a run.
 
         A list made for another number of steps, or another path of sigma, keeps its share of computed steps and puts them where
@@ -65,7 +65,7 @@ class StepSchedule:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "StepSchedule":
         """From a table that `schedule_faults` found nothing wrong with."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
         return cls(**values)
 
 
@@ -81,7 +81,7 @@ def schedule_faults(table: Any) -> list[str]:
     if "computed" not in table:
         return _rule_faults(table)
     steps, computed, sigma = table.get("steps"), table["computed"], table.get("sigma")
-    if not _is_count(steps, 2):
+    if not isinstance(steps, int) or not _is_count(steps, 2):
         return [f"schedule.steps = {steps!r}; legal: integers from 2, the number of steps that computed counts in"]
     if not isinstance(computed, list | tuple) or len(computed) < 2 or not all(_is_count(step, 0) for step in computed):
         return [f"schedule.computed = {computed!r}; legal: a list of two or more steps"]

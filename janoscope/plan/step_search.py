@@ -81,7 +81,7 @@ def edge_costs(
         if output == "corrected" and len(after):
             cost += energies(left, after, after)
         if output != "corrected" or forecast_share:
-            seen = np.stack([energies(left, before, right) for right in after], axis=1) if len(after) else cost
+            seen = np.stack([energies(left, before, right) for right in after.tolist()], axis=1) if len(after) else cost
             cost += (forecast_share if output == "corrected" else 1.0) * seen
         inner[:left, left, left + 1 :] = amplified * cost
         last[:left, left] = amplified * energies(left, before, steps) if left < steps - 1 else 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..execution import Account, Executor, Identity
+from ..execution import Account, Executor, Identity, StepExecutor, executor_for
 from ..metrics import psnr, ssim
 from ..plan import Cache, Plan, Policy
 from ..probe import Probe
@@ -35,7 +35,7 @@ _RESERVED = ("plan.json", "analysis.json", "aggregate.json")
 class ApplyHandle(Handle):
     """What `apply` gives: attached to the pipeline, see `Handle`; what the last generation computed, and by which plan."""
 
-    def __init__(self, layers: ExitStack, executor: Executor):
+    def __init__(self, layers: ExitStack, executor: Executor | StepExecutor):
         super().__init__(layers, "apply(pipe, ...)", "accelerated", lambda: executor.is_unused)
         self.executor = executor
 
@@ -113,7 +113,8 @@ def apply(
     how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
     with ExitStack() as stack:
         on_select = pair.selected if pair else None
-        executor = stack.enter_context(Executor(pipe, chosen, policy=policy, plan=plan, **how, on_select=on_select))
+        executor = executor_for(pipe, chosen, policy=policy, plan=plan, **how, on_select=on_select)
+        stack.enter_context(executor)
         if pair is not None:
             stack.enter_context(pair.attached(pipe, chosen))
         return ApplyHandle(stack.pop_all(), executor)

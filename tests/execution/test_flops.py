@@ -1,14 +1,17 @@
 """FLOPs counted on copies without weights: those of torch's counter around real calls, and nothing of it inside a generation."""
 
 import functools
+import inspect
 
 import pytest
 import torch
 from generations import Tiny, generate, policy
 from strategies import branch_cache
+from tiny_pipelines import FAMILIES, build
 from tiny_transformers import EXECUTABLE, tiny_transformer
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from janoscope.execution.flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, flop_counter, shapes_of
@@ -195,3 +198,22 @@ def test_counts_are_kept_until_the_network_changes():
     assert meter.network("transformer", module) is first
     module.x_embedder = nn.Linear(16, 32, bias=False)
     assert meter.network("transformer", module) is not first
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_counting_leaves_no_trace_on_the_network(name):
+    """A forward may write to what a module holds beside its modules; the copy without weights must not share it (Z-Image)."""
+    pipe, call = build(name)
+    network = getattr(pipe, "transformer", None) or pipe.unet
+    given = []
+    handle = network.register_forward_pre_hook(lambda m, a, k: given.append((a, k)), with_kwargs=True)
+    with torch.no_grad():
+        pipe(**call | {"num_inference_steps": 2}, generator=torch.Generator().manual_seed(0))
+        handle.remove()
+        args, kwargs = given[0]
+        before = tree_leaves(network(*args, **kwargs))[0].clone()
+        arguments = inspect.signature(type(network).forward).bind(network, *args, **kwargs).arguments
+        counted, kind = FlopMeter().network("network", network), CallKind(shapes_of(arguments))
+        counted.note(kind, arguments)
+        counted.flops(kind)
+        assert torch.equal(tree_leaves(network(*args, **kwargs))[0], before)
