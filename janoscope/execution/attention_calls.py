@@ -11,6 +11,7 @@ import torch
 
 from ..errors import ExecutionError
 from .cache import AttentionCall, BranchCache
+from .interception import Attention
 from .reentry import Reentry
 from .rows import Rows
 from .stores import KEY_TOKENS, Attended
@@ -29,6 +30,10 @@ class AttentionCalls:
         self._cache, self._rows, self._reentry = cache, rows, reentry
         self._seen: list[AttentionCall] = []
 
+    def meet(self, attention: Attention, given: dict[str, Any]) -> Any:
+        """One attention call, made with the keys and values of all tokens."""
+        return attention(**self.serve(given))
+
     def serve(self, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call with the keys and values of all tokens in the place of the computed ones'.
 
@@ -40,6 +45,8 @@ class AttentionCalls:
         self._seen.append(call)
         if not call.over_sequence:
             return given
+        if given.get("is_causal"):
+            raise self._refusal("attends causally")
         return self._served(given, number)
 
     def end(self) -> bool:

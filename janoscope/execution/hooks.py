@@ -1,21 +1,20 @@
 """Hooks on one transformer instance: cut the sequence, serve keys and values, put the output together again.
 
 Methods are replaced on the instances and nowhere else (diffusers' own hook registry leaves attributes behind when it is removed).
-Attention is met inside `scaled_dot_product_attention`, below every processor, so that no family needs a processor of ours;
-the price is that a backend which does not go through it is invisible, hence the guard in `NetworkHooks.check_served`.
+Attention is met in the function that computes it (`interception`), below every processor, so that no family needs a processor of
+ours; the price is that a function of another name is invisible, hence the guard in `NetworkHooks.check_served`.
 """
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from ..capture.attachments import AttachmentKind, attachments_of
 from ..capture.patch import InstancePatch
@@ -23,8 +22,9 @@ from ..errors import ExecutionError
 from ..probe import Execution
 from .attention_calls import AttentionCalls
 from .cache import BranchCache
+from .interception import attention_backend, intercepted, keep_out_of_graphs, listening
 from .reentry import Reentry
-from .refusal import refuse_backend
+from .refusal import TORCH_BACKENDS, refuse_backend
 from .rows import Rows
 
 
@@ -48,16 +48,19 @@ class CallState:
     cache: BranchCache = field(default_factory=BranchCache)
     rows: Rows | None = None
     served: Counter[str] = field(default_factory=Counter)
+    backends: set[str] = field(default_factory=set)  # of diffusers, that attentions use beside torch's own function
 
     @contextmanager
     def during(self, mode: Mode, cache: BranchCache, rows: Rows | None) -> Iterator[None]:
         """One call in this mode; OFF again afterwards, whatever happens."""
+        keep_out_of_graphs()
         self.mode, self.cache, self.rows = mode, cache, rows
         self.served.clear()
         if mode is Mode.PARTIAL and rows is not None:
             cache.begin(rows)
         try:
-            yield
+            with nullcontext() if mode is Mode.OFF else intercepted(self.backends):
+                yield
         finally:
             self.mode, self.cache, self.rows = Mode.OFF, BranchCache(), None
 
@@ -95,7 +98,7 @@ class NetworkHooks:
                     "attach the executor after it."
                 )
         for layer, attention in self._attentions.items():
-            refuse_backend(f"{self.name}.{layer}", attention)
+            self._meet_backend(layer, attention)
 
     def check_served(self) -> None:
         """Every hooked attention must have run once, and been served, in the call that just ended."""
@@ -135,31 +138,33 @@ class NetworkHooks:
                     self._patch(attention, self._wrap_attention(layer, attention))
                 self._attentions |= attentions
                 for layer, attention in attentions.items():
-                    refuse_backend(f"{self.name}.{layer}", attention)
+                    self._meet_backend(layer, attention)
                 first = False
 
+    def _meet_backend(self, layer: str, attention: torch.nn.Module) -> None:
+        backend = attention_backend(attention)
+        if backend is not None and backend not in TORCH_BACKENDS:
+            refuse_backend(f"{self.name}.{layer}", backend)
+            self._state.backends.add(backend)
+
     def _wrap_block(self, block_class: type[torch.nn.Module], first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        signature = inspect.signature(block_class.forward)
+        names = list(inspect.signature(block_class.forward).parameters)[1:]
         facts, state = self._facts, self._state
+        places = {name: names.index(name) for name in (facts.hidden, *facts.rotary, facts.squared_mask) if name in names}
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 rows = state.rows
                 if state.mode is not Mode.PARTIAL or rows is None:
                     return original(*args, **kwargs)
-                bound = signature.bind(None, *args, **kwargs)
-                given = bound.arguments
+                given: list[Any] = list(args)
                 if first:
-                    hidden = given[facts.hidden]
-                    given[facts.hidden] = hidden.index_select(1, rows.image(hidden.device))
+                    _change(given, kwargs, facts.hidden, places, lambda hidden: hidden.index_select(1, rows.image(hidden.device)))
                 for name in facts.rotary:
-                    if given.get(name) is not None:
-                        given[name] = rows.cut_rotary(given[name])
-                if facts.squared_mask and given.get(facts.squared_mask) is not None:
-                    mask = given[facts.squared_mask]
-                    kept = rows.joint(mask.shape[1] - rows.image_tokens, facts.text, mask.device)
-                    given[facts.squared_mask] = mask.index_select(1, kept)
-                return original(*bound.args[1:], **bound.kwargs)
+                    _change(given, kwargs, name, places, rows.cut_rotary)
+                if facts.squared_mask:
+                    _change(given, kwargs, facts.squared_mask, places, partial(_cut_mask, rows, facts.text))
+                return original(*given, **kwargs)
 
             return forward
 
@@ -167,14 +172,15 @@ class NetworkHooks:
 
     def _wrap_attention(self, layer: str, attention: torch.nn.Module) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         state, text, module = self._state, self._facts.text, f"{self.name}.{layer}"
+        signature = inspect.signature(type(attention).forward)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if state.mode not in (Mode.REFRESH, Mode.PARTIAL):
                     return original(*args, **kwargs)
-                reentry = Reentry(layer, attention, original, args, kwargs, text)
+                reentry = Reentry(layer, attention, signature, original, args, kwargs, text)
                 calls = AttentionCalls(module, layer, text, state.cache, state.rows, reentry)
-                with _ServeKeysValues(calls):
+                with listening(calls):
                     output = original(*args, **kwargs)
                 state.served[layer] += calls.end()
                 return output
@@ -197,19 +203,17 @@ class NetworkHooks:
         return forward
 
 
-class _ServeKeysValues(TorchFunctionMode):
-    """Meets every scaled_dot_product_attention while one attention module runs."""
+def _change(args: list[Any], kwargs: dict[str, Any], name: str, places: Mapping[str, int], change: Callable[[Any], Any]) -> None:
+    """Replace one argument of a call where it is given and not None; places: of names among the positional ones."""
+    if kwargs.get(name) is not None:
+        kwargs[name] = change(kwargs[name])
+    elif (place := places.get(name, len(args))) < len(args) and args[place] is not None:
+        args[place] = change(args[place])
 
-    def __init__(self, calls: AttentionCalls):
-        super().__init__()
-        self._calls = calls
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
-        return func(**self._calls.serve(given))
+def _cut_mask(rows: Rows, text: str, mask: torch.Tensor) -> torch.Tensor:
+    """A mask over text and image tokens, (item, token), for the text and the computed ones."""
+    return mask.index_select(1, rows.joint(mask.shape[1] - rows.image_tokens, text, mask.device))
 
 
 def _submodule(module: torch.nn.Module, path: str, name: str) -> Any:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ExecutionError
+from .interception import Attention, listening
 from .rows import Rows
 
 INPUT, TEXT = "hidden_states", "encoder_hidden_states"
@@ -23,20 +24,22 @@ class Reentry:
     up to its scaled_dot_product_attention, where it is stopped. One row of text goes along where the processor wants text.
 
     Args:
-        forward: the module's own, without our hook. args, kwargs: what it was called with. text: where text stands.
+        signature: of the class's forward. forward: the module's own, without our hook. args, kwargs: what it was called with.
+        text: where text stands.
     """
 
     def __init__(
         self,
         layer: str,
         attention: torch.nn.Module,
+        signature: inspect.Signature,
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         text: str,
     ):
         self._layer, self._attention, self._forward, self._text = layer, attention, forward, text
-        self._signature = inspect.signature(type(attention).forward)
+        self._signature = signature
         self._args, self._kwargs = args, kwargs
 
     def image_input(self, image_tokens: int) -> torch.Tensor:
@@ -71,7 +74,8 @@ class Reentry:
                     tables += 1
         if rows.has_tables and not tables:
             raise self._refusal("is not given the rotary table that its block was given")
-        with _UpToAttention(self._attention, call) as seen:
+        seen = _UpToAttention(self._attention, call)
+        with seen, listening(seen):
             seen.run(lambda: self._forward(*bound.args[1:], **bound.kwargs))
         if seen.reached is None:
             raise self._refusal("does not come to torch's scaled_dot_product_attention")
@@ -118,15 +122,16 @@ class _UpToAttention(TorchFunctionMode):
         except _Reached:
             assert self.reached is not None
 
+    def meet(self, attention: Attention, given: dict[str, Any]) -> Any:
+        """The call that is asked for ends the run; those before it are made."""
+        if self._calls_before:
+            self._calls_before -= 1
+            return attention(**given)
+        self.reached = given["key"], given["value"]
+        raise _Reached
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            if self._calls_before:
-                self._calls_before -= 1
-                return given["query"].new_zeros(*given["query"].shape[:-1], given["value"].shape[-1])
-            self.reached = given["key"], given["value"]
-            raise _Reached
         if func is F.linear and len(args) >= 2 and (part := self._keys_and_values(args[1])) is not None:
             return _partial_linear(*args, **kwargs, part=part)
         return func(*args, **kwargs)

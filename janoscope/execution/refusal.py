@@ -1,7 +1,6 @@
 """What the executor refuses, each with a sentence: better no result than a wrong one."""
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,28 +75,17 @@ _WHY_NOT = {
 
 # diffusers' names of what ends in torch's scaled_dot_product_attention
 TORCH_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
+# whose kernels nobody has seen with more keys than queries
+UNKNOWN_BACKENDS = ("_native_npu", "_native_xla")
 
 
-def refuse_backend(module: str, attention: torch.nn.Module) -> None:
-    """Refuse an attention whose keys and values cannot be served; `module` is its path."""
-    backend = attention_backend(attention)
-    if backend is not None and backend not in TORCH_BACKENDS:
+def refuse_backend(module: str, backend: str) -> None:
+    """Refuse an attention backend of diffusers that is not known to take more keys than queries; `module` is a path."""
+    if backend in UNKNOWN_BACKENDS:
         raise ExecutionError(
-            f"{module} uses diffusers' attention backend {backend!r}, inside which keys and values cannot be served; choose "
-            f"{' or '.join(TORCH_BACKENDS[:2])} (set_attention_backend)."
+            f"{module} uses diffusers' attention backend {backend!r}, which is not known to take more keys than queries; choose "
+            "native (set_attention_backend)."
         )
-
-
-def attention_backend(attention: torch.nn.Module) -> str | None:
-    """The name of the backend that diffusers dispatches an attention to, None for one that it does not dispatch."""
-    processor: Any = getattr(attention, "processor", None)
-    if not hasattr(processor, "_attention_backend"):
-        return None
-    backend = processor._attention_backend
-    dispatch = sys.modules.get("diffusers.models.attention_dispatch")  # imported with the network, if it dispatches
-    if backend is None and dispatch is not None:
-        backend = dispatch._AttentionBackendRegistry.get_active_backend()[0]  # `with attention_backend(...)` sets it
-    return None if backend is None else str(getattr(backend, "value", backend))
 
 
 def refuse_held_scheduler(scheduler: Any) -> None:

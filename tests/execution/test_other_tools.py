@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.hooks import MagCacheConfig
-from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.attention_dispatch import AttentionBackendName
 from generations import Tiny, generate, policy
 
 from janoscope.errors import ExecutionError
@@ -25,13 +25,6 @@ CACHES = {
 @pytest.fixture
 def tiny():
     return Tiny("flux")
-
-
-@pytest.fixture(autouse=True)
-def torch_attention():
-    """`set_attention_backend` of one network changes the default of the whole process."""
-    with attention_backend("native"):
-        yield
 
 
 def clean(tiny):
@@ -95,26 +88,12 @@ def test_context_parallelism_is_refused(tiny):
     clean(tiny)
 
 
-REFUSED = r"transformer\.transformer_blocks\.0\.attn uses diffusers' attention backend 'flex'.*choose native"
-
-
-def test_a_backend_that_does_not_end_in_torch_is_refused_by_module_and_name(tiny):
-    tiny.pipe.transformer.set_attention_backend("flex")
-    with pytest.raises(ExecutionError, match=REFUSED):
+def test_a_backend_whose_limits_are_not_known_is_refused_by_module_and_name(tiny):
+    attention = tiny.pipe.transformer.transformer_blocks[1].attn
+    attention.processor._attention_backend = AttentionBackendName._NATIVE_NPU
+    with pytest.raises(ExecutionError, match=r"transformer\.transformer_blocks\.1\.attn uses .* '_native_npu'.*choose native"):
         tiny.executor(policy())
     clean(tiny)
-
-
-def test_a_backend_that_is_chosen_later_is_refused_when_the_generation_begins(tiny):
-    with tiny.executor(policy()), attention_backend("flex"), pytest.raises(ExecutionError, match=REFUSED):
-        generate(tiny.pipe, tiny.call)
-
-
-@pytest.mark.parametrize("backend", ["native", "_native_math"])
-def test_the_backends_of_torch_work(tiny, backend):
-    expected, _ = tiny.run(policy())
-    tiny.pipe.transformer.set_attention_backend(backend)
-    torch.testing.assert_close(tiny.run(policy())[0], expected, rtol=0, atol=1e-5)
 
 
 def test_a_forward_that_skips_attentions_is_named(tiny, monkeypatch):
