@@ -59,7 +59,7 @@ def header_checksum(file: h5py.File) -> int:
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Of the root, of taps and of provenance."""
-    found = {}
+    found: dict[str, h5py.Dataset] = {}
     for prefix, group in (("", file), *((f"{name}/", file[name]) for name in (layout.TAPS_GROUP, "provenance") if name in file)):
         found |= {prefix + name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
     return found

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, RecordingError
 from .encoding import BFLOAT16, decode
 
 if TYPE_CHECKING:
@@ -22,9 +22,14 @@ def to_xarray(recording: "Recording") -> Any:
     except ImportError as error:
         raise InputError(f"to_xarray needs {error.name}; install janoscope[xarray].") from error
     # through the handle that was validated: another process cannot swap the file in between
-    store = xr.backends.H5NetCDFStore(h5netcdf.File(recording.file, "r"))
-    dataset = xr.open_dataset(store)
-    dataset = dataset.isel(step=slice(0, recording.steps))
+    try:
+        store = xr.backends.H5NetCDFStore(h5netcdf.File(recording.file, "r"))
+        dataset = xr.open_dataset(store).isel(step=slice(0, recording.steps))
+    except Exception as error:  # both libraries raise what comes first where axes do not fit together
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RecordingError(
+            f"{recording.path.name}: xarray cannot read its axes: {reason}. `janoscope verify` may say why."
+        ) from error
     for name in recording.signals:
         if name in dataset and recording.spec(name).stored == BFLOAT16:
             dataset[name] = _decoded(xr, recording, name, dataset[name])

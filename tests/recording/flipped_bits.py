@@ -3,6 +3,7 @@
 Usage: flipped_bits.py FOLDER FLIPS SEED [FILE...]; prints JSON counts. Half of the flips fall where the file's structure lies.
 """
 
+import faulthandler
 import json
 import random
 import sys
@@ -57,6 +58,7 @@ def main(folder: Path, flips: int, seed: int, files: list[Path]) -> None:
         with open_recording(file, partial=True) as recording:
             assert recording.verify() == []
             originals.append((bytearray(file.read_bytes()), everything(recording)))
+    faulthandler.enable()
     for turn in range(flips):
         content, good = originals[turn % len(originals)]
         at, bit = dice.randrange(len(content) if turn % 2 else min(len(content), 40_000)), 1 << dice.randrange(8)

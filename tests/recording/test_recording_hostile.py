@@ -282,6 +282,16 @@ def test_changed_counts_places_and_steps_are_found_by_verify(sample_file):
         ]
 
 
+def test_axes_that_xarray_cannot_read_are_one_line(sample_file):
+    pytest.importorskip("xarray", reason="the extra janoscope[xarray] is not installed")
+    pytest.importorskip("h5netcdf", reason="the extra janoscope[xarray] is not installed")
+    with h5py.File(sample_file, "r+") as file:
+        file["sample_crc32"].dims[1].detach_scale(file["item"])
+    with open_recording(sample_file) as recording, pytest.raises(RecordingError, match="xarray cannot read its axes") as caught:
+        recording.to_xarray()
+    assert "\n" not in str(caught.value)
+
+
 def test_torn_provenance_stops_a_finished_recording_only(sample_file):
     with h5py.File(sample_file, "r+") as file:
         file["provenance/run"][()] = b'{"prompt": "a c'
