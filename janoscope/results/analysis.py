@@ -146,7 +146,7 @@ def read_facts(directory: Path) -> Facts:
     return facts
 
 
-def read_analysis_arrays(directory: Path, facts: Facts) -> dict[str, np.ndarray]:
+def read_analysis_arrays(directory: Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """analysis.npz without its id, which is that of analysis.json; InputError where it is of another analysis."""
     path = directory / "analysis.npz"
     if not path.exists():

@@ -171,7 +171,7 @@ def _measures(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every number of a token group; its tokens add up. Lists (cost by steps held) are taken place by place."""
     result: dict[str, Any] = {"tokens": sum(group["tokens"] for group in groups)}
     for name in groups[0]:
-        values = [group.get(name) for group in groups]
+        values: list[Any] = [group.get(name) for group in groups]
         if name == "tokens":
             continue
         if all(isinstance(value, list) for value in values):

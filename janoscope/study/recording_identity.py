@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
@@ -12,9 +12,52 @@ from ..execution.warmup import Identity, fingerprint_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
 from ..probe import Probe, ProbeSheet, as_probe, load_sheet, parse_sheet, sheet_paths
 from ..recording import Recording
+from ..shape import misfit
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 
 UNKNOWN = "unknown"
+
+
+_Transformer = TypedDict("_Transformer", {"class": str, "config": dict[str, Any]})
+
+
+class _Run(TypedDict, total=False):
+    """Of the call. A loop of one's own may record a prompt for every item."""
+
+    prompt: str | list[str] | None
+    options: str | dict[str, Any]
+    dtype: str
+
+
+class _Model(TypedDict, total=False):
+    """Of the pipeline."""
+
+    id: str
+    revision: str | None
+    transformer: str | _Transformer
+
+
+class _Scheduler(TypedDict, total=False):
+    """Of the sampler; final: alpha and sigma after the last step."""
+
+    config: str | dict[str, Any] | None
+    final: str | tuple[float, float] | None
+
+
+class _Capture(TypedDict, total=False):
+    """Of what was watched."""
+
+    probe: str | None
+
+
+_PROVENANCE = {"run": _Run, "model": _Model, "scheduler": _Scheduler, "capture": _Capture}
+
+
+def check_provenance(recording: Recording) -> None:
+    """Raise RecordingError where the file says something of another type than what is read of it."""
+    for section, shape in _PROVENANCE.items():
+        if fault := misfit(dict(recording.provenance[section]), shape, f"provenance/{section}"):
+            raise RecordingError(f"{recording.path.name} is damaged: {fault}. Copy or record it again.")
 
 
 def sheet_of_recording(recording: Recording, probe: Probe | str | Path | None = None) -> ProbeSheet | None:
@@ -23,6 +66,7 @@ def sheet_of_recording(recording: Recording, probe: Probe | str | Path | None = 
     None for a recording fed from a user's own loop, and for one that names a sheet that is neither kept nor bundled.
     Raises RecordingError where the kept text is no sheet.
     """
+    check_provenance(recording)
     if probe is not None:
         return as_probe(probe)
     capture = recording.provenance["capture"]
@@ -77,6 +121,7 @@ def policy_of_recording(recording: Recording, sheet: ProbeSheet | None, name: st
 
 def fingerprint_of_recording(recording: Recording) -> Fingerprint:
     """What a plan made from this recording was made for."""
+    check_provenance(recording)
     provenance, run = recording.provenance, recording.provenance["run"]
     seed = run["seed"]
     identity = Identity(
@@ -151,6 +196,8 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
     """
     if UNKNOWN in (run["model"], run["prompt"], run["scheduler"]) or not isinstance(run["prompt"], str):
         return []
+    if not _is_typeable(run["prompt"]):
+        return []
     defaults = model_defaults(bundled_directory(run["model"]))[0]
     typed = run.get("argument", UNKNOWN)
     arguments = [str(run["model"] if typed == UNKNOWN else typed), "-p", run["prompt"]]
@@ -167,6 +214,14 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
         if value not in (None, UNKNOWN, default):
             arguments += [option, str(value)]
     return arguments + _more_arguments(run.get("options", {}))
+
+
+def _is_typeable(text: str) -> bool:
+    """Whether a terminal can show the text and a command line take it: it holds no half characters and no NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _more_arguments(options: Mapping[str, Any]) -> list[str]:

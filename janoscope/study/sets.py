@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..capture import Tap
-from ..errors import InputError, PeerLost
+from ..errors import InputError, PeerLost, RecordingError
 from ..plan import Policy
-from ..recording import partial_path
+from ..recording import open_recording, partial_path
 from ..results.files import append_line, read_journal
 from .call import CallOptions, make_call
 from .fanout import Outcome, Rank, fan_out
@@ -128,8 +128,8 @@ def plan_set(
 
     rank: shares the prompts, not what is left of them, which the other ranks may see at another moment.
 
-    Raises InputError where the directory holds recordings made with other options or prompts, or a file of unknown origin under
-    a name that this set needs, unless `force`.
+    Raises InputError where the directory holds recordings made with other options or prompts, or a recording of unknown origin
+    under a name that this set needs, unless `force`; and for a file there that is no recording.
     """
     known = Manifest(directory).read()
     if not force:
@@ -138,8 +138,8 @@ def plan_set(
     for prompt in (rank or Rank()).share(prompts):
         path = directory / f"{prompt.stem}.h5"
         entry = known.get(path.name)
-        if entry is None and path.exists() and not force:
-            raise InputError(f"{path} exists and {MANIFEST} does not know it; move it away, or pass --force to replace it.")
+        if entry is None and path.exists():
+            _refuse_unlisted(path, force)
         if entry is not None and _is_there(entry, directory) and path.stat().st_size == entry.bytes and not force:
             skipped.append(entry)
             continue
@@ -147,6 +147,20 @@ def plan_set(
             stale.append(partial_path(path))
         tasks.append(SetTask(prompt, str(path.resolve()), recipe))
     return SetPlan(tuple(tasks), tuple(skipped), tuple(stale))
+
+
+def _refuse_unlisted(path: Path, force: bool) -> None:
+    """Raise InputError for a file that the manifest does not list, unless `force` and it is a recording.
+
+    A recording is what a kill between its last byte and its line leaves; anything else is a user's own, whatever was said.
+    """
+    if not force:
+        raise InputError(f"{path} exists and {MANIFEST} does not know it; move it away, or pass --force to replace it.")
+    try:
+        with open_recording(path, partial=True):
+            return
+    except RecordingError as error:
+        raise InputError(f"{path} is no recording and would be replaced; move it away, or take another directory.") from error
 
 
 def _is_there(entry: Entry, directory: Path) -> bool:

@@ -179,7 +179,8 @@ def test_a_longer_list_goes_on_and_a_file_of_unknown_origin_is_not_replaced(tmp_
     (tmp_path / "0000-a.h5").write_bytes(b"123")
     with pytest.raises(InputError, match=r"0000-a\.h5 exists and manifest\.jsonl does not know it; .*--force"):
         plan_of(tmp_path, "ab", recipe)
-    assert len(plan_of(tmp_path, "ab", recipe, force=True).tasks) == 2
+    with pytest.raises(InputError, match=r"0000-a\.h5 is no recording and would be replaced"):
+        plan_of(tmp_path, "ab", recipe, force=True)
     Manifest(tmp_path).append(Entry("0000-a.h5", 0, "a", 0, "complete", recipe.key, bytes=3))
     assert [task.prompt.text for task in plan_of(tmp_path, "ab", recipe).tasks] == ["b"]
     assert [task.prompt.text for task in plan_of(tmp_path, "abc", recipe).tasks] == ["b", "c"]
