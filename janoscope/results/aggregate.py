@@ -90,9 +90,11 @@ class OneRun(TypedDict):
 
 
 class OneComplexity(TypedDict):
-    """The policy."""
+    """The policy and its map, of which version 0.1.0 says both or none."""
 
     policy: str
+    map: NotRequired[str]
+    warmup: NotRequired[int]
 
 
 class OneCurves(TypedDict):

@@ -105,7 +105,7 @@ def _text(estimate: Mapping[str, Any], name: str) -> str:
 
 def _verdict(facts: Mapping[str, Any], analyses: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
     """The verdict over recordings; None for a single one, and where their levels are cut from different maps."""
-    maps = {(a["complexity"]["map"], a["complexity"]["warmup"]) for a in analyses if "map" in a["complexity"]}
+    maps = {(a["complexity"]["map"], a["complexity"]["warmup"]) for a in analyses if {"map", "warmup"} <= a["complexity"].keys()}
     if len(analyses) < 2 or len(maps) != 1:
         return None
     name, warmup = maps.pop()
