@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from . import layout
+from .attributes import read_attribute
 from .layout import SignalSpec
 
 _REASON_SUM = " (crc32 {:08x})"
@@ -49,10 +50,12 @@ def header_checksum(file: h5py.File) -> int:
 
     Objects and attributes in the order of their names; numbers in decimal.
     """
-    lines = [f"/@{name}={_plain(file.attrs[name])}" for name in sorted(layout.FIXED_ROOT_ATTRIBUTES) if name in file.attrs]
+    lines = [
+        f"/@{name}={_plain(read_attribute(file, name))}" for name in sorted(layout.FIXED_ROOT_ATTRIBUTES) if name in file.attrs
+    ]
     for path, dataset in sorted(_datasets(file).items()):
-        attributes = dataset.attrs
-        lines += [f"/{path}@{name}={_plain(attributes[name])}" for name in layout.FIXED_ATTRIBUTES if name in attributes]
+        there = [name for name in layout.FIXED_ATTRIBUTES if name in dataset.attrs]
+        lines += [f"/{path}@{name}={_plain(read_attribute(dataset, name))}" for name in there]
     lines.append("branch=" + ",".join(_plain(name) for name in file["branch"][()]))
     return zlib.crc32("\n".join(lines).encode("utf-8", "surrogateescape"))
 

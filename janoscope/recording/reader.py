@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError, RecordingError
 from . import layout
+from .attributes import read_attribute
 from .description import describe, summary
 from .encoding import decode, fill_value
 from .layout import GUIDED, SignalSpec
@@ -145,7 +146,8 @@ class Recording:
         if rows in self.file:
             return float(self.stored_rows(rows).max(initial=0.0))
         with reading(self.path, f"storage_loss of {signal}"):
-            return float(self._file[self.spec(signal).dataset].attrs.get("storage_loss", 0.0))
+            dataset = self._file[self.spec(signal).dataset]
+            return float(read_attribute(dataset, "storage_loss")) if "storage_loss" in dataset.attrs else 0.0
 
     def stored_rows(self, name: str) -> np.ndarray:
         """A small per-step dataset up to the last whole step, as stored."""

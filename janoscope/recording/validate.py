@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import JanoscopeError, RecordingError
 from ..grid import TokenGrid
 from . import layout
+from .attributes import read_attribute
 from .checksums import read_reason
 from .encoding import BFLOAT16
 from .heap import heaps_are_sound
@@ -111,9 +112,12 @@ class Validator:
         if name not in owner.attrs:
             raise self._refuse(f"attribute {name} is missing")
         about = owner.attrs.get_id(name)
-        if about.shape != () or about.dtype.kind not in kinds or about.dtype.itemsize > 1 << 16:
+        if about.dtype.kind not in kinds:
             raise self._refuse(f"attribute {name} is {about.dtype} of shape {about.shape}")
-        return owner.attrs[name]
+        try:
+            return read_attribute(owner, name)
+        except ValueError as error:
+            raise self._refuse(str(error)) from error
 
     def _text_attribute(self, owner: Any, name: str) -> str:
         value = self._attribute(owner, name, "SO")

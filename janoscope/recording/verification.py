@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import RecordingError
 from . import layout
+from .attributes import read_attribute
 from .checksums import header_checksum, read_reason, row_bytes, row_checksum, row_names, section_is_sound
 from .encoding import checksum, count_nonfinite, fill_value, storage_dtype
 from .layout import SignalSpec
@@ -119,7 +120,7 @@ def _losses(recording: "Recording") -> list[str]:
     """The attribute is the largest of the steps' losses once a recording was closed, and 0 before."""
     found = []
     for name in recording.signals:
-        noted = float(recording.file[recording.spec(name).dataset].attrs["storage_loss"])
+        noted = float(read_attribute(recording.file[recording.spec(name).dataset], "storage_loss"))
         largest = recording.storage_loss(name) if recording.spec(name).cast else 0.0
         if noted != largest and (recording.complete or noted != 0):
             found.append(f"{name}: storage_loss is {noted}, the steps say {largest}")

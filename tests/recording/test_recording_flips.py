@@ -228,3 +228,20 @@ def test_the_plan_of_a_file_decides_nothing(tmp_path, sample_file):
         file.attrs["planned_steps"] = np.int64(MAX_STEPS + 1)
     with pytest.raises(JanoscopeError, match="100001 steps were planned"):
         export(sample_file, tmp_path / "copy2.h5")
+
+
+@pytest.mark.parametrize("name", ["long_name", "source_dtype"])
+def test_a_text_whose_type_is_no_text_any_more_does_not_end_the_process(tmp_path, name):
+    """One bit of the attribute's type makes HDF5 2.0.0 read through a null pointer, so it must not be read."""
+    path = make(tmp_path / "run.h5")
+    content = bytearray(path.read_bytes())
+    at = content.index(name.encode() + b"\0")
+    kind = content.index(b"\x19\x01", at)  # version 1, class 9: variable length; kind 1: text
+    assert kind - at < 40
+    content[kind + 1] ^= 8
+    path.write_bytes(content)
+    program = "import sys; from janoscope.recording import open_recording; print(open_recording(sys.argv[1]).verify())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, env=environment)
+    assert ended.returncode in (0, 1), "it crashed"
+    assert f"attribute {name} is object" in ended.stdout + ended.stderr
