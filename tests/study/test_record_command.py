@@ -291,7 +291,7 @@ def load_nothing(*arguments, **options):
     [
         ("run", "must end in .h5"),
         ("nowhere/run.h5", "nowhere does not exist, so run.h5 cannot be written there"),
-        ("locked.h5", "locked.partial.h5 is being written by another recorder"),
+        ("locked.h5", "locked.h5 is being written by another recorder"),
         ("seen.h5", "seen.png exists already"),
         ("clip.h5", "clip.mp4 exists already"),
     ],
@@ -304,7 +304,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr(model_module, "load_model", load_nothing)
     with (tmp_path / "locked.partial.h5").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        said = janoscope("record", "no model at all", *FLUX, "--steps", 2, "-o", tmp_path / output)
+        said = janoscope("record", saved("flux"), *FLUX, "--steps", 2, "-o", tmp_path / output)
     assert said.code == 2
     assert message in said.err
     assert len(said.err.splitlines()) == 1
