@@ -10,28 +10,31 @@ PACKAGE = Path(__file__).parent.parent / "janoscope"
 LOOKS = {"all", "any", "callable", "hasattr", "isinstance", "issubclass", "len", "set", "sorted", "type"}
 # what changes the whole process -> the modules that may, each of which gives it back (tests/cli/test_global_state.py)
 SETTERS = {
-    "set_num_threads": {"study/threads.py", "demo/train.py"},  # train: in a process of its own, like all that module does
+    "set_num_threads": {
+        "pipeline/threads.py",
+        "demo/training/train.py",
+    },  # train: in a process of its own, like all that module does
     "set_num_interop_threads": set(),
-    "set_default_dtype": {"study/bench_execute.py"},
+    "set_default_dtype": {"workflows/bench/execute.py"},
     "set_default_device": set(),
     "set_grad_enabled": set(),
     "use_deterministic_algorithms": set(),
     "manual_seed_all": set(),
     "seterr": set(),
-    "set_verbosity": {"cli/options.py", "study/calibrate_search.py"},
+    "set_verbosity": {"cli/options.py", "workflows/calibrate/search.py"},
     "set_verbosity_error": {"cli/options.py"},
     "disable_progress_bar": {"cli/options.py"},
     "simplefilter": {"cli/options.py"},
-    "filterwarnings": {"cli/options.py", "study/record.py"},
+    "filterwarnings": {"cli/options.py", "workflows/record/session.py"},
     "basicConfig": set(),
     "setLevel": set(),
     "captureWarnings": set(),
     "setdefault os.environ": set(),
     "putenv": set(),
-    "chdir": {"study/fanout.py"},  # in a worker of a cluster
+    "chdir": {"parallel/tasks.py"},  # in a worker of a cluster
     "umask": set(),
     "setrecursionlimit": set(),
-    "rcdefaults": {"report/style.py"},
+    "rcdefaults": {"report/drawing/style.py"},
     "excepthook": set(),
 }
 

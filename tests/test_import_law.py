@@ -11,32 +11,26 @@ PACKAGE = Path(__file__).parent.parent / "janoscope"
 CORE = ("errors", "decode", "shape", "grid", "probe")
 FLOW = (
     *CORE,
-    "capture",
-    "recording",
-    "conversion",
-    "analysis",
-    "plan",
-    "execution",
-    "metrics",
-    "results",
-    "study",
-    "report",
-    "cli",
+    *("capture", "recording", "conversion", "analysis", "plan", "execution", "metrics", "parallel", "results", "pipeline"),
+    *("report", "workflows", "evidence", "cli"),
 )
 STRANGERS = {
     ("recording", "capture"),
     ("report", "capture"),
     ("report", "execution"),
+    ("workflows", "report"),
     ("metrics", "plan"),
     ("metrics", "analysis"),
 }
+# workflow -> workflows that it may use; the others are strangers to one another
+USES = {"compare": {"apply"}, "calibrate": {"record", "analyze"}, "bench": {"*"}, "demo": {"*"}}
 HOMES = {
     "h5py": {"recording"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "evidence"},
     "click": {"cli"},
-    "torch": {"capture", "execution", "study", "demo", "metrics"},  # metrics: the LPIPS extra is a torch network
-    "diffusers": {"study", "demo", "cli"},
-    "transformers": {"study", "demo", "cli"},
+    "torch": {"capture", "execution", "parallel", "pipeline", "workflows", "demo", "metrics"},  # metrics: LPIPS is a network
+    "diffusers": {"pipeline", "workflows", "demo", "cli"},
+    "transformers": {"pipeline", "workflows", "demo", "cli"},
 }
 
 
@@ -96,15 +90,44 @@ def test_every_module_keeps_the_law():
 @pytest.mark.parametrize(
     ("source", "module", "told"),
     [
-        ("from ..study import model", ("plan", "plan"), "stands right"),
+        ("from ..workflows.compare import contest", ("plan", "plan"), "stands right"),
         ("import torch", ("analysis", "tiles"), "torch"),
-        ("def f():\n    import h5py", ("study", "record"), "h5py"),
+        ("def f():\n    import h5py", ("workflows", "record", "session"), "h5py"),
         ("from ..capture import Capture", ("recording", "writer"), "must not know"),
-        ("from janoscope.cli import app", ("study", "record"), "stands right"),
+        ("from janoscope.cli import app", ("workflows", "record", "session"), "stands right"),
     ],
 )
 def test_a_broken_law_is_found(source, module, told):
     assert [told in law for law in broken_laws(source, module)] == [True]
+
+
+def workflows_used(source, module):
+    """Other workflows that a module of workflows/ imports from."""
+    used = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = [*module[: len(module) - node.level], *(node.module or "").split(".")]
+            if parts[:1] == ["workflows"] and len(parts) > 1 and parts[1] and parts[1] != module[1]:
+                used.add(parts[1])
+    return used
+
+
+def strange_workflows(source, module):
+    """Workflows that this one imports from and must not know."""
+    allowed = USES.get(module[1], set())
+    return set() if "*" in allowed else workflows_used(source, module) - allowed
+
+
+def test_workflows_are_strangers_to_one_another():
+    inside = [(path, module) for path, module in modules() if module[0] == "workflows" and len(module) > 1]
+    broken = {"/".join(module): strange_workflows(path.read_text(), module) for path, module in inside}
+    assert {name: strange for name, strange in broken.items() if strange} == {}
+    assert len(inside) > 40
+
+
+def test_a_strange_workflow_is_found():
+    assert strange_workflows("from ..compare.spec import Spec", ("workflows", "apply", "session")) == {"compare"}
+    assert strange_workflows("from ..apply.session import apply", ("workflows", "compare", "methods")) == set()
 
 
 def test_data_folders_are_not_importable():

@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from ..grid import Triple, tile_grid
-from .host import at_the_door, to_host
+from .arrays import at_the_door, to_host
 from .tiles import cells_of, check_tile, cut, tile_rows
 
 Array = Any

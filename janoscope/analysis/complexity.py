@@ -9,8 +9,8 @@ from array_api_compat import array_namespace, is_numpy_array
 
 from ..errors import InputError
 from ..grid import Triple, tile_grid
+from .arrays import at_the_door, to_host
 from .enhancement import Enhancement, diffuse_inward
-from .host import at_the_door, to_host
 from .tiles import Scratch, cells_of, check_tile, cut, tile_rows
 
 Array = Any

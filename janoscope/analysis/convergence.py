@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .host import to_host
+from .arrays import to_host
 
 Array = Any
 

@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 
 from ..errors import InputError
 from ..grid import TokenGrid
-from .host import to_host
+from .arrays import to_host
 
 Array = Any
 Metric = Literal["std", "l2norm"]

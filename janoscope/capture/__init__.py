@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attachments import Attachment, AttachmentKind, attachments_of, unwrapped
     from .capture import Capture
-    from .identity import describe_scheduler, describe_transformer
+    from .describe import describe_scheduler, describe_transformer
     from .sink import Generation, Sink, StepFacts, TapSize
     from .taps import Tap, parse_tap
     from .watch import Watch

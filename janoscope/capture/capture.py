@@ -14,8 +14,8 @@ from ..errors import InputError
 from ..probe import ProbeSheet
 from .attachments import attachments_of, unwrapped
 from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
+from .describe import describe_scheduler, describe_transformer, dtype_name
 from .guidance import PipelineGuidance, check_guided, pipeline_guidance
-from .identity import describe_scheduler, describe_transformer, dtype_name
 from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
 from .noise_level import announced_steps, first_step, noise_level, on_host, predicted_quantity, refuse_inversion, steps_to_come
 from .sampler_weights import recorded_weights

@@ -206,3 +206,19 @@ def split_variance(output: Any, channels: int, layout: str) -> tuple[Any, Any | 
         return output, None
     prediction, variance = output.chunk(2, dim=axis)
     return prediction, variance
+
+
+def prediction_of(output: Any) -> torch.Tensor:
+    """The prediction in a network's return value: a tuple's first entry, an output object's sample, or the tensor itself."""
+    if isinstance(output, tuple):
+        first: torch.Tensor = output[0]
+        return first
+    sample: torch.Tensor = getattr(output, "sample", output)
+    return sample
+
+
+def with_prediction(output: Any, prediction: torch.Tensor | list[torch.Tensor]) -> Any:
+    """The same kind of return value with another prediction."""
+    if isinstance(output, tuple):
+        return (prediction, *output[1:])
+    return prediction if isinstance(output, torch.Tensor) else type(output)(sample=prediction)

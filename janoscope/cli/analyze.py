@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force_option, json_option, progress, quiet_option
+from .options import force_option, json_option, quiet_option
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..errors import JanoscopeError
-    from ..study.analyze import Analysis
-    from ..study.analyze_cluster import Task
+    from ..workflows.analyze.cluster import Task
+    from ..workflows.analyze.recording import Analysis
 
 
 @click.command()
@@ -71,12 +72,12 @@ def analyze(
     cannot be analysed is told and left out; the exit code is then 1, and 2 where none could be.
     """
     from ..errors import InputError, JanoscopeError
+    from ..pipeline.inputs import check_recordings, inputs_first
     from ..report import render_aggregate, render_analysis
     from ..report.aggregate import read_aggregate
-    from ..study.aggregate import describe_aggregate, write_aggregate
-    from ..study.analyze import AnalysisOptions, analysis_directories
-    from ..study.inputs import check_recordings, inputs_first
-    from ..study.output_files import refuse_existing
+    from ..results.writing import refuse_existing
+    from ..workflows.analyze.aggregate import describe_aggregate, write_aggregate
+    from ..workflows.analyze.recording import AnalysisOptions, analysis_directories
 
     if ray is not None and len(runs) == 1:
         raise InputError("--ray spreads recordings over a cluster; with one recording it has no effect. Leave it out.")
@@ -114,7 +115,7 @@ def analyze(
 
 def _one_by_one(tasks: "list[Task]", told: dict[str, Any], quiet: bool) -> "Iterator[tuple[Task, Analysis | JanoscopeError]]":
     from ..errors import JanoscopeError
-    from ..study.analyze import analyze_to_directory
+    from ..workflows.analyze.recording import analyze_to_directory
 
     for run, directory in tasks:
         result: Analysis | JanoscopeError
@@ -130,7 +131,7 @@ def _over_ray(
     tasks: "list[Task]", address: str, told: dict[str, Any], quiet: bool
 ) -> "Iterator[tuple[Task, Analysis | JanoscopeError]]":
     from ..errors import TaskFailed
-    from ..study.analyze_cluster import analyze_over_ray
+    from ..workflows.analyze.cluster import analyze_over_ray
 
     with progress("analyze", quiet, unit="recording") as on_step:
         for done, outcome in enumerate(analyze_over_ray(tasks, address, **told), start=1):
@@ -156,7 +157,7 @@ def apply_line(analysis: "Analysis", directory: Path) -> str:
     """The `apply` command that runs the plan just made; empty where the recording does not say what was generated."""
     import numpy as np
 
-    from ..study.output_files import output_name
+    from ..results.images import output_name
 
     if not analysis.apply_arguments:
         return ""

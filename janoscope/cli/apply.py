@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .options import (
-    call_options,
-    force_option,
-    json_option,
-    load,
-    model_options,
-    progress,
-    quiet_option,
-    take_call,
-    verbose_option,
-)
+from .options import call_options, force_option, json_option, load, model_options, quiet_option, take_call, verbose_option
 from .parallel import follows, paired, parallel_options
+from .progress import progress
 
 if TYPE_CHECKING:
-    from ..study.apply import Applied
+    from ..workflows.apply.session import Applied
 
 
 @click.command()
@@ -64,12 +55,13 @@ def apply(
     **options: Any,
 ) -> None:
     """Generate with MODEL under a policy or a plan, and give an account of what was computed."""
+    from ..pipeline.call import make_call
+    from ..pipeline.inputs import check_model, inputs_first
     from ..plan import Cache, ladder, step_kinds
-    from ..study.apply import apply_model, measured_words, refuse_output, save_applied
-    from ..study.call import make_call
-    from ..study.inputs import check_model, inputs_first
-    from ..study.measured_on import departures_of_call, departures_of_run
-    from ..study.plan_file import read_plan
+    from ..results.plan_file import read_plan
+    from ..workflows.apply.departures import departures_of_call, departures_of_run, measured_words
+    from ..workflows.apply.files import refuse_output
+    from ..workflows.apply.session import apply_model, save_applied
 
     if (policy is None) == (plan_file is None):
         raise click.UsageError("give --policy NAME|FILE or --plan FILE, one of the two.")
@@ -127,7 +119,7 @@ def apply(
 def _drawn_again(plan_file: Path, output: Path) -> list[Path]:
     """The page of the analysis that the plan is of, with what was measured; none where this run's figures are not beside it."""
     from ..report import render_analysis
-    from ..report.applied import FACTS
+    from ..report.analysis.applied import FACTS
 
     directory = output.parent
     if output.with_suffix(".json").name != FACTS or not (directory / "analysis.json").is_file():

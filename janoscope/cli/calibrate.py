@@ -17,12 +17,12 @@ from .options import (
     hush,
     json_option,
     model_flags,
-    progress,
     quiet_option,
     take_call,
     take_model,
     verbose_option,
 )
+from .progress import progress
 
 
 @click.command()
@@ -92,12 +92,12 @@ def calibrate(
     Recordings (files, directories, manifests) given beside MODEL are searched on as well. Of recordings alone the policy is found
     by replay, and nothing is validated.
     """
+    from ..pipeline.inputs import check_model
     from ..report.calibration import render_calibration
-    from ..study.calibrate import Effort
-    from ..study.calibrate import calibrate as run_calibration
-    from ..study.calibrate_directory import lacks_its_page
-    from ..study.few_prompts import few_prompts_words
-    from ..study.inputs import check_model
+    from ..results.few_prompts import few_prompts_words
+    from ..workflows.calibrate.directory import lacks_its_page
+    from ..workflows.calibrate.stages import Effort
+    from ..workflows.calibrate.stages import calibrate as run_calibration
 
     if tools:
         _refuse_policy_options(sources, target_compute, target_speedup, target_psnr, pareto)
@@ -180,7 +180,7 @@ def _export(
     as_json: bool,
 ) -> None:
     """Other tools' figures from recordings."""
-    from ..study.exports import write_exports
+    from ..workflows.calibrate.step_caches import write_exports
 
     written = write_exports([Path(source) for source in sources], tools, output, probe=probe, boundary=boundary, force=force)
     for sentence in written[0].left_out:
@@ -201,7 +201,7 @@ def _refuse_policy_options(sources: tuple[str, ...], *targets: float | bool | No
 
 
 def _target(compute: float | None, speedup: float | None, psnr: float | None, pareto: bool) -> Any:
-    from ..study.calibrate_choice import Target
+    from ..workflows.calibrate.target import Target
 
     given = [("compute", compute), ("speedup", speedup), ("psnr", psnr), ("pareto", 0.0 if pareto else None)]
     known = [(kind, value) for kind, value in given if value is not None]

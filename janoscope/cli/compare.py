@@ -16,20 +16,20 @@ from .options import (
     hush,
     json_option,
     model_options,
-    progress,
     quiet_option,
     take_call,
     take_model,
     verbose_option,
 )
 from .parallel import follows, paired, parallel_options
+from .progress import progress
 
 if TYPE_CHECKING:
-    from ..study.compare_cluster import CompareRecipe, Part
-    from ..study.comparison import Comparison, ComparisonFiles
-    from ..study.fanout import Outcome
-    from ..study.pair import Pair
-    from ..study.pairing import Key
+    from ..parallel.pair import Pair
+    from ..parallel.tasks import Outcome
+    from ..results.comparison import Comparison, ComparisonFiles
+    from ..results.statistics import Key
+    from ..workflows.compare.cluster import CompareRecipe, Part
 
 
 @click.command()
@@ -93,12 +93,12 @@ def compare(
 ) -> None:
     """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
     from ..errors import InputError
-    from ..report.comparison import render_comparison
-    from ..study.compare import DEFAULT_METHODS, make_method
-    from ..study.compare_cluster import CompareRecipe
-    from ..study.comparison import ComparisonFiles, ready_directory
-    from ..study.few_prompts import few_prompts_words
-    from ..study.inputs import check_model
+    from ..pipeline.inputs import check_model
+    from ..report.comparison.figures import render_comparison
+    from ..results.comparison import ComparisonFiles, ready_directory
+    from ..results.few_prompts import few_prompts_words
+    from ..workflows.compare.cluster import CompareRecipe
+    from ..workflows.compare.contest import DEFAULT_METHODS, make_method
 
     if ray is not None and guidance_parallel is not None:
         raise InputError("--ray and --guidance-parallel both spread the work; use one of them.")
@@ -140,8 +140,8 @@ def compare(
 def _here(
     recipe: "CompareRecipe", lpips: Any, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool, pair: "Pair | None"
 ) -> "Comparison":
-    from ..study.compare import calls_of, compare
-    from ..study.model import load_model
+    from ..pipeline.model import load_model
+    from ..workflows.compare.contest import calls_of, compare
 
     writes = not follows(pair)
     model = load_model(**recipe.load, pair=pair)
@@ -163,7 +163,7 @@ def _here(
 def _over_ray(
     recipe: "CompareRecipe", address: str, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool
 ) -> "Comparison":
-    from ..study.compare_cluster import compare_over_ray
+    from ..workflows.compare.cluster import compare_over_ray
 
     told: set[str] = set()
     with progress("compare", quiet, unit="call") as on_step:
@@ -214,8 +214,8 @@ def _report_at_a_stop(output: Path) -> Iterator[None]:
 
 def _page_or_why_not(output: Path) -> str:
     """Draws the page. What stopped the comparison is about to be raised, so a fault of the drawing is told beside it."""
-    from ..report.comparison import render_comparison
-    from ..study.fanout import in_words
+    from ..parallel.tasks import in_words
+    from ..report.comparison.figures import render_comparison
 
     try:
         render_comparison(output)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from .options import force_option, hush, progress, quiet_option, verbose_option
+from .options import force_option, hush, quiet_option, verbose_option
+from .progress import progress
 
 
 @click.command()
@@ -18,10 +19,10 @@ from .options import force_option, hush, progress, quiet_option, verbose_option
 @verbose_option
 def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> None:
     """Show the whole instrument on the bundled image model: record, analyze, apply, report. Takes about a minute."""
+    from ..pipeline.inputs import check_model, inputs_first
     from ..report import render_analysis
-    from ..study.demo import demonstrate
-    from ..study.inputs import check_model, inputs_first
-    from ..study.record import refuse_existing
+    from ..workflows.demo import demonstrate
+    from ..workflows.record.session import refuse_existing
 
     if not verbose:
         hush()

@@ -12,7 +12,7 @@ from ..errors import InputError
 from .options import hush, json_option, verbose_option
 
 if TYPE_CHECKING:
-    from ..study.memory import Memory
+    from ..workflows.memory.predict import Memory
 
 _GIB = 2**30
 
@@ -48,10 +48,10 @@ def memory(
     MODEL|CONFIG is a hub id that a probe sheet lists, a model's directory, a transformer's config.json, or demo, demo:video,
     demo:latte. No weight is read and nothing is downloaded. Exit code 1 where a memory is given and nothing fits.
     """
-    from ..study.memory import Levels, device_memory, predict_memory, usable
-    from ..study.model_directory import named_policy
-    from ..study.published import find_published
-    from ..study.setting import Asked, setting_of
+    from ..pipeline.model_configs import find_published
+    from ..pipeline.model_directory import named_policy
+    from ..workflows.memory.predict import Levels, device_memory, predict_memory, usable
+    from ..workflows.memory.workload import Asked, setting_of
 
     if not verbose:
         hush()
@@ -127,7 +127,7 @@ def _table(told: "Memory", sizes: Sizes) -> list[str]:
 def _verdict(told: "Memory") -> list[str]:
     if told.budget is None:
         return ["say --memory-gib for the strategy that fits."] if told.strategies else []
-    from ..study.memory import PRICE, RESERVE_GIB
+    from ..workflows.memory.predict import PRICE, RESERVE_GIB
 
     budget = f"{told.budget / _GIB:.1f} GiB ({RESERVE_GIB} are the device's own)"
     if told.fits is not None:

@@ -1,8 +1,6 @@
 """Options that mean the same everywhere, and what the commands make of them."""
 
-import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..study.call import CallOptions
-    from ..study.model import Model
-    from ..study.pair import Pair
+    from ..parallel.pair import Pair
+    from ..pipeline.call import CallOptions
+    from ..pipeline.model import Model
 
 Command = Callable[..., Any]
-_LETTERS_BESIDE = 24  # what a terminal of 80 columns has room for beside the bar
-# the report's: grey for full steps outside the plan, blue, red and amber for the levels
-_COLOURS = {"W": "bright_black", "R": "blue", "m": "red", "a": "yellow", ".": "white", "C": "bright_black"}
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
 
 
@@ -73,7 +68,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 def load(options: dict[str, Any], verbose: bool, pair: "Pair | None" = None) -> "Model":
     """Take the model options out of a command's options and load the model."""
-    from ..study.model import load_model
+    from ..pipeline.model import load_model
 
     chosen = take_model(options)
     if not verbose:
@@ -90,7 +85,7 @@ def take_model(options: dict[str, Any]) -> dict[str, Any]:
 
 def take_call(options: dict[str, Any]) -> "CallOptions":
     """Take the call options out of a command's options."""
-    from ..study.call import CallOptions
+    from ..pipeline.call import CallOptions
 
     names = ("prompt", "seed", "steps", "height", "width", "frames", "guidance", "negative_prompt")
     extra = dict(_key_value(text) for text in options.pop("extra"))
@@ -100,7 +95,7 @@ def take_call(options: dict[str, Any]) -> "CallOptions":
 def all_prompts(given: tuple[str, ...], file: Path | None, column: str | None, least: str) -> list[str]:
     """The prompts of -p and --prompts together, each once. least: how many are needed, for the refusal where there is none."""
     from ..errors import InputError
-    from ..study.prompts import read_prompts
+    from ..pipeline.prompts import read_prompts
 
     if column is not None and file is None:
         raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
@@ -161,49 +156,3 @@ def _silent(library: Any) -> Iterator[None]:
         library.set_verbosity(level)
         if bars:
             library.enable_progress_bar()
-
-
-@contextmanager
-def progress(
-    label: str, quiet: bool, unit: str = "step", ladder: Callable[[int], str] | None = None
-) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with an ETA on a terminal, fed by (steps done, steps in all); None when quiet, and where stderr is no terminal.
-
-    A pipe or a log file would hold every redraw of the bar.
-
-    ladder: gives the letters of so many steps' kinds; those done stand beside the bar, in the first run only: a run after it is
-    the full one.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    bar: Any = None  # made at the first step: a refusal before it is one line, not a line under an empty bar
-    first_run = True
-
-    def on_step(done: int, steps: int) -> None:
-        nonlocal bar, first_run
-        if bar is None:
-            bar = tqdm(desc=label, total=steps, unit=unit, leave=False)
-        if done < bar.n:
-            first_run = False
-            bar.set_postfix_str("", refresh=False)
-            bar.reset()
-        bar.total = steps
-        if ladder is not None and first_run:
-            bar.set_postfix_str(coloured(ladder(steps)[max(0, done - _LETTERS_BESIDE) : done]), refresh=False)
-        bar.update(done - bar.n)
-
-    try:
-        yield on_step
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def coloured(letters: str) -> str:
-    """Letters of step kinds in the report's colours for a terminal; plain where NO_COLOR is set (no-color.org)."""
-    if os.environ.get("NO_COLOR"):
-        return letters
-    return "".join(click.style(letter, fg=_COLOURS.get(letter)) for letter in letters)

@@ -10,7 +10,7 @@ import click
 from ..errors import PeerLost
 
 if TYPE_CHECKING:
-    from ..study.pair import Pair
+    from ..parallel.pair import Pair
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,7 +40,7 @@ def paired(guidance_parallel: int | None, peer_timeout: float | None) -> Iterato
             raise click.UsageError("--peer-timeout has no effect without --guidance-parallel 2.")
         yield None
         return
-    from ..study.pair import Pair
+    from ..parallel.pair import Pair
 
     with _on_signals(signal.SIG_DFL):
         pair = Pair.join(guidance_parallel, peer_timeout)

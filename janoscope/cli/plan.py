@@ -20,7 +20,7 @@ def show(file: Path, as_json: bool) -> None:
 
     FILE is a plan.json, or the directory of an analysis that holds one.
     """
-    from ..study.plan_file import read_plan
+    from ..results.plan_file import read_plan
 
     made = read_plan(file / "plan.json" if file.is_dir() else file)
     click.echo(made.to_text() if as_json else made.describe())

@@ -13,7 +13,6 @@ from .options import (
     hush,
     load,
     model_options,
-    progress,
     quiet_option,
     set_options,
     take_call,
@@ -21,12 +20,14 @@ from .options import (
     verbose_option,
 )
 from .parallel import follows, paired, parallel_options
+from .progress import progress
 
 if TYPE_CHECKING:
-    from ..study.pair import Pair
-    from ..study.record import Recorded
-    from ..study.recording_sink import Expected
-    from ..study.sets import Entry, SetPlan
+    from ..parallel.pair import Pair
+    from ..workflows.record.manifest import Entry
+    from ..workflows.record.many import SetPlan
+    from ..workflows.record.session import Recorded
+    from ..workflows.record.sink import Expected
 
 TAP = "PATH[:steps=A:B:C][:tokens=K][:channels=K]"
 STORED = ["float32", "float16", "bfloat16"]
@@ -70,8 +71,8 @@ def record(
     MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte. With --prompts, one recording a prompt goes
     into a directory; what is complete there is skipped.
     """
-    from ..study.inputs import check_model, inputs_first
-    from ..study.record import refuse_unwritable
+    from ..pipeline.inputs import check_model, inputs_first
+    from ..workflows.record.session import refuse_unwritable
 
     if (options["prompt"] is None) == (prompts is None):
         raise click.UsageError("give -p PROMPT or --prompts FILE, one of the two.")
@@ -102,7 +103,7 @@ def _tools(text: str | None) -> tuple[str, ...]:
     """Tools to record for, before a model is loaded for ones that do not exist."""
     if text is None:
         return ()
-    from ..study.tool_taps import TOOLS
+    from ..workflows.record.tool_taps import TOOLS
 
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     if unknown := [name for name in names if name not in TOOLS]:
@@ -120,9 +121,9 @@ def _record_one(
     options: dict[str, Any],
     pair: "Pair | None",
 ) -> None:
-    from ..study.call import make_call
-    from ..study.record import follow, record_model
-    from ..study.tool_taps import export_taps
+    from ..pipeline.call import make_call
+    from ..workflows.record.session import follow, record_model
+    from ..workflows.record.tool_taps import export_taps
 
     name, loading = options["model"], take_model(dict(options))
     model = load(options, verbose, pair)
@@ -149,7 +150,7 @@ def _record_one(
 
 def _announce(expected: "Expected", always: bool) -> None:
     """How large it will get, before anything is written."""
-    from ..study.recording_sink import human_size
+    from ..workflows.record.sink import human_size
 
     if not (always or expected.total > LARGE or expected.is_too_large):
         return
@@ -161,7 +162,7 @@ def _announce(expected: "Expected", always: bool) -> None:
 
 def _tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool) -> None:
     """What was made, and how we disturbed the measurement."""
-    from ..study.recording_sink import human_size
+    from ..workflows.record.sink import human_size
 
     for notice in () if quiet else recorded.notices:
         click.echo(notice, err=True)
@@ -201,10 +202,10 @@ def _record_many(
     pair: "Pair | None",
 ) -> int:
     """How many failed."""
-    from ..study.fanout import Rank
-    from ..study.inputs import check_model, inputs_first
-    from ..study.prompts import read_prompts
-    from ..study.sets import SetRecipe, plan_set, record_set
+    from ..parallel.tasks import Rank
+    from ..pipeline.inputs import check_model, inputs_first
+    from ..pipeline.prompts import read_prompts
+    from ..workflows.record.many import SetRecipe, plan_set, record_set
 
     entries = read_prompts(prompts, column)
     named = {"revision": options["revision"], "probe": options["probe"], "policy": policy}

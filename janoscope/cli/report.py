@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import force_option, hush, progress, quiet_option, verbose_option
+from .options import force_option, hush, quiet_option, verbose_option
+from .progress import progress
 
 
 @click.command()
@@ -44,7 +45,7 @@ def report(
 
     A report is a folder with recipe.toml, small results, report.md and figures (docs/reports.md).
     """
-    from ..report.evidence import render_report
+    from ..evidence import render_report
 
     quiet = options.pop("quiet")
     load = {name: options.pop(name) for name in ("device", "dtype", "revision", "variant")}
@@ -71,8 +72,8 @@ def _remade(
     seeds: int | None,
     quick: bool,
 ) -> Path:
-    from ..study.evidence import Request, remake
-    from ..study.prompts import read_prompts
+    from ..evidence import Request, remake
+    from ..pipeline.prompts import read_prompts
 
     if not verbose:
         hush()

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import force_option, json_option, progress, quiet_option
+from .options import force_option, json_option, quiet_option
+from .progress import progress
 
 if TYPE_CHECKING:
-    from ..study.step_schedules import Proposal, RecordedSteps
+    from ..workflows.schedule.search import Proposal, RecordedSteps
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -49,8 +50,8 @@ def schedule(
 
     Example: janoscope schedule runs/*.h5 --compute 0.28 -o fast.toml
     """
-    from ..study.output_files import refuse_existing
-    from ..study.step_schedules import front, propose, reduce_recordings
+    from ..results.writing import refuse_existing
+    from ..workflows.schedule.search import front, propose, reduce_recordings
 
     refuse_existing(output, force)
     with progress("read", quiet, unit="recording") as on_step:

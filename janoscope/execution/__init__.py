@@ -11,21 +11,18 @@ if TYPE_CHECKING:
     from .executor import Executor
     from .step_executor import StepExecutor, executor_for
     from .step_skipper import StepSkipper
-    from .warmup import Identity, fingerprint_of
 
 # loaded when asked for: what needs no torch, as an analysis, does not wait for it
 _HOMES = {
     "Account": "account",
     "Executor": "executor",
-    "Identity": "warmup",
     "StepAccount": "account",
     "StepExecutor": "step_executor",
     "StepSkipper": "step_skipper",
     "executor_for": "step_executor",
-    "fingerprint_of": "warmup",
 }
 
-__all__ = ["Account", "Executor", "Identity", "StepAccount", "StepExecutor", "StepSkipper", "executor_for", "fingerprint_of"]
+__all__ = ["Account", "Executor", "StepAccount", "StepExecutor", "StepSkipper", "executor_for"]
 
 
 def __getattr__(name: str) -> Any:

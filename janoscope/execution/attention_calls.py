@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ..errors import ExecutionError
-from .cache import AttentionCall, BranchCache
+from .caching.branch_cache import AttentionCall, BranchCache
+from .caching.stores import KEY_TOKENS, Attended
 from .interception import Attention
-from .reentry import Reentry
+from .reprojection import Reentry
 from .rows import Rows
-from .stores import KEY_TOKENS, Attended
 
 
 class AttentionCalls:

@@ -19,14 +19,14 @@ from ..capture.watch import networks_of
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from ..plan import Cache, Fingerprint, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
+from ..plan.fingerprint import Identity
 from ..probe import Probe, as_probe
 from .account import Account
 from .flops import FlopMeter
 from .hooks import CallState, NetworkHooks
 from .refusal import RUN_PLAIN, refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
 from .run import Run
-from .steering import Choosing, Planned, Steering
-from .warmup import Identity
+from .warmup import Choosing, Planned, Steering
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -20,10 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from ..capture.patch import InstancePatch
 from ..plan import Cache
 from ..probe import Execution
-from .cache import BranchCache
+from .caching.branch_cache import BranchCache
+from .caching.strategies import keeper_of
 from .hooks import CallState, Mode, NetworkHooks
 from .rows import Rows
-from .strategies import keeper_of
 from .weightless import arguments_without_values, structure_of, without_weights
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from ..capture.layout import prediction_of
 from ..capture.patch import InstancePatch
 from ..errors import ExecutionError
 from ..plan import Cache, Policy
 from ..plan.policy import Intervals, Split
 from ..probe import ProbeSheet
 from .executor import Executor
-from .forecast import prediction_of
 
 # every kind of step twice within ten: levels by chance, since an image that does not change has no map
 FROZEN_POLICY = Policy(

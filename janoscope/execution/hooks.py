@@ -21,10 +21,10 @@ from ..capture.patch import InstancePatch
 from ..errors import ExecutionError
 from ..probe import Execution
 from .attention_calls import AttentionCalls
-from .cache import BranchCache
+from .caching.branch_cache import BranchCache
 from .interception import attention_backend, intercepted, keep_out_of_graphs, listening
-from .reentry import Reentry
 from .refusal import TORCH_BACKENDS, refuse_backend
+from .reprojection import Reentry
 from .rows import Rows
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..capture.attachments import AttachmentKind, attachments_of
-from ..capture.identity import describe_scheduler
+from ..capture.describe import describe_scheduler
 from ..capture.patch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid

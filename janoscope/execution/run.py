@@ -12,28 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..analysis.host import at_the_door
+from ..analysis.arrays import at_the_door
 from ..capture.branches import first_half
-from ..capture.identity import describe_scheduler, describe_transformer, dtype_name
+from ..capture.describe import describe_scheduler, describe_transformer, dtype_name
 from ..capture.layout import grid_of_call, text_tokens, to_tokens
 from ..capture.noise_level import announced_steps, first_step, noise_levels, predicted_quantity
 from ..conversion import NoisePath
 from ..errors import ExecutionError
 from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, final_weights, run_facts
 from ..plan.cost import step_flops
+from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import ProbeSheet
 from .account import Account, StepAccount
-from .cache import BranchCache, BranchCaches
+from .caching.branch_cache import BranchCache, BranchCaches
+from .caching.forecast import OutputTokens, forecast_coordinates
+from .caching.out_of_memory import is_out_of_memory, out_of_memory
+from .caching.strategies import keeper_of
 from .flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, shapes_of
-from .forecast import OutputTokens, forecast_coordinates
 from .hooks import CallState, Mode, NetworkHooks
-from .memory import is_out_of_memory, out_of_memory
 from .refusal import refuse_call, refuse_channels, refuse_sampler, refuse_sequence
 from .refused_configs import refuse_config
 from .rows import Rows
-from .steering import Steering
-from .strategies import keeper_of
-from .warmup import Identity, Warmup, fingerprint_of
+from .warmup import Steering, Warmup
 
 Steer = Callable[["Run"], Steering]
 

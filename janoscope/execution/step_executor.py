@@ -18,8 +18,8 @@ import torch
 
 from ..capture.attachments import unwrapped
 from ..capture.branches import first_half
+from ..capture.describe import describe_scheduler, describe_transformer
 from ..capture.followed import Followed
-from ..capture.identity import describe_scheduler, describe_transformer
 from ..capture.layout import grid_of_call
 from ..capture.noise_level import steps_to_come
 from ..capture.patch import InstancePatch
@@ -28,15 +28,15 @@ from ..capture.watch import networks_of
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from ..plan import Cache, CacheBytes, Plan, Policy, Selection, StepKind, StepSchedule, TokenLevel, plan_from_ranks
+from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import Probe
 from .account import Account
+from .caching.forecast import forecast_coordinates
 from .executor import Executor, check_plan
 from .flops import CallKind, FlopMeter, shapes_of
-from .forecast import forecast_coordinates
 from .refusal import RUN_PLAIN, refuse_held_scheduler
 from .run import CountedCall, counted_step
 from .step_skipper import StepSkipper
-from .warmup import Identity, fingerprint_of
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 _Key = tuple[str, int]

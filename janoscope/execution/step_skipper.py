@@ -16,7 +16,7 @@ from ..capture.sampler_weights import sampler_weights
 from ..errors import InputError
 from ..plan import Policy, coefficients
 from ..plan.coefficients import StepCoefficients
-from .forecast import forecast_coordinates
+from .caching.forecast import forecast_coordinates
 
 
 @dataclass

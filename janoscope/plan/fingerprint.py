@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -88,3 +88,29 @@ def transformer_identity(class_name: str, config: Mapping[str, Any]) -> dict[str
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return {"class": class_name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, beyond what its pipeline shows; `unknown` where nobody said."""
+
+    model: str = "unknown"
+    prompt: str = "unknown"
+    seed: int | None = None
+    guidance: Mapping[str, Any] = field(default_factory=lambda: {"scale": "unknown", "negative_prompt": "unknown"})
+
+
+def fingerprint_of(
+    transformer: Mapping[str, Any], scheduler: Mapping[str, Any], grid: TokenGrid, steps: int, identity: Identity
+) -> Fingerprint:
+    """The fingerprint of a run, from `describe_transformer`, `describe_scheduler` and what the user said."""
+    return Fingerprint(
+        model=identity.model,
+        transformer=transformer_identity(transformer["class"], transformer["config"]),
+        grid=grid,
+        steps=steps,
+        scheduler={"class": scheduler["class"], "config": scheduler["config"]},
+        guidance=dict(identity.guidance),
+        prompt=identity.prompt,
+        seed=identity.seed,
+    )

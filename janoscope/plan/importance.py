@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from ..analysis.arrays import at_the_door, to_host
 from ..analysis.complexity import Complexity, Enhancement, jano_complexity
-from ..analysis.host import at_the_door, to_host
 from ..analysis.importance import gradient_energy, ras_importance, velocity_change
 from ..conversion import NoisePath, is_flow, to_flow_velocity, to_x0
 from ..errors import InputError

@@ -337,3 +337,10 @@ def _toml(value: Any) -> str:
     if value is None or not isinstance(value, str | bool | int | float):
         raise InputError(f"measured_on holds {value!r}, which TOML cannot write; use text, numbers, true/false, lists or tables.")
     return _toml_string(value) if isinstance(value, str) else json.dumps(value)
+
+
+def skips_steps_only(policy: Policy) -> bool:
+    """Whether a step is computed whole or not at all: every token is active, or all levels have one interval."""
+    every = policy.intervals
+    all_active = policy.quantiles is not None and policy.quantiles.moderate == 0
+    return all_active or every.static == every.moderate == every.active

@@ -3,12 +3,12 @@
 It is the only package that knows HDF5. It must not know torch, pipelines, or what becomes of the numbers.
 """
 
-from .destination import prepare_destination
 from .diff import FieldDiff, RecordingDiff, SignalDiff, diff
 from .export import export
 from .layout import TapAxes, generation_path, partial_path
-from .reader import RecordedStep, Recording, open_recording
-from .writer import Recorder
+from .reading.reader import RecordedStep, Recording, open_recording
+from .writing.destination import prepare_destination
+from .writing.writer import Recorder
 
 __all__ = [
     "FieldDiff",

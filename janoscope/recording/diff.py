@@ -8,7 +8,7 @@ import numpy as np
 
 from . import layout
 from .layout import GUIDED
-from .reader import Recording, open_recording
+from .reading.reader import Recording, open_recording
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..errors import RecordingError
 from .layout import GUIDED, SignalSpec, TapAxes
-from .reader import Recording, open_recording
-from .writer import Recorder
+from .reading.reader import Recording, open_recording
+from .writing.writer import Recorder
 
 
 def export(path: Path | str, out: Path | str, *, dtype: str = "float32", force: bool = False, partial: bool = False) -> Path:

@@ -7,7 +7,7 @@ used without pyplot, so that nothing global is left.
 """
 
 from .aggregate import render_aggregate
-from .document import render_analysis
-from .hero import render_hero
+from .analysis.document import render_analysis
+from .analysis.overview import render_hero
 
 __all__ = ["render_aggregate", "render_analysis", "render_hero"]

@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 
 from ..plan import TokenLevel
 from ..results.aggregate import read_stored
-from .curves import fill_band, log_axis, step_axis
+from .analysis.results import verdict_of
 from .drawable import drawable
-from .page import environment, remove_stale, sentence, text_asset, write_whole
-from .results import number, verdict_of
-from .style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
-from .svg import Drawing, to_svg
-from .tables import Cell, Table, count, figure, span
+from .drawing.curves import fill_band, log_axis, step_axis
+from .drawing.style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
+from .drawing.svg import Drawing, to_svg
+from .page import Cell, Table, count, environment, figure, number, remove_stale, sentence, span, text_asset, write_whole
 
 FIGURES = "aggregate-figures"  # a directory of its own: an analysis may lie in the same place
 GROUPS = (*(level.value for level in TokenLevel), "all")

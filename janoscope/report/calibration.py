@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..results.calibration import read_facts
-from ..study.few_prompts import few_prompts_words
+from ..results.few_prompts import few_prompts_words
 from .drawable import drawable
-from .page import environment, remove_stale, text_asset, write_whole
-from .results import number
-from .style import INK, MUTED, add_grid, new_figure, styled
-from .svg import Drawing, to_svg
+from .drawing.style import INK, MUTED, add_grid, new_figure, styled
+from .drawing.svg import Drawing, to_svg
+from .page import environment, number, remove_stale, text_asset, write_whole
 
 TOKENS, STEPS, CHOSEN = "#b8436f", "#243b63", "#eda128"
 MARKERS = {"tokens": "o", "steps": "s"}

@@ -1,6 +1,8 @@
 """What every page is made with: templates, the files they include, and writing them whole."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..results.writing import write_text
+
+NOT_DEFINED = "–"
+
 
 OURS = "janoscope"  # stands in the description of every SVG that we draw
 
@@ -49,3 +54,76 @@ def sentence(note: Any) -> str:
     """A note as it begins in a page."""
     text = str(note)
     return text[:1].upper() + text[1:]
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for everything that means `not defined` (null, NaN, infinity)."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def interval(value: Any) -> tuple[float, float] | None:
+    """A finite (low, high) pair, or None."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def estimate_words(found: Mapping[str, Any], name: str, form: str = ".2f") -> str:
+    """`0.42 [0.30, 0.51]` of {name: value, "interval": [low, high]}; a dash where it is not defined."""
+    value, between = number(found.get(name)), interval(found.get("interval"))
+    if value is None:
+        return "–"
+    return f"{value:{form}}" + ("" if between is None else f" [{between[0]:{form}}, {between[1]:{form}}]")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: as shown, note: in small under it. sort: number to sort by, None to sort by the text. colour: of a swatch before."""
+
+    text: str
+    sort: float | None = None
+    colour: str | None = None
+    is_number: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: for links and tests. heads: one a column. rows: as many cells as heads each."""
+
+    name: str
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def without_empty_columns(self) -> "Table":
+        """The same table less the columns in which nothing was measured; the first column names the rows and stays."""
+        kept = [at for at in range(len(self.heads)) if at == 0 or any(row[at].text != NOT_DEFINED for row in self.rows)]
+        return replace(self, heads=[self.heads[at] for at in kept], rows=[[row[at] for at in kept] for row in self.rows])
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and are set to the right."""
+        return [any(row[at].is_number for row in self.rows) for at in range(len(self.heads))]
+
+
+def figure(value: Any, form: str = ".3g") -> Cell:
+    """A number, or a dash that sorts last where it is not defined."""
+    found = number(value)
+    return Cell(NOT_DEFINED, float("-inf"), is_number=True) if found is None else Cell(format(found, form), found, is_number=True)
+
+
+def span(value: Any, form: str = ".2f") -> Cell:
+    found = interval(value)
+    return (
+        Cell(NOT_DEFINED, float("-inf"), is_number=True)
+        if found is None
+        else Cell(f"{found[0]:{form}} to {found[1]:{form}}", found[0], is_number=True)
+    )
+
+
+def count(value: int) -> Cell:
+    return Cell(f"{value:,}".replace(",", " "), value, is_number=True)

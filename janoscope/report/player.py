@@ -13,9 +13,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from ..plan import TokenLevel
-from .pictures import fitted
-from .results import AnalysisResults
-from .style import LEVEL_COLOUR
+from .analysis.results import AnalysisResults
+from .drawing.images import fitted
+from .drawing.style import LEVEL_COLOUR
 
 MOST_FRAMES = 48
 LONGEST = 320  # pixels

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
+
 MAKING = "making"
 
 
@@ -116,3 +118,9 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise before any work is done, not after it."""
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already; choose another name with -o, or pass --force to replace it.")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from janoscope.analysis.host import at_the_door, to_host
+from janoscope.analysis.arrays import at_the_door, to_host
 
 
 @pytest.mark.parametrize(

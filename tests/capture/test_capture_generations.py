@@ -13,7 +13,7 @@ from tiny_pipelines import build
 from janoscope.capture import Capture
 from janoscope.errors import InputError
 from janoscope.grid import TokenGrid
-from janoscope.study.simulated import SimulatedPipeline, simulated_sheet
+from janoscope.workflows.bench.simulated import SimulatedPipeline, simulated_sheet
 
 SHORT = {"num_inference_steps": 3}
 

@@ -9,7 +9,7 @@ from test_capture_families import expected
 from tiny_pipelines import FAMILIES, VARIANTS, build
 
 from janoscope.capture import Capture
-from janoscope.study.record import record
+from janoscope.workflows.record.session import record
 
 WIDENED = {"cogvideox", "cogvideox-1.5", "ltx-video", "z-image"}  # guided in float32, branches in bfloat16
 

@@ -7,7 +7,7 @@ import click
 import pytest
 from tqdm import tqdm
 
-from janoscope.cli.options import coloured, progress
+from janoscope.cli.progress import coloured, progress
 from janoscope.plan.schedule import LETTERS
 
 LADDER = "WWRma.C"

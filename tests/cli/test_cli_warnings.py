@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from janoscope.cli import main, options
-from janoscope.study import model as study_model
+from janoscope.pipeline import model as study_model
 
 OURS = "guided became torch.float32 at step 3; it is kept as torch.float16."
 

@@ -17,9 +17,9 @@ import transformers.utils.logging
 from click.testing import CliRunner
 
 from janoscope.cli import app, main, options
-from janoscope.study.bench_record import SMALL_CASES, bench_record
-from janoscope.study.bench_scale import SMALL, bench_scale
-from janoscope.study.evidence import performance
+from janoscope.evidence.kinds import performance
+from janoscope.workflows.bench.record import SMALL_CASES, bench_record
+from janoscope.workflows.bench.scale import SMALL, bench_scale
 
 LIBRARIES = (diffusers.utils.logging, transformers.utils.logging)
 CHATTY = logging.INFO  # a level that no library and no command chooses
@@ -132,7 +132,7 @@ def test_a_bench_gives_back_threads_and_random_numbers(bench, tmp_path):
 
 
 def test_optuna_speaks_as_before_when_a_search_is_over():
-    from janoscope.study.calibrate_search import _quiet, load_optuna
+    from janoscope.workflows.calibrate.search import _quiet, load_optuna
 
     before = state_of_process()
     with _quiet(load_optuna()):

@@ -5,7 +5,7 @@ import pytest
 from clip_measures import COLOURS, DIRECTIONS, background_flicker, motion, moves, object_colour
 from PIL import Image
 
-from janoscope.demo.clips import CLIP_OBJECTS, PLACES, MovingScene, draw_clip
+from janoscope.demo.training.clips import CLIP_OBJECTS, PLACES, MovingScene, draw_clip
 
 
 def square_clip(colour: str, place: str = "sky") -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from janoscope.demo.scenes import OBJECTS, SKIES
-from janoscope.study.model import load_model
+from janoscope.demo.training.scenes import OBJECTS, SKIES
+from janoscope.pipeline.model import load_model
 
 STEPS = {64: 50, 128: 20}  # the default call at 256 tokens; fewer at 1024, where a step costs five times as much
 FIRST_SEED = 8  # seeds 8..15; with 0..7 it is 7 of 8 (no pineapple at night), over 24 other prompts 24 of 24
@@ -34,7 +34,7 @@ def trained():
 @pytest.fixture(scope="module")
 def untrained(trained):
     """The same pipeline with its transformer's weights drawn at random."""
-    from janoscope.demo.pipeline import image_pipeline
+    from janoscope.demo.training.pipeline import image_pipeline
 
     torch.manual_seed(0)
     pipe = image_pipeline()

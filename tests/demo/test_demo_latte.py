@@ -12,10 +12,10 @@ from clip_measures import object_colour
 from diffusers import DDIMScheduler, LattePipeline
 
 import janoscope  # noqa: F401 - diffusers looks for the VAE's class on it
-from janoscope.demo.export import MODELS, default_call
-from janoscope.demo.held_out import held_out_loss
-from janoscope.demo.pipeline import latte_pipeline
-from janoscope.demo.recipes import RECIPES
+from janoscope.demo.training.export import MODELS, default_call
+from janoscope.demo.training.held_out import held_out_loss
+from janoscope.demo.training.pipeline import latte_pipeline
+from janoscope.demo.training.recipes import RECIPES
 
 DIRECTORY = MODELS / "latte"
 PROMPTS = {

@@ -12,10 +12,10 @@ from clip_measures import background_flicker, moves
 from diffusers import WanPipeline
 
 import janoscope  # noqa: F401 - diffusers looks for the VAE's class on it
-from janoscope.demo.export import MODELS, default_call
-from janoscope.demo.held_out import held_out_loss
-from janoscope.demo.pipeline import video_pipeline
-from janoscope.demo.recipes import RECIPES
+from janoscope.demo.training.export import MODELS, default_call
+from janoscope.demo.training.held_out import held_out_loss
+from janoscope.demo.training.pipeline import video_pipeline
+from janoscope.demo.training.recipes import RECIPES
 
 DIRECTORY = MODELS / "video"
 PROMPTS = (

@@ -6,9 +6,9 @@ import torch
 from brute_force import BruteForce
 
 from janoscope.execution import Executor
+from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model_directory import bundled_directory
 from janoscope.plan import Policy
-from janoscope.study.model import load_model
-from janoscope.study.model_directory import bundled_directory
 
 TABLE = {
     "name": "brute",
@@ -30,7 +30,7 @@ CASES = {
 @pytest.mark.parametrize(("name", "output"), [("demo", "hold"), ("demo:video", "hold"), ("demo:video", "corrected")])
 def test_same_tokens_and_same_latents_over_a_whole_generation(name, output):
     if not (bundled_directory(name) / "model_index.json").is_file():
-        pytest.skip(f"the bundled model {name} is not in this checkout; python -m janoscope.demo.train makes it")
+        pytest.skip(f"the bundled model {name} is not in this checkout; python -m janoscope.demo.training.train makes it")
     prompt, tile, weight, own = CASES[name]
     model = load_model(name, device="cpu")
     call = dict(model.call) | {"prompt": prompt, "num_inference_steps": STEPS, "output_type": "latent"}

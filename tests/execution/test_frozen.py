@@ -10,10 +10,10 @@ from tiny_transformers import EXECUTABLE
 from janoscope.errors import ExecutionError
 from janoscope.execution import Executor
 from janoscope.execution.attention_calls import AttentionCalls
-from janoscope.execution.cache import BranchCache
+from janoscope.execution.caching.branch_cache import BranchCache
+from janoscope.execution.caching.stores import Attended
 from janoscope.execution.frozen import FROZEN_POLICY, FROZEN_STEPS, frozen_run
 from janoscope.execution.rows import Rows
-from janoscope.execution.stores import Attended
 from janoscope.plan import Cache
 
 EVERY = (*EXECUTABLE, *(name for name, family in VARIANTS.items() if family in EXECUTABLE and name not in EXECUTABLE))

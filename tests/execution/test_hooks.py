@@ -6,7 +6,7 @@ from strategies import EVERY, TOLERANCE, branch_cache
 from tiny_transformers import EXECUTABLE, tiny_transformer
 
 from janoscope.errors import ExecutionError
-from janoscope.execution.cache import BranchCache
+from janoscope.execution.caching.branch_cache import BranchCache
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.rows import Rows
 from janoscope.probe import find_sheet

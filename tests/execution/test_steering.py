@@ -8,7 +8,7 @@ from generations import KINDS, Tiny, policy, sheet_of_family
 
 from janoscope.errors import InputError
 from janoscope.execution import Executor
-from janoscope.execution.steering import Choosing
+from janoscope.execution.warmup import Choosing
 from janoscope.plan import Selection, StepKind
 
 

@@ -13,9 +13,9 @@ import janoscope
 from janoscope.capture.sampler_weights import sampler_weights
 from janoscope.errors import ExecutionError, InputError
 from janoscope.execution import StepExecutor, executor_for
-from janoscope.execution.forecast import forecast_coordinates
+from janoscope.execution.caching.forecast import forecast_coordinates
+from janoscope.pipeline.model import sheet_of
 from janoscope.plan import Policy, coefficients
-from janoscope.study.model import sheet_of
 
 STEPS = 7
 COMPUTED = (0, 1, 3, 6)

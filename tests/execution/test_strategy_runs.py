@@ -10,10 +10,10 @@ from tiny_transformers import EXECUTABLE
 
 from janoscope.errors import ExecutionError, InputError
 from janoscope.execution import Executor
-from janoscope.execution.stores import KeyValueStore
+from janoscope.execution.caching.stores import KeyValueStore
 from janoscope.plan import STRATEGIES, Cache, PlanSelector, RandomSelector, RasOptions, RasSelector
 
-# which eight bits a family is run with; `tests/execution/test_strategies.py` holds both against kv on every family
+# which eight bits a family is run with; `tests/execution/caching/test_strategies.py` holds both against kv on every family
 EIGHT_BITS = ("kv-fp8", "kv-int8")
 FAMILIES = (*EXECUTABLE, "flux2-klein", "wan2.2", "cogvideox-1.5")
 

@@ -12,7 +12,7 @@ import pytest
 
 from janoscope.errors import InputError
 from janoscope.recording import Recorder, open_recording
-from janoscope.recording.destination import Claim
+from janoscope.recording.writing.destination import Claim
 
 RACE = Path(__file__).with_name("racing_writers.py")
 

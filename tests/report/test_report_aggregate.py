@@ -9,8 +9,8 @@ from test_report_page import Page
 from janoscope.errors import InputError
 from janoscope.report import render_aggregate
 from janoscope.report.aggregate import GROUPS, MeanCurves, draw_mean_curves
-from janoscope.report.style import styled
-from janoscope.study.aggregate import write_aggregate
+from janoscope.report.drawing.style import styled
+from janoscope.workflows.analyze.aggregate import write_aggregate
 
 
 @pytest.fixture(scope="module")

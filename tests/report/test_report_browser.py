@@ -9,7 +9,7 @@ from browser import BROWSER, FLAGS, REQUIRED, check_present, needs_browser
 from report_results import CLIP, PICTURE, add_applied, make_results
 
 from janoscope.report import render_aggregate, render_analysis
-from janoscope.study.aggregate import write_aggregate
+from janoscope.workflows.analyze.aggregate import write_aggregate
 
 pytestmark = needs_browser
 WIDTHS = (1280, 390)

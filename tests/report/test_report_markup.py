@@ -12,8 +12,8 @@ from test_report_comparison import write as write_comparison
 
 from janoscope.report import render_aggregate, render_analysis
 from janoscope.report.calibration import render_calibration
-from janoscope.report.comparison import render_comparison
-from janoscope.study.aggregate import write_aggregate
+from janoscope.report.comparison.figures import render_comparison
+from janoscope.workflows.analyze.aggregate import write_aggregate
 
 MARK = (
     """ "'><script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)></svg></style></title></textarea>"""

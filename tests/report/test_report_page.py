@@ -10,8 +10,8 @@ from report_results import CLIP, PICTURE, RAS_STEPS, add_applied, make_results
 
 from janoscope.plan import StepKind
 from janoscope.report import render_analysis, render_hero
-from janoscope.report.applied import error_map, reduced
-from janoscope.report.results import ARRAYS
+from janoscope.report.analysis.results import ARRAYS
+from janoscope.report.drawing.error_scale import error_map, reduced
 
 HOSTILE = '<script>alert("x")</script> & $\\frac$ {{ 7*7 }} <img src=x onerror=alert(1)>'
 

@@ -10,9 +10,9 @@ from test_report_page import Page
 
 from janoscope.plan import TokenLevel
 from janoscope.report import player, render_analysis
+from janoscope.report.analysis.results import read_results
+from janoscope.report.drawing.style import LEVEL_COLOUR
 from janoscope.report.player import clip_player, encode
-from janoscope.report.results import read_results
-from janoscope.report.style import LEVEL_COLOUR
 
 
 def pixels(address):

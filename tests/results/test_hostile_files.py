@@ -12,18 +12,18 @@ import pytest
 
 from janoscope.decode import DEEPEST, decode_json, decode_toml, read_text
 from janoscope.errors import InputError
+from janoscope.evidence.recipe import read_recipe
 from janoscope.grid import TokenGrid
+from janoscope.pipeline.prompts import read_prompts
+from janoscope.pipeline.provenance import sheet_text
 from janoscope.plan import Fingerprint, Policy, make_plan
 from janoscope.probe import load_sheet, sheet_paths
 from janoscope.results.files import append_line, read_arrays, read_journal
-from janoscope.study.calibrate_runs import Ran, TimedStep
-from janoscope.study.measured_on import departures
-from janoscope.study.plan_file import read_plan
-from janoscope.study.prompts import read_prompts
-from janoscope.study.recipe import read_recipe
-from janoscope.study.sets import COMPLETE, Entry, read_entries
-from janoscope.study.shards import gather_shards
-from janoscope.study.told import sheet_text
+from janoscope.results.plan_file import read_plan
+from janoscope.workflows.apply.departures import departures
+from janoscope.workflows.calibrate.runs import Ran, TimedStep
+from janoscope.workflows.record.gather import gather_shards
+from janoscope.workflows.record.manifest import COMPLETE, Entry, read_entries
 
 FEW, MANY = 300, 3000
 CALIBRATED = """

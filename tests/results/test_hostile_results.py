@@ -15,13 +15,13 @@ from report_results import make_results
 from janoscope.errors import InputError
 from janoscope.report import render_aggregate, render_analysis
 from janoscope.report.aggregate import aggregate_tables, read_aggregate
+from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.tables import analysis_tables
 from janoscope.report.calibration import key_figures, read_calibration, render_calibration
-from janoscope.report.comparison import caption, fronts_of, read_comparison, render_comparison
-from janoscope.report.comparison_page import equal_compute_table, method_table, paired_table
-from janoscope.report.results import read_results
-from janoscope.report.tables import analysis_tables
-from janoscope.study.aggregate import aggregate, describe_aggregate
-from janoscope.study.comparison import Comparison, ComparisonFiles, Row, Run, load_comparison
+from janoscope.report.comparison.document import equal_compute_table, method_table, paired_table
+from janoscope.report.comparison.figures import caption, fronts_of, read_comparison, render_comparison
+from janoscope.results.comparison import Comparison, ComparisonFiles, Row, Run, load_comparison
+from janoscope.workflows.analyze.aggregate import aggregate, describe_aggregate
 
 REPORTS = Path(__file__).parents[2] / "reports"
 FEW, MANY, PAGES = 200, 3000, 20
@@ -198,7 +198,7 @@ def test_a_new_comparison_removes_what_the_earlier_one_listed_and_nothing_else(t
 def test_a_large_comparison_is_saved_by_one_walk_over_its_runs(tmp_path, monkeypatch):
     """Each estimate is made once for the runs there are, whatever asks for it: JSON, table, and a save without new runs."""
     calls = []
-    from janoscope.study import comparison as module
+    from janoscope.workflows import comparison as module
 
     real = module.estimate
     monkeypatch.setattr(module, "estimate", lambda values: calls.append(1) or real(values))

@@ -9,11 +9,11 @@ from recorded_runs import record_run
 
 from janoscope.errors import InputError
 from janoscope.report import render_analysis
-from janoscope.report.results import read_results
+from janoscope.report.analysis.results import read_results
 from janoscope.results import writing
-from janoscope.study.analysis_files import analysis_directory
-from janoscope.study.analyze import analyze, write_analysis
-from janoscope.study.generate import save_frames
+from janoscope.results.analysis import analysis_directory
+from janoscope.results.images import save_frames
+from janoscope.workflows.analyze.recording import analyze, write_analysis
 
 
 class Killed(BaseException):

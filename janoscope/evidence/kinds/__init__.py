@@ -1,0 +1,1 @@
+"""One module a kind of report: `make` runs it, `draw` shows it."""

@@ -1,0 +1,196 @@
+"""Remake: every result of a report from nothing, on the bundled models or on one that is named."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..pipeline.call import PipelineCall
+from ..pipeline.model import Model, load_model
+from ..pipeline.provenance import UNKNOWN, installed_versions
+from ..results.writing import write_json
+from ..workflows.compare.contest import device_name
+from ..workflows.compare.measure import device_of
+from .recipe import FILE, MADE, Recipe, Subject, read_recipe, slug_of
+from .task import Made, Task, make_calls
+
+SCHEMA = "janoscope-report/1"
+# kinds of report; each is made by the module of this package that has its name: `make(task)` for one subject, or
+# `files(recipe)` and `make_whole(recipe, folder, quick, on_step)`
+KINDS = ("comparison", "analysis", "maps", "gallery", "calibration", "performance", "memory")
+Progress = Callable[[str], Any]
+Load = Callable[..., Model]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a remake may change. model: measured instead of the bundled ones. load: further arguments of `load_model`.
+
+    prompts, seeds, call: instead of the subject's own. quick: the recipe's small run, which shows structure and no figures.
+    """
+
+    model: str | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    call: Mapping[str, Any] = field(default_factory=dict)
+    quick: bool = False
+
+
+def remake(
+    directory: Path,
+    request: Request,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress,
+    load: Load = load_model,
+) -> Path:
+    """Make a report's results anew; gives the folder that they are in, which holds a recipe of its own.
+
+    Without a model the bundled subjects are made, in the report's folder or in `output`. A model gets a folder beside the
+    report's, `table1-flux.1-dev`. Results appear when a subject is whole; what stood there is kept until then.
+    progress: gives a context with a step callback for a subject's name. load: `load_model`, or one that keeps what it loaded.
+
+    Raises InputError for a folder without a recipe, a kind that cannot be made, a model whose family the recipe does not know,
+    and results that would be replaced without `force`.
+    """
+    recipe = read_recipe(directory)
+    if recipe.kind not in KINDS:
+        raise InputError(f"{directory / FILE}: no kind {recipe.kind!r}; legal: {', '.join(KINDS)}.")
+    target = output or (directory if request.model is None else directory.parent / f"{recipe.slug}-{slug_of(request.model)}")
+    maker = import_module(f".kinds.{recipe.kind}", __package__)
+    if not recipe.subjects:
+        return _whole(recipe, maker, target, request, force, progress)
+    bundled = [subject for subject in recipe.subjects if subject.is_bundled]
+    if not request.model and not bundled:
+        raise InputError(f"{recipe.slug} holds no bundled model; name one with --model: {_models(recipe)}.")
+    names = [slug_of(request.model)] if request.model else [subject.name for subject in bundled]
+    _refuse_results(target, names, force)
+    for at, name in enumerate(names):
+        device = request.load.get("device") or (None if request.model else bundled[at].device or None)
+        told = {**request.load, "name": request.model or bundled[at].model, "device": device}
+        model = load(**told)
+        described = subject_for(recipe, model, request.model) if request.model else bundled[at]
+        subject = _changed(described, request)
+        calls = make_calls(model, subject)
+        _copy_recipe(recipe, target)
+        with _making(target, name) as folder, progress(f"{recipe.slug} {name}") as on_step:
+            task = Task(recipe, subject, model, told, calls, folder, on_step or (lambda done, total: None))
+            write_json(folder / MADE, _made(task, request.quick, maker.make(task)))
+    return target
+
+
+def subject_for(recipe: Recipe, model: Model, argument: str) -> Subject:
+    """The subject that describes a model: of its id, of its last name, else the first of its family, published ones first."""
+    ordered = sorted(recipe.subjects, key=lambda subject: subject.is_bundled)
+    for fits in (
+        lambda s: s.model == argument,
+        lambda s: slug_of(s.model) == slug_of(argument),
+        lambda s: s.probe == model.sheet.family,
+    ):
+        for subject in ordered:
+            if fits(subject):
+                return subject
+    raise InputError(f"{recipe.slug} has nothing for {argument}, a {model.sheet.family} model; it knows {_models(recipe)}.")
+
+
+def _quick(subject: Subject) -> Subject:
+    """The subject's small run: one prompt and seed unless its recipe says more."""
+    told = dict(subject.quick)
+    prompts, seeds = told.pop("prompts", 1), told.pop("seeds", 1)
+    return replace(subject, prompts=subject.prompts[:prompts], seeds=subject.seeds[:seeds], call={**subject.call, **told})
+
+
+def _changed(subject: Subject, request: Request) -> Subject:
+    subject = _quick(subject) if request.quick else subject
+    return replace(
+        subject,
+        prompts=request.prompts or subject.prompts,
+        seeds=request.seeds or subject.seeds,
+        call={**subject.call, **request.call},
+    )
+
+
+def _models(recipe: Recipe) -> str:
+    return ", ".join(f"{subject.model} ({subject.probe})" for subject in recipe.subjects)
+
+
+def _refuse_results(target: Path, names: Sequence[str], force: bool) -> None:
+    for name in names:
+        if (target / name).exists() and not force:
+            raise InputError(f"{target / name} holds results already; choose another folder with -o, or pass --force.")
+
+
+def _copy_recipe(recipe: Recipe, target: Path) -> None:
+    """The recipe and the small text files beside it, where the results go elsewhere."""
+    target.mkdir(parents=True, exist_ok=True)
+    if target.resolve() == recipe.directory.resolve():
+        return
+    for file in sorted(recipe.directory.iterdir()):
+        if file.suffix in (".toml", ".txt"):
+            shutil.copyfile(file, target / file.name)
+
+
+@contextmanager
+def _making(target: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that takes its name, and the place of what had it, when all in it is whole."""
+    target.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target))
+    try:
+        yield making
+        making.chmod(0o755)
+        final = target / name
+        if final.exists():
+            shutil.rmtree(final)
+        making.rename(final)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _made(task: Task, is_quick: bool, more: Made) -> dict[str, Any]:
+    """made.json: how a subject's results came to be."""
+    first = task.calls[0]
+    return {
+        "schema": SCHEMA,
+        "subject": task.subject.name,
+        "model": task.model.name,
+        "revision": task.model.revision if task.model.revision != UNKNOWN else task.subject.revision or UNKNOWN,
+        "family": task.model.sheet.family,
+        "device": device_name(device_of(task.model)),
+        "quick": is_quick,
+        "call": _told(first),
+        "prompts": list(dict.fromkeys(call.prompt for call in task.calls)),
+        "seeds": list(dict.fromkeys(call.seed for call in task.calls)),
+        "versions": installed_versions(),
+        **more,
+    }
+
+
+def _told(call: PipelineCall) -> dict[str, Any]:
+    """The pipeline's arguments that JSON can hold, but prompt and generator."""
+    return {
+        key: value
+        for key, value in call.arguments.items()
+        if key not in ("prompt", "generator", "class_labels") and isinstance(value, str | int | float | bool | None)
+    }
+
+
+def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bool, progress: Progress) -> Path:
+    """A report that runs no model of its own list."""
+    if request.model or request.prompts or request.seeds or request.call or any(request.load.values()):
+        raise InputError(f"{recipe.slug} runs no model: of the options only --quick has an effect on it. Leave the others out.")
+    names = maker.files(recipe)
+    _refuse_results(target, names, force)
+    _copy_recipe(recipe, target)
+    with tempfile.TemporaryDirectory(prefix=".making.", dir=target) as made, progress(recipe.slug) as on_step:
+        maker.make_whole(recipe, Path(made), request.quick, on_step or (lambda done, total: None))
+        write_json(Path(made) / MADE, {"schema": SCHEMA, "quick": request.quick, "versions": installed_versions()})
+        for file in sorted(Path(made).iterdir()):
+            file.replace(target / file.name)
+    return target

@@ -1,0 +1,45 @@
+"""Task: one subject of a recipe with its model loaded and its calls made, and where its results go."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..pipeline.call import CallOptions, PipelineCall
+from ..pipeline.model import Model
+from ..plan import Policy
+from ..workflows.compare.contest import calls_of
+from .recipe import Recipe, Subject
+
+OnStep = Callable[[int, int], None]
+# what a maker tells beside its files, for made.json
+Made = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a maker is given. load: what loaded the model. folder: empty, becomes the subject's. on_step: (done, in all)."""
+
+    recipe: Recipe
+    subject: Subject
+    model: Model
+    load: Mapping[str, Any]
+    calls: Sequence[PipelineCall]
+    folder: Path
+    on_step: OnStep
+
+    def policy(self) -> Policy:
+        """The subject's policy: a preset, a TOML file of the report's folder, else the model's own."""
+        named = self.subject.policy
+        if named.endswith(".toml"):
+            return self.model.policy(str(self.recipe.directory / named))
+        return self.model.policy(named or None)
+
+
+def make_calls(model: Model, subject: Subject) -> list[PipelineCall]:
+    """A call for every prompt and seed of the subject."""
+    options = CallOptions(prompt=subject.prompts[0], **subject.call)
+    return calls_of(model, options, subject.prompts, subject.seeds)
+
+
+Maker = Callable[[Task], Made]

@@ -1,0 +1,1 @@
+"""A diffusers pipeline, loaded, called and described."""

@@ -1,0 +1,176 @@
+"""MODEL: a hub id, a local directory, or a bundled model, loaded with its probe sheet, default call and default policy."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..capture import unwrapped
+from ..capture.noise_level import predicts_flow
+from ..errors import InputError
+from ..parallel.pair import Pair
+from ..plan import Policy, Selection
+from ..probe import Probe, ProbeSheet, find_sheet
+from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline. `name` is what plans and recordings call it: an id, never a machine path.
+
+    pair: this process and the one that computes the other guidance branch, where a generation is made by two.
+    """
+
+    name: str
+    pipe: Any
+    sheet: ProbeSheet
+    revision: str = "unknown"
+    call: Mapping[str, Any] = field(default_factory=dict)
+    policy_table: Mapping[str, Any] = field(default_factory=dict)
+    pair: Pair | None = None
+
+    @property
+    def on_select(self) -> Callable[[Selection], None] | None:
+        """What an executor has to tell, see `Executor`."""
+        return self.pair.selected if self.pair else None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The network's own config."""
+        config: Mapping[str, Any] = getattr(self.pipe, self.sheet.tap.components[0]).config
+        return config
+
+    def policy(self, name: str | None) -> Policy:
+        """A policy by preset name or file path; without one the model directory's own, else the sheet's first preset."""
+        if self.policy_table and name in (None, self.policy_table.get("name")):
+            return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
+        return named_policy(self.sheet, name)
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    scheduler: str | None = None,
+    probe: Probe | str | Path | None = None,
+    pair: Pair | None = None,
+) -> Model:
+    """Load MODEL with `DiffusionPipeline.from_pretrained`.
+
+    Args:
+        device: torch device; the first CUDA device where there is one, else the CPU.
+        dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
+        scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
+        probe: a probe, or the path of its file, instead of the bundled ones.
+        pair: the two processes that make every generation together; each has a GPU of its own where there are enough.
+
+    Raises:
+        InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no sheet for its transformer.
+    """
+    directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
+    device = usable_device(device or (pair.device() if pair else None))
+    call, policy = model_defaults(directory)
+    if directory is not None:
+        _refuse_hub_options(name, directory, revision, variant)
+    options = {"revision": revision, "variant": variant}
+    pipe = _load_pipeline(name, directory, _torch_dtype(dtype, device), {k: v for k, v in options.items() if v is not None})
+    if scheduler is not None:
+        pipe.scheduler = _other_scheduler(pipe, scheduler)
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    public_name = name if name in BUNDLED or directory is None else directory.resolve().name
+    return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
+
+
+def sheet_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | str | Path | None = None) -> ProbeSheet:
+    """The probe of a pipeline's network: of its class, else of a base class of it; or the one that is given.
+
+    sheet: the older name of `probe`.
+    """
+    if probe is not None and sheet is not None:
+        raise InputError("probe and sheet are two names of one argument; give probe alone.")
+    probe = sheet if probe is None else probe
+    network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
+    if network is None and probe is None:
+        name = type(pipe).__name__
+        raise InputError(f"{name} has neither a transformer nor a unet; feed a Recorder from your loop (docs/own-sampler.md).")
+    classes = [
+        cls.__name__
+        for cls in type(unwrapped(network)).__mro__
+        if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module
+    ]
+    return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
+
+
+def usable_device(name: str | None) -> str:
+    """`name`, after a number went there and came back; without one the first CUDA device where there is one, else the CPU."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        advice = "Choose cpu, or leave --device out."
+        raise InputError(f"--device {name} cannot be used: {reason}. {advice}") from error
+    return name
+
+
+def _torch_dtype(dtype: str | None, device: str) -> Any:
+    if dtype is None:
+        return torch.float32 if torch.device(device).type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is unknown; legal: {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _refuse_hub_options(name: str, directory: Path, revision: str | None, variant: str | None) -> None:
+    """Options that a directory on disk would silently ignore."""
+    if revision is not None:
+        raise InputError(f"--revision has no effect on {name}, a local model. Leave it out.")
+    if variant is not None and not any(f".{variant}." in file.name for file in directory.rglob(f"*.{variant}*")):
+        raise InputError(f"--variant {variant}: {name} holds no weights of that name. Leave it out.")
+
+
+def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
+
+    refuse_no_directory(name, directory)
+    try:
+        return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
+    except Exception as error:  # what diffusers trips over lies in files that the user chose, and it raises all kinds
+        raise not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
+
+
+def _other_scheduler(pipe: Any, name: str) -> Any:
+    import diffusers
+
+    scheduler_class = getattr(diffusers, name, None)
+    if scheduler_class is None or not hasattr(scheduler_class, "from_config") or not hasattr(scheduler_class, "set_timesteps"):
+        raise InputError(f"--scheduler {name}: diffusers has no such scheduler; try for example FlowMatchEulerDiscreteScheduler.")
+    config, flow = pipe.scheduler.config, predicts_flow(pipe.scheduler)
+    parameters = inspect.signature(scheduler_class.__init__).parameters
+    changes: dict[str, Any] = {}
+    shift = config.get("flow_shift", config.get("shift"))  # solvers and Euler have two names for one thing
+    if flow and "use_flow_sigmas" in parameters:
+        changes = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **({"flow_shift": shift} if shift else {})}
+    elif flow and "shift" in parameters and shift:
+        changes = {"shift": shift}
+    other = scheduler_class.from_config(config, **changes)
+    if predicts_flow(other) != flow:
+        words = ("flow matching", "epsilon or v") if flow else ("epsilon or v", "flow matching")
+        raise InputError(f"--scheduler {name} is for {words[1]} prediction and this model does {words[0]}; choose another.")
+    return other
+
+
+def _revision(pipe: Any) -> str:
+    return str(getattr(pipe.config, "_commit_hash", None) or "unknown")

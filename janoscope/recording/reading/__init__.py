@@ -1,0 +1,1 @@
+"""From a file to arrays: opened, validated, verified, summarised."""

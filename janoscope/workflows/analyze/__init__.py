@@ -1,0 +1,1 @@
+"""What `janoscope analyze` does: recordings into an analysis and a plan."""

@@ -1,0 +1,1 @@
+"""What `janoscope apply` does: a policy or plan run on a pipeline."""

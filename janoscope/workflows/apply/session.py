@@ -1,0 +1,222 @@
+"""Apply: run a pipeline by a policy or a plan, and say what that cost and what it saved."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...execution import Account, Executor, StepExecutor, executor_for
+from ...metrics import psnr, ssim
+from ...parallel.pair import Pair
+from ...pipeline.call import PipelineCall
+from ...pipeline.generate import Generated, generate
+from ...pipeline.handle import Handle
+from ...pipeline.model import Model, sheet_of
+from ...pipeline.model_directory import named_policy
+from ...plan import Cache, Plan, Policy
+from ...plan.fingerprint import Identity
+from ...probe import Probe
+from ...results.images import save_frames
+from ...results.plan_file import read_plan
+from ...results.writing import write_json
+from .files import applied_files
+
+_WARMING_STEPS = 2
+
+
+class ApplyHandle(Handle):
+    """What `apply` gives: attached to the pipeline, see `Handle`; what the last generation computed, and by which plan."""
+
+    def __init__(self, layers: ExitStack, executor: Executor | StepExecutor):
+        super().__init__(layers, "apply(pipe, ...)", "accelerated", lambda: executor.is_unused)
+        self.executor = executor
+
+    @property
+    def summary(self) -> Account:
+        """What the last generation computed; empty before the first."""
+        return self.executor.account
+
+    @property
+    def account(self) -> Account:
+        """The old name of `summary`."""
+        warnings.warn("`account` is now called `summary`.", DeprecationWarning, stacklevel=2)
+        return self.summary
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan given, or made by the last generation; None while there is none."""
+        return self.executor.plan
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return self.executor.policy
+
+    @property
+    def skipped(self) -> np.ndarray | None:
+        """Tokens that the last step did not compute, bool (token,); None when it computed all."""
+        return self.executor.skipped
+
+
+def apply(
+    pipe: Any,
+    *,
+    policy: Policy | str | Path | None = None,
+    plan: Plan | str | Path | None = None,
+    probe: Probe | str | Path | None = None,
+    sheet: Probe | str | Path | None = None,
+    model: str = "unknown",
+    prompt: str = "unknown",
+    seed: int | None = None,
+    guidance: Mapping[str, Any] | None = None,
+    any_prompt: bool = False,
+    pair: Pair | None = None,
+    cache: Cache | str | None = None,
+) -> ApplyHandle:
+    """Accelerate every generation that `pipe` makes until the handle is closed, by `close()` or `with`; the pipeline is then
+    as it was.
+
+    Args:
+        policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
+        plan: a Plan or the path of plan.json, obeyed as it is.
+        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its older name.
+        model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
+        pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
+        cache: what is kept of skipped tokens, a strategy's name or a Cache, in the place of the policy's or the plan's own.
+
+    Raises:
+        InputError, ExecutionError: see `Executor`.
+
+    Example:
+        >>> with janoscope.apply(pipe, policy="jano/flux-1/1") as run:  # doctest: +SKIP
+        ...     image = pipe("a suitcase and a vase").images[0]
+        >>> print(run.summary)  # doctest: +SKIP
+        >>> handle = janoscope.apply(pipe, policy="jano/flux-1/1")  # doctest: +SKIP
+        >>> handle.close()  # doctest: +SKIP
+    """
+    chosen = sheet_of(pipe, probe, sheet)
+    if isinstance(policy, str | Path):
+        policy = named_policy(chosen, str(policy))
+    if isinstance(plan, str | Path):
+        plan = read_plan(Path(plan))
+    if isinstance(cache, str):
+        cache = Cache.from_table({"strategy": cache}, "cache")
+    identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
+    how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
+    with ExitStack() as stack:
+        on_select = pair.selected if pair else None
+        executor = executor_for(pipe, chosen, policy=policy, plan=plan, **how, on_select=on_select)
+        stack.enter_context(executor)
+        if pair is not None:
+            stack.enter_context(pair.attached(pipe, chosen))
+        return ApplyHandle(stack.pop_all(), executor)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made.
+
+    psnr is inf for identical pictures. speedup is of one warm run each; FLOPs are counted after both.
+    processes: 2 where guidance branches ran in parallel; account and cache are then those of one of them, its own branch's.
+    """
+
+    generated: Generated
+    account: Account
+    plan: Plan
+    reference: Generated | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    processes: int = 1
+
+    @property
+    def speedup(self) -> float | None:
+        return self.reference.wall_s / self.generated.wall_s if self.reference else None
+
+    def to_json(self) -> dict[str, Any]:
+        """What apply.json holds; psnr is null where the pictures are identical."""
+        identical = None if self.psnr is None else math.isinf(self.psnr)
+        figures = {"psnr": None if identical else self.psnr, "identical": identical, "ssim": self.ssim, "speedup": self.speedup}
+        costs: dict[str, Any] = {
+            "compute": self.account.compute,
+            "token_fraction": self.account.token_fraction,
+            "cache_bytes": self.account.cache_bytes,
+        }
+        if self.processes > 1:
+            costs["guidance_parallel"] = self.processes
+        return {"schema": "janoscope-apply/1", **figures, **costs, "account": self.account.to_json()}
+
+
+def apply_model(
+    model: Model,
+    call: PipelineCall,
+    *,
+    policy: Policy | None = None,
+    plan: Plan | None = None,
+    any_prompt: bool = False,
+    cache: Cache | None = None,
+    reference: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Applied:
+    """One accelerated generation of a loaded model, and with `reference` the full one after it.
+
+    The accelerated one goes first, so that a plan made for another run is refused before the time of a full run is spent. With
+    a reference a short generation warms the device up before either, so that neither time holds its first use.
+    """
+    if policy is not None and call.steps is not None and call.steps < policy.warmup:
+        raise _ends_in_warmup(call.steps)
+    if reference:
+        generate(model, _warming(call))
+    told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
+    told |= {"sheet": model.sheet, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
+    with apply(model.pipe, policy=policy, plan=plan, **told) as run:
+        generated = generate(model, call, on_step)
+    made = run.plan
+    if made is None:
+        raise _ends_in_warmup(len(run.summary.steps))
+    full = generate(model, call, on_step) if reference else None
+    processes = 1 if model.pair is None else 2
+    if full is None or full.frames is None or generated.frames is None:
+        return Applied(generated, run.summary, made, full, processes=processes)
+    quality = {"psnr": psnr(full.frames, generated.frames), "ssim": ssim(full.frames, generated.frames)}
+    return Applied(generated, run.summary, made, full, **quality, processes=processes)
+
+
+def _ends_in_warmup(steps: int) -> InputError:
+    return InputError(
+        f"the run ends after {steps} steps, before its warm-up does; give more --steps or a policy with a shorter warm-up."
+    )
+
+
+def _prompts_words(prompts: Any) -> str:
+    """How many prompts a figure is the mean of: of a calibrated policy those held out, not all that were given."""
+    return "some prompts" if prompts is None else "1 prompt" if prompts == 1 else f"{prompts} prompts"
+
+
+def _warming(call: PipelineCall) -> PipelineCall:
+    """The same call in a few steps; the pipeline's own number where it takes a list of steps instead."""
+    arguments = dict(call.arguments)
+    if not {"sigmas", "timesteps"} & set(arguments):
+        arguments["num_inference_steps"] = min(_WARMING_STEPS, call.steps or _WARMING_STEPS)
+    return replace(call, arguments=arguments)
+
+
+def save_applied(applied: Applied, output: Path) -> list[Path]:
+    """Write the `applied_files`, and give their paths."""
+    if applied.generated.frames is None:
+        raise InputError("the pipeline returned latents; leave output_type out to get a picture.")
+    reference = applied.reference.frames if applied.reference else None
+    _, full, account = applied_files(output, reference is not None)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files = [save_frames(applied.generated.frames, output)]
+    names = {"output": output.name}
+    if full is not None and reference is not None:
+        files.append(save_frames(reference, full))
+        names["reference"] = full.name
+    write_json(account, applied.to_json() | names)
+    return [*files, account]

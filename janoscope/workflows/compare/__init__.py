@@ -1,0 +1,1 @@
+"""What `janoscope compare` does: methods on the same prompts and seeds."""

@@ -1,0 +1,1 @@
+"""What `janoscope memory` predicts: the memory of a model and of its caches, without its weights."""

@@ -1,0 +1,1 @@
+"""What `janoscope record` does: one generation or a set of prompts into recordings."""

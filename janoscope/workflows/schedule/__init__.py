@@ -1,0 +1,1 @@
+"""What `janoscope schedule` does: recordings into the steps worth computing."""
