@@ -9,7 +9,6 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Account": "execution",
     "Analysis": "workflows.analyze.recording",
     "AnalysisOptions": "workflows.analyze.recording",
     "ApplyHandle": "workflows.apply.session",
@@ -23,6 +22,7 @@ _PUBLIC = {
     "RecordHandle": "workflows.record.session",
     "Recorder": "recording",
     "Recording": "recording",
+    "RunSummary": "execution",
     "StepSkipper": "execution.step_skipper",
     "TokenGrid": "grid",
     "analyze": "workflows.analyze.recording",
@@ -35,6 +35,8 @@ _PUBLIC = {
     "record": "workflows.record.session",
     "to_flow_velocity": "conversion",
 }
+# names of 0.1.0, kept so that old programs run
+_OLD_NAMES = {"Account": "RunSummary"}
 # The bundled models' model_index.json names their VAEs as classes of `janoscope`; diffusers resolves such names on a package that
 # is imported already, and asks the same package for the base class by which it knows how to load them.
 _DIFFUSERS_COMPONENTS = {"PixelShuffleVAE": "demo.vae", "ClipShuffleVAE": "demo.vae", "ModelMixin": "demo.vae"}
@@ -43,6 +45,7 @@ __all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    name = _OLD_NAMES.get(name, name)
     module = _PUBLIC.get(name) or _DIFFUSERS_COMPONENTS.get(name)
     if module is None:
         raise AttributeError(f"module 'janoscope' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Probe sheets: `probes/<family>.toml` says what janoscope has to know about a model family. Data only, no expressions."""
+"""Probes: `probes/<family>.toml` says what janoscope has to know about a model family. Data only, no expressions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).parent.parent / "probes"
 
 @dataclass(frozen=True)
 class Match:
-    """Which transformer classes the sheet describes."""
+    """Which transformer classes the probe describes."""
 
     transformer: tuple[str, ...]
     source: str = ""
@@ -70,7 +70,7 @@ class Tokens:
         if self.patch is not None:
             return self.patch
         if missing := [key for key in self.patch_keys if key not in config]:
-            raise InputError(f"config has no {missing[0]!r}, which [tokens] patch_keys names; mend the probe sheet.")
+            raise InputError(f"config has no {missing[0]!r}, which [tokens] patch_keys names; mend the probe.")
         sizes = [config[key] or 1 for key in self.patch_keys]
         if len(sizes) == 1 and not isinstance(sizes[0], int):
             frame, row, col = sizes[0]
@@ -120,7 +120,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where the executor hooks. Absent in sheets of families that can only be recorded.
+    """Where the executor hooks. Absent in probes of families that can only be recorded.
 
     blocks: module lists of transformer blocks, in order. hidden: the first block's argument with one row a token.
     attention: self- or joint-attention attributes of a block; a block may lack one (None), not all.
@@ -161,7 +161,7 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class ProbeSheet:
+class Probe:
     """One family's facts. `policies` and `models` stay plain tables; `plan` and `study` read them.
 
     arguments: shapes of what the network's forward takes beside x_t and the timestep, in words (docs/probes.md); from them memory
@@ -184,8 +184,6 @@ class ProbeSheet:
     checked_with: str = ""
     limits: tuple[str, ...] = ()
 
-
-Probe = ProbeSheet  # the name that users are shown
 
 _CHOICES = {
     ("tokens", "layout"): ("packed", "BCHW", "BCFHW", "BFCHW", "list"),
@@ -226,7 +224,7 @@ def _kind(annotation: Any) -> Any:
 
 
 def _faults(kind: Any, table: Any, section: str = "") -> list[str]:
-    """Every fault of a section, or of the whole sheet with its sections."""
+    """Every fault of a section, or of the whole probe with its sections."""
     where = f"[{section}] " if section else ""
     if not isinstance(table, dict):
         return [f"{where}is {table!r}, not a table"]
@@ -251,50 +249,50 @@ def _build(kind: Any, table: Mapping[str, Any]) -> Any:
     return kind(**{key: _build(kinds[key], v) if is_dataclass(kinds[key]) else _freeze(v) for key, v in table.items()})
 
 
-def parse_sheet(table: Mapping[str, Any], origin: str) -> ProbeSheet:
-    """A sheet from its TOML table; InputError names every fault in one message, after `origin`."""
-    faults = _faults(ProbeSheet, table)
+def parse_probe(table: Mapping[str, Any], origin: str) -> Probe:
+    """A probe from its TOML table; InputError names every fault in one message, after `origin`."""
+    faults = _faults(Probe, table)
     tokens = table.get("tokens")
     if isinstance(tokens, dict) and ("patch" in tokens) == ("patch_keys" in tokens):
         faults.append("[tokens] needs exactly one of 'patch' and 'patch_keys'")
     if faults:
-        raise InputError(f"{origin} is not a probe sheet: {'; '.join(faults)}. See docs/probes.md.")
-    sheet: ProbeSheet = _build(ProbeSheet, table)
+        raise InputError(f"{origin} is not a probe: {'; '.join(faults)}. See docs/probes.md.")
+    sheet: Probe = _build(Probe, table)
     return sheet
 
 
-def load_sheet(path: Path) -> ProbeSheet:
-    text = read_text(path, "probe sheet", "Check the path.")
-    return parse_sheet(decode_toml(text, f"probe sheet {path}", "Correct that line."), str(path))
+def load_probe(path: Path) -> Probe:
+    text = read_text(path, "probe", "Check the path.")
+    return parse_probe(decode_toml(text, f"probe {path}", "Correct that line."), str(path))
 
 
 def as_probe(probe: "Probe | str | Path") -> "Probe":
     """A probe as it is, or from the path of its file. InputError where the file cannot be read or is no probe."""
-    return probe if isinstance(probe, ProbeSheet) else load_sheet(Path(probe))
+    return probe if isinstance(probe, Probe) else load_probe(Path(probe))
 
 
-def sheet_paths() -> list[Path]:
-    """Every bundled sheet: the packaged copies, else the checkout's."""
+def probe_paths() -> list[Path]:
+    """Every bundled probe: the packaged copies, else the checkout's."""
     for folder in (PACKAGED, CHECKOUT):
         if paths := sorted(folder.glob("*.toml")):
             return paths
     return []
 
 
-def find_sheet(transformer_classes: Iterable[str], explicit: "Probe | str | Path | None" = None) -> ProbeSheet:
-    """The sheet for one of these network class names (a class, then its bases), or the explicit one.
+def find_probe(transformer_classes: Iterable[str], explicit: "Probe | str | Path | None" = None) -> Probe:
+    """The probe for one of these network class names (a class, then its bases), or the explicit one.
 
     Raises InputError naming the places that were looked at.
     """
     if explicit is not None:
         return as_probe(explicit)
     names = list(transformer_classes)
-    sheets = [load_sheet(path) for path in sheet_paths()]
+    sheets = [load_probe(path) for path in probe_paths()]
     for name in names:
         for sheet in sheets:
             if name in sheet.match.transformer:
                 return sheet
     raise InputError(
-        f"no probe sheet matches {names[0] if names else 'a pipeline without a transformer'}; looked in "
+        f"no probe matches {names[0] if names else 'a pipeline without a transformer'}; looked in "
         f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and give its path as probe."
     )

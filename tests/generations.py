@@ -7,7 +7,7 @@ from tiny_pipelines import VARIANTS, build
 
 from janoscope.execution import Executor
 from janoscope.plan import Policy
-from janoscope.probe import CHECKOUT, load_sheet
+from janoscope.probe import CHECKOUT, load_probe
 
 STEPS = 8
 # what makes a second network call a step, where the tiny call has guidance switched off
@@ -32,8 +32,8 @@ def policy(**changes):
 
 
 @cache
-def sheet_of_family(name):
-    return load_sheet(CHECKOUT / f"{VARIANTS.get(name, name)}.toml")
+def probe_of_family(name):
+    return load_probe(CHECKOUT / f"{VARIANTS.get(name, name)}.toml")
 
 
 def generate(pipe, call, seed=0, **changes):
@@ -45,17 +45,17 @@ def generate(pipe, call, seed=0, **changes):
 
 
 class Tiny:
-    """A tiny pipeline with its call and its sheet."""
+    """A tiny pipeline with its call and its probe."""
 
     def __init__(self, name):
-        self.name, self.sheet = name, sheet_of_family(name)
+        self.name, self.probe = name, probe_of_family(name)
         self.pipe, self.call = build(name)
 
     def plain(self, **changes):
         return generate(self.pipe, self.call, **changes)
 
     def executor(self, policy=None, **options):
-        return Executor(self.pipe, self.sheet, policy=policy, **options)
+        return Executor(self.pipe, self.probe, policy=policy, **options)
 
     def run(self, policy=None, plan=None, options=None, **changes):
         """(latents, executor) of one generation under a policy or a plan."""
@@ -65,7 +65,7 @@ class Tiny:
     def attributes(self):
         """Names of everything that stands on the instances that the executor touches."""
         owners = {"scheduler": self.pipe.scheduler}
-        for component in self.sheet.tap.components:
+        for component in self.probe.tap.components:
             if (module := getattr(self.pipe, component, None)) is not None:
                 owners |= {f"{component}.{path}": inner for path, inner in module.named_modules()}
         return {path: (list(vars(owner)), _hooks(owner)) for path, owner in owners.items()}

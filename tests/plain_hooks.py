@@ -1,4 +1,4 @@
-"""What plain hooks see of a diffusers pipeline, read with nothing but its probe sheet: the yardstick for sheets and recorders."""
+"""What plain hooks see of a diffusers pipeline, read with nothing but its probe: the yardstick for probes and recorders."""
 
 import inspect
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from tiny_pipelines import VARIANTS, build
 from torch import nn
 
 from janoscope.grid import TokenGrid
-from janoscope.probe import CHECKOUT, ProbeSheet, load_sheet
+from janoscope.probe import CHECKOUT, Probe, load_probe
 
 # what makes both branches run, and the guided prediction linear in them
 GUIDED = {
@@ -22,8 +22,8 @@ GUIDED = {
 }
 
 
-def sheet_named(name: str) -> ProbeSheet:
-    return load_sheet(CHECKOUT / f"{VARIANTS.get(name, name)}.toml")
+def probe_named(name: str) -> Probe:
+    return load_probe(CHECKOUT / f"{VARIANTS.get(name, name)}.toml")
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,23 @@ def seen(name: str, guided: bool = False) -> tuple[Any, tuple[Step, ...], dict[s
         call |= GUIDED.get(name, {})
         if name == "hunyuanvideo":
             call |= {f"negative_{key}": call[key].flip(1) for key in call if key.startswith(("prompt_", "pooled_"))}
-    with watched(pipeline, sheet_named(name).tap.components) as steps:
+    with watched(pipeline, probe_named(name).tap.components) as steps:
         pipeline(**call | {"num_inference_steps": 3}, generator=torch.Generator().manual_seed(0))
     return pipeline, tuple(steps), call
 
 
-def predicted(sheet: ProbeSheet, call: Call) -> torch.Tensor:
+def predicted(sheet: Probe, call: Call) -> torch.Tensor:
     """The network's output as one tensor; items and branches stacked along the first axis."""
     value = call.returned[0] if sheet.output.returns == "tuple" else call.returned.sample
     return torch.stack(value) if sheet.tokens.layout == "list" else value
 
 
-def channel_axis(sheet: ProbeSheet) -> int:
+def channel_axis(sheet: Probe) -> int:
     return {"packed": -1, "BFCHW": 2}.get(sheet.tokens.layout, 1)
 
 
-def tokens_of(sheet: ProbeSheet, module: nn.Module, arguments: dict[str, Any]) -> int:
-    """How many tokens the sheet finds in one call."""
+def tokens_of(sheet: Probe, module: nn.Module, arguments: dict[str, Any]) -> int:
+    """How many tokens the probe finds in one call."""
     match sheet.tokens.grid:
         case "img_ids":
             ids = arguments["img_ids"].reshape(-1, arguments["img_ids"].shape[-1])
@@ -119,7 +119,7 @@ def tokens_of(sheet: ProbeSheet, module: nn.Module, arguments: dict[str, Any]) -
     raise AssertionError(sheet.tokens.grid)
 
 
-def block_calls(sheet: ProbeSheet, module: nn.Module, arguments: dict[str, Any]) -> tuple[list[dict[str, Any]], list[int]]:
+def block_calls(sheet: Probe, module: nn.Module, arguments: dict[str, Any]) -> tuple[list[dict[str, Any]], list[int]]:
     """Arguments of every block in order of use, and the rows that left the output module."""
     calls: list[dict[str, Any]] = []
     rows: list[int] = []

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import diffusers
 import torch
-from generations import Tiny, sheet_of_family
+from generations import Tiny, probe_of_family
 from tiny_transformers import FRAMES, TEXT, redraw_zeros
 
-from janoscope.probe import parse_sheet
+from janoscope.probe import parse_probe
 
 MOCHI = {
     "family": "mochi",
@@ -34,7 +34,7 @@ def perturbed(layers=("blocks.0", "blocks.2")):
     parts = {name: part for name, part in tiny.pipe.components.items() if part is not None}
     pipe = diffusers.StableDiffusion3PAGPipeline(**parts, pag_applied_layers=list(layers))
     pipe.set_progress_bar_config(disable=True)
-    return SimpleNamespace(pipe=pipe, call=tiny.call | {"pag_scale": 3.0}, sheet=sheet_of_family("sd3"))
+    return SimpleNamespace(pipe=pipe, call=tiny.call | {"pag_scale": 3.0}, probe=probe_of_family("sd3"))
 
 
 @cache
@@ -59,4 +59,4 @@ def mochi():
     masks[1][:, TEXT - 2 :] = False
     call = {"prompt_embeds": embeds[0], "prompt_attention_mask": masks[0], "height": 80, "width": 112, "output_type": "latent"}
     call |= {"negative_prompt_embeds": embeds[1], "negative_prompt_attention_mask": masks[1], "num_frames": 6 * (FRAMES - 1) + 1}
-    return SimpleNamespace(pipe=pipe, call=call, sheet=parse_sheet(MOCHI, "a Mochi probe"))
+    return SimpleNamespace(pipe=pipe, call=call, probe=parse_probe(MOCHI, "a Mochi probe"))

@@ -1,17 +1,17 @@
-"""The [execution] facts of probe sheets against tiny transformers: rows, keys, rotary tables and masks, seen by plain hooks."""
+"""The [execution] facts of probes against tiny transformers: rows, keys, rotary tables and masks, seen by plain hooks."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from plain_hooks import block_calls, sheet_named, tokens_of
+from plain_hooks import block_calls, probe_named, tokens_of
 from tiny_transformers import EXECUTABLE, ITEMS, TEXT, network, tiny_transformer
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from janoscope.probe import ProbeSheet
+from janoscope.probe import Probe
 
 
 class FirstKeys(TorchFunctionMode):
@@ -29,7 +29,7 @@ class FirstKeys(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def first_keys(sheet: ProbeSheet, module: nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
+def first_keys(sheet: Probe, module: nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
     attention = getattr(getattr(module, sheet.execution.blocks[0])[0], sheet.execution.attention[0])
     mode = FirstKeys()
     handles = [
@@ -43,7 +43,7 @@ def first_keys(sheet: ProbeSheet, module: nn.Module, arguments: dict[str, Any]) 
     return mode.keys[0]
 
 
-def text_place(sheet: ProbeSheet, name: str) -> str:
+def text_place(sheet: Probe, name: str) -> str:
     """Where other text changes the first block's keys: its image keys cannot know the text yet."""
     module, arguments, count = tiny_transformer(name)
     keys = first_keys(sheet, module, arguments)
@@ -60,20 +60,20 @@ def text_place(sheet: ProbeSheet, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", EXECUTABLE)
-def test_text_stands_among_the_keys_where_the_sheet_says(name):
-    sheet = sheet_named(name)
+def test_text_stands_among_the_keys_where_the_probe_says(name):
+    sheet = probe_named(name)
     assert text_place(sheet, name) == sheet.execution.text
 
 
 def test_cross_attention_is_told_from_self_attention():
-    sheet = sheet_named("wan")
+    sheet = probe_named("wan")
     crossed = replace(sheet, execution=replace(sheet.execution, attention=("attn2",)))
     assert text_place(crossed, "wan") == "elsewhere"
 
 
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_the_first_block_takes_and_the_output_module_gives_one_row_a_token(name):
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     module, arguments, count = tiny_transformer(name)
     calls, rows = block_calls(sheet, module, arguments)
     assert calls[0][sheet.execution.hidden].shape[:2] == (ITEMS, count)
@@ -81,8 +81,8 @@ def test_the_first_block_takes_and_the_output_module_gives_one_row_a_token(name)
     assert tokens_of(sheet, module, arguments) == count
 
 
-def rotary_faults(sheet: ProbeSheet, name: str) -> list[str]:
-    """Blocks whose rotary table has not the token axis that the sheet declares."""
+def rotary_faults(sheet: Probe, name: str) -> list[str]:
+    """Blocks whose rotary table has not the token axis that the probe declares."""
     facts = sheet.execution
     module, arguments, count = tiny_transformer(name)
     faults = []
@@ -101,7 +101,7 @@ def rotary_faults(sheet: ProbeSheet, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_rotary_tables_have_the_declared_token_axis(name):
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     assert rotary_faults(sheet, name) == []
     if sheet.execution.rotary:
         turned = replace(sheet, execution=replace(sheet.execution, rotary_dim=sheet.execution.rotary_dim + 1))
@@ -110,7 +110,7 @@ def test_rotary_tables_have_the_declared_token_axis(name):
 
 @pytest.mark.parametrize("name", ["flux", "chroma", "flux2"])
 def test_rotary_tables_that_cover_text_begin_with_it(name):
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     assert sheet.execution.rotary_text == "first"
     module, arguments, _ = tiny_transformer(name)
     cosine, _ = block_calls(sheet, module, arguments)[0][0]["image_rotary_emb"]
@@ -122,14 +122,14 @@ def test_rotary_tables_that_cover_text_begin_with_it(name):
 def test_only_chroma_hands_its_blocks_a_flat_mask():
     found = {}
     for name in EXECUTABLE:
-        sheet = sheet_named(name)
+        sheet = probe_named(name)
         module, arguments, count = tiny_transformer(name)
         calls, _ = block_calls(sheet, module, arguments)
         masks = [c["attention_mask"] for c in calls if c.get("attention_mask") is not None]
         if any(mask.shape == (ITEMS, count + TEXT) for mask in masks):
             found[name] = len(masks) == len(calls)
     assert found == {"chroma": True}
-    assert {name for name in EXECUTABLE if sheet_named(name).execution.squared_mask} == {"chroma"}
+    assert {name for name in EXECUTABLE if probe_named(name).execution.squared_mask} == {"chroma"}
 
 
 def test_only_sd35_uses_the_second_attention():

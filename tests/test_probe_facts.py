@@ -1,6 +1,6 @@
-"""Probe sheets against the real classes: plain hooks on tiny pipelines must see what every sheet says.
+"""Probes against the real classes: plain hooks on tiny pipelines must see what every probe says.
 
-Nothing of janoscope but the sheet and the grid is used here. Each kind of check has a sheet that lies, as its control.
+Nothing of janoscope but the probe and the grid is used here. Each kind of check has a probe that lies, as its control.
 """
 
 import inspect
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from plain_hooks import Step, channel_axis, predicted, seen, sheet_named, tokens_of, watched
+from plain_hooks import Step, channel_axis, predicted, probe_named, seen, tokens_of, watched
 from tiny_pipelines import FAMILIES, VARIANTS, build
 from tiny_transformers import TOKENS
 from torch import nn
 from torch.nn import functional
 
-from janoscope.probe import ProbeSheet, find_sheet
+from janoscope.probe import Probe, find_probe
 
 NAMES = (*FAMILIES, *VARIANTS)
 CLIPS = ("wan", "wan2.2", "latte", "cogvideox", "hunyuanvideo", "ltx-video")
@@ -24,8 +24,8 @@ EXPECTED_TOKENS = {name: TOKENS["clip" if name in CLIPS else "image"] for name i
 EXPECTED_TOKENS |= {"dit": TOKENS["square"], "cogvideox-1.5": TOKENS["clip"] // 3 * 2}
 
 
-def misnamed(sheet: ProbeSheet, module: nn.Module, pipeline: Any) -> list[str]:
-    """Names of the sheet that the real classes do not have."""
+def misnamed(sheet: Probe, module: nn.Module, pipeline: Any) -> list[str]:
+    """Names of the probe that the real classes do not have."""
     forward = inspect.signature(type(module).forward).parameters
     call = inspect.signature(type(pipeline).__call__).parameters
     guidance = sheet.guidance
@@ -41,7 +41,7 @@ def misnamed(sheet: ProbeSheet, module: nn.Module, pipeline: Any) -> list[str]:
     return wrong + (misnamed_hooks(sheet, module) if sheet.execution else [])
 
 
-def misnamed_hooks(sheet: ProbeSheet, module: nn.Module) -> list[str]:
+def misnamed_hooks(sheet: Probe, module: nn.Module) -> list[str]:
     facts = sheet.execution
     forward = inspect.signature(type(module).forward).parameters
     wrong = [name for name in facts.refuse if name not in forward]
@@ -58,10 +58,10 @@ def misnamed_hooks(sheet: ProbeSheet, module: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_of_the_sheet_exists(name):
+def test_every_name_of_the_probe_exists(name):
     pipeline, _, _ = seen(name)
-    module = getattr(pipeline, sheet_named(name).tap.components[0])
-    sheet = find_sheet(base.__name__ for base in type(module).__mro__)
+    module = getattr(pipeline, probe_named(name).tap.components[0])
+    sheet = find_probe(base.__name__ for base in type(module).__mro__)
     assert sheet.family == VARIANTS.get(name, name)
     assert misnamed(sheet, module, pipeline) == []
 
@@ -87,7 +87,7 @@ def test_every_name_of_the_sheet_exists(name):
 )
 def test_a_misspelt_name_is_caught(section, key, value):
     pipeline, _, _ = seen("flux")
-    sheet = sheet_named("flux")
+    sheet = probe_named("flux")
     wrong = replace(sheet, **{section: replace(getattr(sheet, section), **{key: value})})
     expected = value[-1] if isinstance(value, tuple) else value
     assert expected in misnamed(wrong, pipeline.transformer, pipeline)
@@ -100,7 +100,7 @@ def test_a_misspelt_name_is_caught(section, key, value):
 @pytest.mark.parametrize("name", NAMES)
 def test_x_t_and_prediction_have_the_declared_layout(name):
     _, steps, _ = seen(name)
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     rank = {"packed": 3, "BCHW": 4, "BCFHW": 5, "BFCHW": 5, "list": 5}[sheet.tokens.layout]
     for step in steps:
         for call in step.calls:
@@ -116,9 +116,9 @@ def test_x_t_and_prediction_have_the_declared_layout(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tokens_of_the_sheet_are_those_of_the_latent(name):
+def test_tokens_of_the_probe_are_those_of_the_latent(name):
     pipeline, steps, _ = seen(name)
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     for step in steps:
         for call in step.calls:
             assert tokens_of(sheet, getattr(pipeline, call.component), call.arguments) == EXPECTED_TOKENS[name]
@@ -131,21 +131,21 @@ def test_prediction_type_is_the_schedulers_or_flow(name):
     pipeline, _, _ = seen(name)
     config = pipeline.scheduler.config
     flow = "FlowMatch" in type(pipeline.scheduler).__name__ or config.prediction_type == "flow_prediction"
-    assert sheet_named(name).output.prediction == ("flow" if flow else "scheduler")
+    assert probe_named(name).output.prediction == ("flow" if flow else "scheduler")
 
 
 def test_two_transformers_are_used_in_the_declared_order():
     _, steps, _ = seen("wan2.2")
     order = [call.component for step in steps for call in step.calls]
     assert set(order) == {"transformer", "transformer_2"}
-    assert tuple(dict.fromkeys(order)) == sheet_named("wan").tap.components
+    assert tuple(dict.fromkeys(order)) == probe_named("wan").tap.components
     assert order == sorted(order)
 
 
 # -- guidance ---------------------------------------------------------------------------------------------------------------
 
 
-def branches_of(sheet: ProbeSheet, step: Step) -> dict[str, torch.Tensor]:
+def branches_of(sheet: Probe, step: Step) -> dict[str, torch.Tensor]:
     """Predictions by branch, as the scheduler would be given them: sign applied, learned variance left out."""
     outputs = [sheet.output.sign * predicted(sheet, call) for call in step.calls]
     parts = outputs[0].chunk(2) if sheet.guidance.calls == "batched" else outputs
@@ -154,7 +154,7 @@ def branches_of(sheet: ProbeSheet, step: Step) -> dict[str, torch.Tensor]:
     return dict(zip(sheet.guidance.branches, parts, strict=True))
 
 
-def rebuilds(sheet: ProbeSheet, step: Step, scale: float, up_to_length: bool) -> bool:
+def rebuilds(sheet: Probe, step: Step, scale: float, up_to_length: bool) -> bool:
     """Whether uncond + scale * (cond - uncond) is what the scheduler was given."""
     branch = branches_of(sheet, step)
     guided = (branch["uncond"] + scale * (branch["cond"] - branch["uncond"])).flatten()
@@ -168,7 +168,7 @@ def rebuilds(sheet: ProbeSheet, step: Step, scale: float, up_to_length: bool) ->
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
 def test_branches_rebuild_the_guided_prediction(name):
     _, steps, call = seen(name, guided=True)
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     scale = call[sheet.guidance.argument] + (name == "z-image")  # cond + scale * (cond - uncond)
     up_to_length = name == "qwen-image"
     swapped = replace(sheet, guidance=replace(sheet.guidance, branches=sheet.guidance.branches[::-1]))
@@ -182,7 +182,7 @@ def test_branches_rebuild_the_guided_prediction(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
 def test_one_branch_is_left_when_the_named_argument_switches_guidance_off(name):
     pipeline, _, call = seen(name, guided=True)
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     off = {sheet.guidance.argument: 0.0 if name == "z-image" else 1.0, "num_inference_steps": 2}
     with watched(pipeline, sheet.tap.components) as steps:
         pipeline(**call | off, generator=torch.Generator().manual_seed(0))
@@ -193,7 +193,7 @@ def test_one_branch_is_left_when_the_named_argument_switches_guidance_off(name):
 @pytest.mark.parametrize("name", ["flux", "flux2", "hunyuanvideo"])
 def test_embedded_guidance_is_one_call_that_follows_its_argument(name):
     pipeline, steps, call = seen(name)
-    sheet = sheet_named(name)
+    sheet = probe_named(name)
     assert pipeline.transformer.config[sheet.guidance.embedded_if]
     assert [len(step.calls) for step in steps] == [1, 1, 1]
     with watched(pipeline, sheet.tap.components) as other:
@@ -204,9 +204,9 @@ def test_embedded_guidance_is_one_call_that_follows_its_argument(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_scheduler_steps_the_stacked_batch_only_where_the_sheet_says(name):
+def test_the_scheduler_steps_the_stacked_batch_only_where_the_probe_says(name):
     _, steps, _ = seen(name, guided=True)
-    expected = 2 if sheet_named(name).guidance.stacked_step else 1
+    expected = 2 if probe_named(name).guidance.stacked_step else 1
     assert {step.sample.shape[0] for step in steps} == {expected}
     if expected == 2:
         assert all(torch.equal(*step.prediction.chunk(2)) for step in steps)
@@ -214,7 +214,7 @@ def test_the_scheduler_steps_the_stacked_batch_only_where_the_sheet_says(name):
 
 def test_skip_layer_guidance_is_an_extra_call_with_the_named_argument():
     pipeline, _, call = seen("sd3")
-    sheet = sheet_named("sd3")
+    sheet = probe_named("sd3")
     with watched(pipeline, sheet.tap.components) as steps:
         more = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.9}
         pipeline(**call | more | {"num_inference_steps": 4}, generator=torch.Generator().manual_seed(0))
@@ -246,5 +246,5 @@ def test_pipelines_are_deterministic_and_leave_the_global_generator_alone(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_parameter_is_left_at_zero(name):
     pipeline, _, _ = seen(name)
-    module = getattr(pipeline, sheet_named(name).tap.components[0])
+    module = getattr(pipeline, probe_named(name).tap.components[0])
     assert [key for key, value in module.named_parameters() if value.ndim and not value.any()] == []

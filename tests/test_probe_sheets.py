@@ -1,4 +1,4 @@
-"""Probe sheets as data: they load, faults are named together, and a pipeline finds its own. Their truth: test_probe_facts.py."""
+"""Probes as data: they load, faults are named together, and a pipeline finds its own. Their truth: test_probe_facts.py."""
 
 import re
 import tomllib
@@ -19,10 +19,10 @@ from janoscope.probe import (
     Residual,
     Tap,
     Tokens,
-    find_sheet,
-    load_sheet,
-    parse_sheet,
-    sheet_paths,
+    find_probe,
+    load_probe,
+    parse_probe,
+    probe_paths,
 )
 
 EXECUTABLE = {
@@ -46,29 +46,29 @@ def _flux_table() -> dict:
     return tomllib.loads((CHECKOUT / "flux.toml").read_text(encoding="utf-8"))
 
 
-def test_all_sixteen_sheets_load_under_their_own_names():
-    sheets = {path.stem: load_sheet(path) for path in sheet_paths()}
+def test_all_sixteen_probes_load_under_their_own_names():
+    sheets = {path.stem: load_probe(path) for path in probe_paths()}
     assert len(sheets) == 16
     assert {name: sheet.family for name, sheet in sheets.items()} == {name: name for name in EXECUTABLE | RECORD_ONLY}
     assert {name for name, sheet in sheets.items() if sheet.execution} == EXECUTABLE
 
 
-@pytest.mark.parametrize("path", sheet_paths(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", probe_paths(), ids=lambda path: path.stem)
 def test_every_section_says_where_its_facts_come_from(path):
-    sheet = load_sheet(path)
+    sheet = load_probe(path)
     sections = [getattr(sheet, name) for name in SECTIONS]
     assert [section for section in sections if section is not None and not section.source] == []
     assert sheet.checked_with == "diffusers 0.42.1"
     assert sheet.execution or sheet.limits[0].startswith("record only: ")
 
 
-def test_no_class_is_claimed_by_two_sheets():
-    claimed = [name for path in sheet_paths() for name in load_sheet(path).match.transformer]
+def test_no_class_is_claimed_by_two_probes():
+    claimed = [name for path in probe_paths() for name in load_probe(path).match.transformer]
     assert len(claimed) == 16
     assert sorted(set(claimed)) == sorted(claimed)
 
 
-def test_all_faults_of_a_sheet_stand_in_one_message():
+def test_all_faults_of_a_probe_stand_in_one_message():
     table = _flux_table()
     table["colour"] = "red"
     del table["title"]
@@ -80,9 +80,9 @@ def test_all_faults_of_a_sheet_stand_in_one_message():
     del table["execution"]["blocks"]
     table["limits"] = "none"
     with pytest.raises(InputError) as caught:
-        parse_sheet(table, "my.toml")
+        parse_probe(table, "my.toml")
     message = str(caught.value)
-    assert message.startswith("my.toml is not a probe sheet: ")
+    assert message.startswith("my.toml is not a probe: ")
     assert message.endswith("See docs/probes.md.")
     assert "\n" not in message
     for fault in (
@@ -102,62 +102,62 @@ def test_all_faults_of_a_sheet_stand_in_one_message():
     assert message.count(";") == 10 + 6  # eleven faults, six of which name what is legal
 
 
-def test_the_same_table_without_faults_is_a_sheet():
-    assert parse_sheet(_flux_table(), "my.toml") == load_sheet(CHECKOUT / "flux.toml")
+def test_the_same_table_without_faults_is_a_probe():
+    assert parse_probe(_flux_table(), "my.toml") == load_probe(CHECKOUT / "flux.toml")
 
 
 @pytest.mark.parametrize("section", ["match", "tap", "tokens", "output", "guidance"])
 def test_only_execution_may_be_left_out(section):
     table = _flux_table()
     del table["execution"]
-    assert parse_sheet(table, "my.toml").execution is None
+    assert parse_probe(table, "my.toml").execution is None
     del table[section]
-    with pytest.raises(InputError, match=f"my.toml is not a probe sheet: lacks '{section}'"):
-        parse_sheet(table, "my.toml")
+    with pytest.raises(InputError, match=f"my.toml is not a probe: lacks '{section}'"):
+        parse_probe(table, "my.toml")
 
 
 def test_a_section_that_is_no_table_is_a_fault():
     with pytest.raises(InputError, match=re.escape("[tap] is 'transformer', not a table")):
-        parse_sheet({**_flux_table(), "tap": "transformer"}, "my.toml")
+        parse_probe({**_flux_table(), "tap": "transformer"}, "my.toml")
 
 
-def test_an_explicit_sheet_wins_over_the_bundled_ones(tmp_path):
+def test_an_explicit_probe_wins_over_the_bundled_ones(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text((CHECKOUT / "flux.toml").read_text(encoding="utf-8").replace('"Flux.1"', '"Mine"'), encoding="utf-8")
-    assert find_sheet(["FluxTransformer2DModel"], explicit=mine).title == "Mine"
-    assert find_sheet(["FluxTransformer2DModel"]).title == "Flux.1"
+    assert find_probe(["FluxTransformer2DModel"], explicit=mine).title == "Mine"
+    assert find_probe(["FluxTransformer2DModel"]).title == "Flux.1"
 
 
 def test_the_nearest_class_decides():
-    assert find_sheet(["TunedFlux", "FluxTransformer2DModel", "SD3Transformer2DModel"]).family == "flux"
-    assert find_sheet(["SD3Transformer2DModel", "FluxTransformer2DModel"]).family == "sd3"
+    assert find_probe(["TunedFlux", "FluxTransformer2DModel", "SD3Transformer2DModel"]).family == "flux"
+    assert find_probe(["SD3Transformer2DModel", "FluxTransformer2DModel"]).family == "sd3"
 
 
 def test_an_unknown_class_lists_the_three_places_and_the_way_out():
     with pytest.raises(InputError) as caught:
-        find_sheet(["FooTransformer2DModel", "Module"])
+        find_probe(["FooTransformer2DModel", "Module"])
     assert str(caught.value) == (
-        f"no probe sheet matches FooTransformer2DModel; looked in {PACKAGED} and {CHECKOUT}. "
+        f"no probe matches FooTransformer2DModel; looked in {PACKAGED} and {CHECKOUT}. "
         "Write one (docs/probes.md) and give its path as probe."
     )
 
 
 def test_a_pipeline_without_a_network_is_told_so():
-    with pytest.raises(InputError, match="no probe sheet matches a pipeline without a transformer"):
-        find_sheet([])
+    with pytest.raises(InputError, match="no probe matches a pipeline without a transformer"):
+        find_probe([])
 
 
 def test_unreadable_files_are_refused_with_their_reason(tmp_path):
-    with pytest.raises(InputError, match=r"probe sheet .*none\.toml cannot be read: .*No such file"):
-        load_sheet(tmp_path / "none.toml")
+    with pytest.raises(InputError, match=r"probe .*none\.toml cannot be read: .*No such file"):
+        load_probe(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("family = \n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"probe sheet .*broken\.toml is not TOML: Invalid value \(at line 1"):
-        load_sheet(broken)
+    with pytest.raises(InputError, match=r"probe .*broken\.toml is not TOML: Invalid value \(at line 1"):
+        load_probe(broken)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"binary\.toml cannot be read"):
-        load_sheet(Path(binary))
+        load_probe(Path(binary))
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_unreadable_files_are_refused_with_their_reason(tmp_path):
     ],
 )
 def test_patch_is_read_as_frame_row_col(family, config, patch):
-    assert load_sheet(CHECKOUT / f"{family}.toml").tokens.patch_of(config) == patch
+    assert load_probe(CHECKOUT / f"{family}.toml").tokens.patch_of(config) == patch
 
 
 def test_a_patch_key_that_the_config_lacks_is_named():
     with pytest.raises(InputError, match="config has no 'patch_size'"):
-        load_sheet(CHECKOUT / "sd3.toml").tokens.patch_of({"patch": 2})
+        load_probe(CHECKOUT / "sd3.toml").tokens.patch_of({"patch": 2})
 
 
 DOCS = (CHECKOUT.parent / "docs" / "probes.md").read_text(encoding="utf-8")
 
 
-def test_the_documented_example_is_a_sheet():
+def test_the_documented_example_is_a_probe():
     (example,) = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)
-    sheet = parse_sheet(tomllib.loads(example), "docs/probes.md")
+    sheet = parse_probe(tomllib.loads(example), "docs/probes.md")
     assert (sheet.family, sheet.output.sign, sheet.execution.rotary) == ("orchid", -1, ("rope",))
     assert sheet.tokens.patch_of({"patch": (1, 2, 2)}) == (1, 2, 2)
 
@@ -200,6 +200,6 @@ def test_the_documentation_explains_every_key_and_every_choice():
     assert {word for word in words if f"`{word}`" not in DOCS} == set()
 
 
-def test_the_documentation_counts_the_sheets():
+def test_the_documentation_counts_the_probes():
     (row,) = re.findall(r"^\| (chroma.*) \| (.*) \|$", DOCS, re.MULTILINE)
     assert [set(cell.split(", ")) for cell in row] == [EXECUTABLE, RECORD_ONLY]

@@ -4,7 +4,7 @@ from tiny_pipelines import build
 
 from janoscope.pipeline.call import CallOptions
 from janoscope.pipeline.model import Model
-from janoscope.probe import find_sheet
+from janoscope.probe import find_probe
 from janoscope.workflows.compare.contest import calls_of
 
 POLICY = {
@@ -21,7 +21,7 @@ def tiny_model(family="flux", **call):
     pipe, arguments = build(family)
     known = {key: value for key, value in arguments.items() if key not in ("prompt", "output_type")}
     network = pipe.transformer
-    sheet = find_sheet([cls.__name__ for cls in type(network).__mro__])
+    sheet = find_probe([cls.__name__ for cls in type(network).__mro__])
     return Model("tiny", pipe, sheet, call={**known, "num_inference_steps": 8, "output_type": "pil"} | call, policy_table=POLICY)
 
 

@@ -258,6 +258,6 @@ _BUILDERS: dict[str, Callable[[], Built]] = {
     "unet": _unet,
     "sdxl": _sdxl,
 }
-# variant -> the family whose sheet describes it
+# variant -> the family whose probe describes it
 VARIANTS = {"flux2-klein": "flux2", "sd3.5": "sd3", "wan2.2": "wan", "cogvideox-1.5": "cogvideox", "sdxl": "unet"}
 FAMILIES = tuple(name for name in _BUILDERS if name not in VARIANTS)

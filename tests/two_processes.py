@@ -44,7 +44,7 @@ def second_branch(tiny):
     return TWO_PASSES.get(tiny.name, {})
 
 
-def by_halves(sheet):
+def by_halves(probe):
     """One process that computes a batched call as two do: one half, then the other, and joins them."""
 
     def wrap(original):
@@ -54,7 +54,7 @@ def by_halves(sheet):
             given = signature.bind(*args, **kwargs)
             outputs = []
             for half in (0, 1):
-                cut = batch_cut.BatchCut(sheet, half).cut(given.arguments)
+                cut = batch_cut.BatchCut(probe, half).cut(given.arguments)
                 call = inspect.BoundArguments(signature, cut)
                 outputs.append(original(*call.args, **call.kwargs))
             first, second = map(prediction_of, outputs)
@@ -86,23 +86,23 @@ class Script:
     def family(self, name):
         """A recording of a generation, under a policy where the family can be executed, alone and by both."""
         tiny = Tiny(name)
-        how = {"policy": policy(), "seed": 0} if tiny.sheet.execution else {}
+        how = {"policy": policy(), "seed": 0} if tiny.probe.execution else {}
         changes = second_branch(tiny)
         bytes_alone = 0
         if self.pair.leads:
             with janoscope.record(tiny.pipe, self.directory / f"{name}-one.h5", **how) as one:
                 generate(tiny.pipe, tiny.call, **changes)
-            if tiny.sheet.guidance.calls == "batched":
+            if tiny.probe.guidance.calls == "batched":
                 with janoscope.record(tiny.pipe, self.directory / f"{name}-halves.h5", **how):
-                    network = getattr(tiny.pipe, tiny.sheet.tap.components[0])
-                    patch = InstancePatch(network, "forward", by_halves(tiny.sheet))
+                    network = getattr(tiny.pipe, tiny.probe.tap.components[0])
+                    patch = InstancePatch(network, "forward", by_halves(tiny.probe))
                     generate(tiny.pipe, tiny.call, **changes)
                     patch.remove()
             bytes_alone = one.executor.account.cache_bytes if how else 0
         with janoscope.record(tiny.pipe, self.directory / f"{name}-two.h5", pair=self.pair, **how) as two:
             latents = generate(tiny.pipe, tiny.call, **changes)
         account = two.executor.account if how else None
-        owners = (getattr(tiny.pipe, tiny.sheet.tap.components[0]), tiny.pipe.scheduler)
+        owners = (getattr(tiny.pipe, tiny.probe.tap.components[0]), tiny.pipe.scheduler)
         self.tell(
             **{
                 name: {
@@ -131,7 +131,7 @@ class Script:
         wan, sd3, flux, leads = Tiny("wan"), Tiny("sd3"), Tiny("flux"), self.pair.leads
 
         def run(tiny=wan, **changes):
-            with self.pair.attached(tiny.pipe, tiny.sheet):
+            with self.pair.attached(tiny.pipe, tiny.probe):
                 return generate(tiny.pipe, tiny.call, **changes)
 
         def other_plan():
@@ -140,7 +140,7 @@ class Script:
                 run()
 
         def early_read():
-            with self.pair.attached(wan.pipe, wan.sheet):
+            with self.pair.attached(wan.pipe, wan.probe):
                 patch = InstancePatch(wan.pipe.transformer, "forward", lambda f: lambda *a, **k: (f(*a, **k)[0].clone(),))
                 try:
                     generate(wan.pipe, wan.call)

@@ -1,4 +1,4 @@
-"""First in the flow: reads a live diffusers pipeline through a probe sheet, gives arrays per step.
+"""First in the flow: reads a live diffusers pipeline through a probe, gives arrays per step.
 
 Arrays are (token, channel), named by signal, step, item and branch, pushed into a `Sink`. Knows nothing of HDF5 or analysis.
 """

@@ -62,7 +62,7 @@ def shares_of(
     if batches == [items]:
         return [Share(alone, seen[0], slice(0, items))]
     if pipeline.others:
-        raise InputError(f"{', '.join(pipeline.others)} is on, and the probe sheet knows no branch of it. Switch it off.")
+        raise InputError(f"{', '.join(pipeline.others)} is on, and the probe knows no branch of it. Switch it off.")
     if pipeline.perturbed and guidance.calls == "batched":
         names = _perturbed_names(names, batches, items, pipeline)
     elif pipeline.classifier_free is False:
@@ -74,9 +74,7 @@ def shares_of(
         rows = {name: slice(i * items, (i + 1) * items) for i, name in enumerate(names)}
         return [Share(name, seen[0], place) for name, place in rows.items() if name != PERTURBED]
     if len(seen) > len(names):
-        raise InputError(
-            f"{len(seen)} network calls in one step; the probe sheet knows {len(names)} branches. Extend its [guidance]."
-        )
+        raise InputError(f"{len(seen)} network calls in one step; the probe knows {len(names)} branches. Extend its [guidance].")
     if len(seen) > 1 and guidance.calls == "sequential":
         return [Share(name, one, slice(0, items)) for name, one in zip(names, seen, strict=False)]
     if len(seen) > 1:
@@ -85,7 +83,7 @@ def shares_of(
             f"sheet knows one call for the {len(names)} branches. Extend its [guidance]."
         )
     raise InputError(
-        f"the network was called with a batch of {batches[0]} for {items} items; the probe sheet knows {len(names)} branches "
+        f"the network was called with a batch of {batches[0]} for {items} items; the probe knows {len(names)} branches "
         f"of {guidance.calls} guidance. Extend its [guidance]."
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..probe import ProbeSheet
+from ..probe import Probe
 from .attachments import attachments_of, unwrapped
 from .branches import COND, GUIDED, Seen, Share, first_half, shares_of
 from .describe import describe_scheduler, describe_transformer, dtype_name
@@ -50,12 +50,12 @@ class Capture:
     def __init__(
         self,
         pipe: Any,
-        sheet: ProbeSheet,
+        sheet: Probe,
         sink: Sink,
         *,
         taps: tuple[Tap, ...] = (),
     ):
-        self._pipe, self._sheet, self._sink = pipe, sheet, sink
+        self._pipe, self._probe, self._sink = pipe, sheet, sink
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self.received: tuple[int, ...] = ()
         self._generation: Generation | None = None
@@ -96,7 +96,7 @@ class Capture:
         return not self._watch.any_call
 
     def _tapped(self, taps: tuple[Tap, ...]) -> TapHooks:
-        return TapHooks({name: unwrapped(n) for name, n in networks_of(self._pipe, self._sheet.tap.components).items()}, taps)
+        return TapHooks({name: unwrapped(n) for name, n in networks_of(self._pipe, self._probe.tap.components).items()}, taps)
 
     def _tap_networks(self) -> None:
         """Tap another network that took the place of one."""
@@ -132,16 +132,16 @@ class Capture:
                 f"{type(self._pipe).__name__} steps every token at a noise level of its own (per_token_timesteps), and a "
                 "recording holds one a step. Feed a Recorder from your own loop (docs/own-sampler.md)."
             )
-        extra = self._sheet.guidance.extra_call
+        extra = self._probe.guidance.extra_call
         seen = [s for s in self._seen if all(s.call.arguments.get(name) is None for name in extra)]
         all_seen, self._seen = len(seen) == len(self._seen), []
-        if self._sheet.guidance.stacked_step:
+        if self._probe.guidance.stacked_step:
             step = replace(step, model_output=first_half(step.model_output), sample=first_half(step.sample))
         if not seen:
-            raise InputError("the scheduler stepped without a call of the network; the probe sheet hooks the wrong component.")
+            raise InputError("the scheduler stepped without a call of the network; the probe hooks the wrong component.")
         ended = self._generation is not None and COND in self._generation.branches
-        said, alone = pipeline_guidance(self._pipe, self._sheet.guidance), COND if ended else GUIDED
-        shares = shares_of(seen, self._sheet.guidance, step.model_output.shape[0], alone=alone, pipeline=said)
+        said, alone = pipeline_guidance(self._pipe, self._probe.guidance), COND if ended else GUIDED
+        shares = shares_of(seen, self._probe.guidance, step.model_output.shape[0], alone=alone, pipeline=said)
         if self._generation is None:
             self._tables = on_host(self._pipe.scheduler)
             self._generation = self._describe(step, shares)
@@ -221,8 +221,8 @@ class Capture:
         refuse_inversion(self._tables, begin)
         self._steps = steps_to_come(self._pipe, self._tables, step.timestep)
         return Generation(
-            grid=grid_of_call(self._sheet, module.config, call.arguments, step.sample),
-            prediction_type=predicted_quantity(scheduler, self._sheet.output.prediction),
+            grid=grid_of_call(self._probe, module.config, call.arguments, step.sample),
+            prediction_type=predicted_quantity(scheduler, self._probe.output.prediction),
             branches=tuple(dict.fromkeys((GUIDED, *(share.branch for share in shares)))),
             items=step.model_output.shape[0],
             steps=self._steps,
@@ -233,14 +233,14 @@ class Capture:
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),
             taps=self._tap_sizes(shares[0]),
-            attachments={n: attachments_of(m) for n, m in networks_of(self._pipe, self._sheet.tap.components).items()},
+            attachments={n: attachments_of(m) for n, m in networks_of(self._pipe, self._probe.tap.components).items()},
             boundary=self._boundary(),
         )
 
     def _boundary(self) -> float | None:
         """Where the second of two networks takes over (Wan 2.2), as a share of the training timesteps."""
         config = getattr(self._pipe, "config", {})
-        boundary = config.get("boundary_ratio") if len(networks_of(self._pipe, self._sheet.tap.components)) > 1 else None
+        boundary = config.get("boundary_ratio") if len(networks_of(self._pipe, self._probe.tap.components)) > 1 else None
         return None if boundary is None else float(boundary)
 
     def _tap_sizes(self, share: Share) -> dict[str, TapSize]:
@@ -255,7 +255,7 @@ class Capture:
 
     def _maps(self, step: SchedulerStep, shares: list[Share]) -> list[tuple[str, str, torch.Tensor]]:
         assert self._generation is not None
-        grid, tokens, sign = self._generation.grid, self._sheet.tokens, self._sheet.output.sign
+        grid, tokens, sign = self._generation.grid, self._probe.tokens, self._probe.output.sign
         guided, guided_variance = split_variance(step.model_output, grid.channels, tokens.layout)
         maps = [self._map("sample", GUIDED, step.sample), self._map("model_output", GUIDED, guided)]
         if guided_variance is not None and all(share.branch != GUIDED for share in shares):
@@ -276,7 +276,7 @@ class Capture:
     def _map(self, signal: str, branch: str, latent: Any) -> tuple[str, str, torch.Tensor]:
         assert self._generation is not None
         name = signal if signal == "sample" else f"{signal} of {branch}"
-        return signal, branch, to_tokens(latent, self._sheet.tokens.layout, self._generation.grid, name)
+        return signal, branch, to_tokens(latent, self._probe.tokens.layout, self._generation.grid, name)
 
     def _facts(self, step: SchedulerStep, seen: list[Seen], shares: list[Share]) -> Callable[[], StepFacts]:
         """What the step's row will say; network times are read when it is delivered, as reading them waits for the device."""

@@ -71,7 +71,7 @@ def check_guided(outputs: Mapping[str, np.ndarray], scale: float, dtype: str) ->
         )
     elif _near(fitted, 1 - scale) or _near(fitted, -scale):
         raise InputError(
-            f"guided is uncond + {fitted:.3g} (cond - uncond) and the pipeline's scale is {scale:g}: the probe sheet has "
+            f"guided is uncond + {fitted:.3g} (cond - uncond) and the pipeline's scale is {scale:g}: the probe has "
             "cond and uncond the wrong way round. Exchange them in its [guidance] branches."
         )
     elif not _near(fitted, scale) and not _near(fitted, scale + 1):

@@ -12,20 +12,20 @@ import torch
 
 from ..errors import InputError
 from ..grid import TokenGrid, Triple
-from ..probe import ProbeSheet, Tokens
+from ..probe import Probe, Tokens
 
 _OWN_LOOP = "Feed a Recorder from your own loop (docs/own-sampler.md)."
 
 
 def grid_of_call(
-    sheet: ProbeSheet,
+    sheet: Probe,
     config: Mapping[str, Any],
     arguments: Mapping[str, Any],
     sample: torch.Tensor,
     *,
     first_picture: bool = False,
 ) -> TokenGrid:
-    """The token grid of a generation: counts from the arguments of a network call that the sheet names, channels from x_t.
+    """The token grid of a generation: counts from the arguments of a network call that the probe names, channels from x_t.
 
     Not from the network's input: image-to-video models append channels of the picture to it. Several pictures of one size that
     are stepped in one latent (Qwen-Image-Layered, VisualCloze) are the frames of the grid, in their order.
@@ -57,7 +57,7 @@ def _triple(values: Any) -> Triple:
     return int(frames), int(rows), int(cols)
 
 
-def _pictures(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> list[Triple]:
+def _pictures(sheet: Probe, arguments: Mapping[str, Any]) -> list[Triple]:
     """(frames, rows, cols) of every picture that the network was told of, in tokens: the sampler's own, then references."""
     names = {"img_ids": ("img_ids",), "img_shapes": ("img_shapes",)}.get(sheet.tokens.grid, ("num_frames", "height", "width"))
     if missing := [name for name in names if arguments.get(name) is None]:
@@ -73,7 +73,7 @@ def _pictures(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> list[Triple]:
     return [_triple(arguments[name] for name in names)]
 
 
-def _references_first(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> int:
+def _references_first(sheet: Probe, arguments: Mapping[str, Any]) -> int:
     """How many pictures stand before the sampler's own, where the network is told how many tokens they have."""
     count = int(arguments.get(sheet.tokens.references_first or "") or 0)
     pictures, skipped = _pictures_of_ids(arguments["img_ids"], sheet.tokens.id_columns), 0
@@ -99,7 +99,7 @@ def _pictures_of_ids(ids: torch.Tensor, id_columns: Sequence[int]) -> list[Tripl
     return pictures
 
 
-def _network_tokens(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> int:
+def _network_tokens(sheet: Probe, arguments: Mapping[str, Any]) -> int:
     return int(arguments[sheet.tap.input].shape[1])
 
 

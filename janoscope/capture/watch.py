@@ -56,7 +56,7 @@ def networks_of(pipe: Any, components: tuple[str, ...]) -> dict[str, torch.nn.Mo
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
     if not networks:
         raise InputError(
-            f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe sheet is another family's."
+            f"{type(pipe).__name__} has none of the components {', '.join(components)}; the probe is another family's."
         )
     return networks
 

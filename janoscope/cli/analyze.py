@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--padding", type=click.Choice(["count", "exclude"]), help="Of tiles over the edge, instead of the policy's.")
 @click.option("--item", type=int, default=0, show_default=True, help="Which item of a batch to measure.")
-@click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own.")
+@click.option("--probe", type=click.Path(path_type=Path), help="A probe of your own.")
 @click.option("--ray", metavar="ADDRESS", help="Spread the recordings over a Ray cluster (`auto`: the one on this machine).")
 @click.option("--partial", is_flag=True, help="Accept a recording that was cut short.")
 @force_option

@@ -29,7 +29,7 @@ _GIB = 2**30
 @click.option("--static", type=click.FloatRange(0, 1), help="Fraction of static tokens.")
 @click.option("--moderate", type=click.FloatRange(0, 1), help="Fraction of moderate tokens.")
 @click.option("--memory-gib", type=click.FloatRange(min=0, min_open=True), help="Of the device [default: the first GPU's].")
-@click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own (docs/probes.md).")
+@click.option("--probe", type=click.Path(path_type=Path), help="A probe of your own (docs/probes.md).")
 @json_option
 @verbose_option
 def memory(
@@ -45,7 +45,7 @@ def memory(
 ) -> None:
     """Predict the memory of a generation by cache strategy, from configs alone.
 
-    MODEL|CONFIG is a hub id that a probe sheet lists, a model's directory, a transformer's config.json, or demo, demo:video,
+    MODEL|CONFIG is a hub id that a probe lists, a model's directory, a transformer's config.json, or demo, demo:video,
     demo:latte. No weight is read and nothing is downloaded. Exit code 1 where a memory is given and nothing fits.
     """
     from ..pipeline.model_configs import find_published
@@ -56,7 +56,7 @@ def memory(
     if not verbose:
         hush()
     published = find_published(model, probe)
-    rules = named_policy(published.sheet, policy) if policy else None
+    rules = named_policy(published.probe, policy) if policy else None
     levels = None if static is None and moderate is None else Levels(static or 0.0, moderate or 0.0)
     if memory_gib is not None and usable(memory_gib) <= 0:
         raise InputError(f"--memory-gib {memory_gib} leaves nothing beside what the device keeps for itself; give more.")

@@ -38,7 +38,7 @@ model_flags = _stacked(
     click.option("--revision", help="Revision of a hub model."),
     click.option("--variant", help="Weight variant of a hub model, for example fp16."),
     click.option("--scheduler", help="Class name of another diffusers scheduler."),
-    click.option("--probe", type=click.Path(path_type=Path), help="A probe sheet of your own (docs/probes.md)."),
+    click.option("--probe", type=click.Path(path_type=Path), help="A probe of your own (docs/probes.md)."),
 )
 model_options = _stacked(click.argument("model"), model_flags)
 call_flags = _stacked(

@@ -134,7 +134,7 @@ def _record_one(
         return
     for warning in call.warnings:
         click.echo(warning, err=True)
-    how["taps"] = (*how["taps"], *export_taps(model.sheet, how.pop("tools")))
+    how["taps"] = (*how["taps"], *export_taps(model.probe, how.pop("tools")))
     how |= {"load": loading, "extra": asked.extra}
     how |= {"policy": model.policy(policy) if policy else None, "force": force}
     how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))

@@ -12,7 +12,7 @@ Conventions, everywhere in this package:
   and sigma come from a table; `sigma`, where sigma is the time (rectified flow, EDM). A velocity times a gap of time is a step.
 - Predictions are named as diffusers names them: `epsilon`, `v_prediction`, `sample` (x0), `flow` (also `flow_prediction`),
   `inverted_flow` (x0 - eps, of schedulers with `invert_sigmas`, whose sigma runs from noise to data).
-- A network output that the pipeline negates (`sign = -1` in its probe sheet) is negated before it comes here.
+- A network output that the pipeline negates (`sign = -1` in its probe) is negated before it comes here.
 """
 
 from .noise_path import NoisePath, PathPoint

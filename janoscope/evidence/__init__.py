@@ -1,4 +1,4 @@
-"""Evidence: the project's own reports. `remake` makes results from a recipe of reports/, `render_report` draws the page of them."""
+"""Evidence: the project's own reports. `remake` makes the results of a folder of reports/, `render_report` draws its page."""
 
 from .remake import Request, remake
 from .render import render_report

@@ -92,12 +92,12 @@ def subject_for(recipe: Recipe, model: Model, argument: str) -> Subject:
     for fits in (
         lambda s: s.model == argument,
         lambda s: slug_of(s.model) == slug_of(argument),
-        lambda s: s.probe == model.sheet.family,
+        lambda s: s.probe == model.probe.family,
     ):
         for subject in ordered:
             if fits(subject):
                 return subject
-    raise InputError(f"{recipe.slug} has nothing for {argument}, a {model.sheet.family} model; it knows {_models(recipe)}.")
+    raise InputError(f"{recipe.slug} has nothing for {argument}, a {model.probe.family} model; it knows {_models(recipe)}.")
 
 
 def _quick(subject: Subject) -> Subject:
@@ -161,7 +161,7 @@ def _made(task: Task, is_quick: bool, more: Made) -> dict[str, Any]:
         "subject": task.subject.name,
         "model": task.model.name,
         "revision": task.model.revision if task.model.revision != UNKNOWN else task.subject.revision or UNKNOWN,
-        "family": task.model.sheet.family,
+        "family": task.model.probe.family,
         "device": device_name(device_of(task.model)),
         "quick": is_quick,
         "call": _told(first),

@@ -7,22 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .account import Account, StepAccount
     from .executor import Executor
     from .step_executor import StepExecutor, executor_for
     from .step_skipper import StepSkipper
+    from .summary import RunSummary, StepSummary
 
 # loaded when asked for: what needs no torch, as an analysis, does not wait for it
 _HOMES = {
-    "Account": "account",
     "Executor": "executor",
-    "StepAccount": "account",
+    "RunSummary": "summary",
+    "StepSummary": "summary",
     "StepExecutor": "step_executor",
     "StepSkipper": "step_skipper",
     "executor_for": "step_executor",
 }
 
-__all__ = ["Account", "Executor", "StepAccount", "StepExecutor", "StepSkipper", "executor_for"]
+__all__ = ["Executor", "RunSummary", "StepExecutor", "StepSkipper", "StepSummary", "executor_for"]
 
 
 def __getattr__(name: str) -> Any:

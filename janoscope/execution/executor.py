@@ -21,11 +21,11 @@ from ..grid import TokenGrid
 from ..plan import Cache, Fingerprint, Plan, PlanSelector, Policy, Selection, Selector, step_kinds
 from ..plan.fingerprint import Identity
 from ..probe import Probe, as_probe
-from .account import Account
 from .flops import FlopMeter
 from .hooks import CallState, NetworkHooks
 from .refusal import RUN_PLAIN, refuse_attached, refuse_cache, refuse_compiled, refuse_held_scheduler, refuse_noise, refuse_policy
 from .run import Run
+from .summary import RunSummary
 from .warmup import Choosing, Planned, Steering
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -70,7 +70,7 @@ class Executor:
             raise InputError("the executor needs a policy, a plan or a selector, one of the three.")
         sheet = as_probe(probe)
         if sheet.execution is None:
-            raise ExecutionError(f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution].")
+            raise ExecutionError(f"{sheet.title} can be recorded and analysed, not executed: its probe has no [execution].")
         if cache is not None:
             policy, plan = policy and replace(policy, cache=cache), plan and plan.with_cache(cache)
         self._given_policy, self._given_plan, self._given_selector = policy, plan, selector
@@ -78,7 +78,7 @@ class Executor:
         refuse_cache(self._cache)
         if self.policy is not None:
             refuse_policy(self.policy, planned=plan is not None)
-        self._pipe, self._sheet, self._choose = pipe, sheet, choose
+        self._pipe, self._probe, self._choose = pipe, sheet, choose
         self._identity, self._any_prompt, self._meter = identity or Identity(), any_prompt, meter or FlopMeter()
         self._on_select = on_select
         self._call = CallState()
@@ -95,7 +95,7 @@ class Executor:
         return self._given_plan.policy if self._given_plan else self._given_policy
 
     @property
-    def account(self) -> Account:
+    def account(self) -> RunSummary:
         """What the last generation computed; an empty account before the first."""
         return self._run.account
 
@@ -138,7 +138,7 @@ class Executor:
     # --- on the pipeline's instances ---
 
     def _attach(self, name: str, part: Any) -> Iterator[Callable[[], None]]:
-        assert self._sheet.execution is not None
+        assert self._probe.execution is not None
         if name == "scheduler":
             refuse_held_scheduler(part)
             yield self._patch(part, "set_timesteps", self._wrap_set_timesteps).remove
@@ -146,7 +146,7 @@ class Executor:
         elif isinstance(part, torch.nn.Module):
             refuse_compiled(name, part)
             refuse_attached(name, part)
-            hooks = NetworkHooks(name, part, self._sheet.execution, self._call)
+            hooks = NetworkHooks(name, part, self._probe.execution, self._call)
             yield hooks.remove
             patch = self._patch(part, "forward", self._wrap_network(hooks, part))
             yield patch.remove
@@ -217,7 +217,7 @@ class Executor:
 
     def _new_run(self) -> Run:
         made = self._identity, self._meter, self._steer, self._on_select
-        return Run(self._pipe, self._sheet, self.policy, self._cache, *made)
+        return Run(self._pipe, self._probe, self.policy, self._cache, *made)
 
     def _steer(self, run: Run) -> Steering:
         if self._given_selector is not None:

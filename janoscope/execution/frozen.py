@@ -16,7 +16,7 @@ from ..capture.patch import InstancePatch
 from ..errors import ExecutionError
 from ..plan import Cache, Policy
 from ..plan.policy import Intervals, Split
-from ..probe import ProbeSheet
+from ..probe import Probe
 from .executor import Executor
 
 # every kind of step twice within ten: levels by chance, since an image that does not change has no map
@@ -71,7 +71,7 @@ class FrozenRun:
 
 
 def frozen_run(
-    pipe: Any, sheet: ProbeSheet, generate: Callable[[], object], *, policy: Policy = FROZEN_POLICY, cache: Cache | None = None
+    pipe: Any, sheet: Probe, generate: Callable[[], object], *, policy: Policy = FROZEN_POLICY, cache: Cache | None = None
 ) -> FrozenRun:
     """Make one generation under the executor whose network inputs are frozen, and compare every call with the first step's.
 
@@ -97,7 +97,7 @@ def frozen_run(
 class _Frozen:
     """Replaces the inputs of a pipeline's networks by those of their first step, and compares outputs, until `remove`."""
 
-    def __init__(self, pipe: Any, sheet: ProbeSheet):
+    def __init__(self, pipe: Any, sheet: Probe):
         self.calls: list[FrozenCall] = []
         self.resolution = 0.0
         self._step = self._call = 0

@@ -132,7 +132,7 @@ class NetworkHooks:
                 attentions = {layer: inner for layer, inner in found.items() if isinstance(inner, torch.nn.Module)}
                 if not attentions:
                     wanted = ", ".join(self._facts.attention)
-                    raise ExecutionError(f"{self.name}.{path} has none of the attentions {wanted}; mend the probe sheet.")
+                    raise ExecutionError(f"{self.name}.{path} has none of the attentions {wanted}; mend the probe.")
                 self._patch(block, self._wrap_block(type(block), first))
                 for layer, attention in attentions.items():
                     self._patch(attention, self._wrap_attention(layer, attention))
@@ -221,4 +221,4 @@ def _submodule(module: torch.nn.Module, path: str, name: str) -> Any:
         return module.get_submodule(path)
     except AttributeError as error:
         kind = type(module).__name__
-        raise ExecutionError(f"{name} ({kind}) has no module {path!r}; the probe sheet is another class's.") from error
+        raise ExecutionError(f"{name} ({kind}) has no module {path!r}; the probe is another class's.") from error

@@ -12,7 +12,7 @@ from ..capture.patch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid
 from ..plan import Cache, Policy
-from ..probe import ProbeSheet
+from ..probe import Probe
 from .refused_configs import RUN_PLAIN, refuse_sampler_of
 
 
@@ -97,7 +97,7 @@ def refuse_held_scheduler(scheduler: Any) -> None:
         )
 
 
-def refuse_call(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> None:
+def refuse_call(sheet: Probe, arguments: Mapping[str, Any]) -> None:
     """Refuse a network call whose extra inputs do not follow skipped tokens."""
     assert sheet.execution is not None
     for name in sheet.execution.refuse:
@@ -108,7 +108,7 @@ def refuse_call(sheet: ProbeSheet, arguments: Mapping[str, Any]) -> None:
         raise ExecutionError(f"the pipeline gives every token its own timestep, which skipped tokens cannot follow; {RUN_PLAIN}.")
 
 
-def refuse_channels(sheet: ProbeSheet, grid: TokenGrid, sample: torch.Tensor) -> None:
+def refuse_channels(sheet: Probe, grid: TokenGrid, sample: torch.Tensor) -> None:
     """Refuse a pipeline that appends a picture's channels to the network's input (image to video)."""
     axis = 2 if sheet.tokens.layout == "BFCHW" else 1
     channels = sample.shape[-1] // math.prod(grid.patch) if sample.ndim == 3 else sample.shape[axis]
@@ -119,7 +119,7 @@ def refuse_channels(sheet: ProbeSheet, grid: TokenGrid, sample: torch.Tensor) ->
         )
 
 
-def refuse_sequence(sheet: ProbeSheet, grid: TokenGrid, given: torch.Tensor) -> None:
+def refuse_sequence(sheet: Probe, grid: TokenGrid, given: torch.Tensor) -> None:
     """Refuse reference pictures that stand behind the picture's own tokens."""
     if sheet.tokens.layout == "packed" and given.shape[1] != grid.count:
         raise ExecutionError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import ExecutionError
 from ..plan import ONE_STEP_SAMPLERS, is_one_step
-from ..probe import ProbeSheet
+from ..probe import Probe
 
 RUN_PLAIN = "run without the executor"
 
@@ -19,8 +19,8 @@ def refuse_sampler_of(scheduler: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_config(sheet: ProbeSheet, config: Mapping[str, Any]) -> None:
-    """Refuse a variant of the family whose tokens do not run through the blocks as the sheet says."""
+def refuse_config(sheet: Probe, config: Mapping[str, Any]) -> None:
+    """Refuse a variant of the family whose tokens do not run through the blocks as the probe says."""
     assert sheet.execution is not None
     for key in sheet.execution.refuse_config:
         if config.get(key):

@@ -22,8 +22,7 @@ from ..errors import ExecutionError
 from ..plan import Cache, Fingerprint, ModelFacts, Policy, Selection, StepKind, final_weights, run_facts
 from ..plan.cost import step_flops
 from ..plan.fingerprint import Identity, fingerprint_of
-from ..probe import ProbeSheet
-from .account import Account, StepAccount
+from ..probe import Probe
 from .caching.branch_cache import BranchCache, BranchCaches
 from .caching.forecast import OutputTokens, forecast_coordinates
 from .caching.out_of_memory import is_out_of_memory, out_of_memory
@@ -33,6 +32,7 @@ from .hooks import CallState, Mode, NetworkHooks
 from .refusal import refuse_call, refuse_channels, refuse_sampler, refuse_sequence
 from .refused_configs import refuse_config
 from .rows import Rows
+from .summary import RunSummary, StepSummary
 from .warmup import Steering, Warmup
 
 Steer = Callable[["Run"], Steering]
@@ -51,9 +51,9 @@ class CountedCall(NamedTuple):
         return 0 if self.done is None else self.network.flops(self.done) or 0, self.network.flops(self.full) or 0
 
 
-def counted_step(calls: Sequence[CountedCall], step: int, kind: str, tokens: int, forced: bool) -> StepAccount:
+def counted_step(calls: Sequence[CountedCall], step: int, kind: str, tokens: int, forced: bool) -> StepSummary:
     flops = [call.flops for call in calls]
-    return StepAccount(step, kind, tokens, sum(done for done, _ in flops), sum(full for _, full in flops), len(calls), forced)
+    return StepSummary(step, kind, tokens, sum(done for done, _ in flops), sum(full for _, full in flops), len(calls), forced)
 
 
 class Run:
@@ -65,7 +65,7 @@ class Run:
     def __init__(
         self,
         pipe: Any,
-        sheet: ProbeSheet,
+        sheet: Probe,
         policy: Policy | None,
         cache: Cache,
         identity: Identity,
@@ -74,10 +74,10 @@ class Run:
         on_select: Callable[[Selection], object] | None = None,
     ):
         assert sheet.execution is not None
-        self._pipe, self._sheet, self._facts_of_sheet = pipe, sheet, sheet.execution
+        self._pipe, self._probe, self._facts_of_probe = pipe, sheet, sheet.execution
         self.policy, self._identity, self._meter, self._steer = policy, identity, meter, steer
         self._on_select = on_select
-        self.account = Account(cache_strategy=cache.strategy)
+        self.account = RunSummary(cache_strategy=cache.strategy)
         self.steering: Steering | None = None
         self._cache_rules = cache
         self._caches = BranchCaches(keeper_of(cache, self._skipped_groups))
@@ -92,10 +92,10 @@ class Run:
     # --- what the first call shows ---
 
     def _begin(self, module: Any, arguments: Mapping[str, Any]) -> None:
-        scheduler, given = self._pipe.scheduler, arguments[self._sheet.tap.input]
-        refuse_config(self._sheet, module.config)
-        self.grid = grid_of_call(self._sheet, module.config, arguments, given, first_picture=True)
-        refuse_sequence(self._sheet, self.grid, given)
+        scheduler, given = self._pipe.scheduler, arguments[self._probe.tap.input]
+        refuse_config(self._probe, module.config)
+        self.grid = grid_of_call(self._probe, module.config, arguments, given, first_picture=True)
+        refuse_sequence(self._probe, self.grid, given)
         # steps left out by a start from a clip whose scheduler knows of none (CogVideoX with DDIM)
         self._left_out = first_step(scheduler, _timestep(arguments), announced_steps(self._pipe)) - first_step(scheduler)
         self.steps = len(scheduler.timesteps) - first_step(scheduler) - self._left_out
@@ -106,7 +106,7 @@ class Run:
             describe_transformer(module), describe_scheduler(scheduler), self.grid, self.steps, self._identity
         )
         self._coordinates = forecast_coordinates(scheduler)[self._left_out :] if self._forecasts else [0.0] * self.steps
-        self._output_tokens = OutputTokens(self._sheet.tokens.layout, self.grid) if self._forecasts_output else None
+        self._output_tokens = OutputTokens(self._probe.tokens.layout, self.grid) if self._forecasts_output else None
         self._weights = [0.0] * self.steps
         if self._corrects:
             refuse_sampler(scheduler)
@@ -143,7 +143,7 @@ class Run:
         return NoisePath(timestep, alpha, sigma, tuple(describe_scheduler(self._pipe.scheduler)["final"]))
 
     def _prediction(self) -> str:
-        return predicted_quantity(self._pipe.scheduler, self._sheet.output.prediction)
+        return predicted_quantity(self._pipe.scheduler, self._probe.output.prediction)
 
     def warmup(self, policy: Policy) -> Warmup:
         """What collects this run's warm-up."""
@@ -152,7 +152,7 @@ class Run:
     def facts(self) -> ModelFacts | None:
         """Sizes for predictions, as far as the run has shown them."""
         sizes = {"text_tokens": self._text_tokens, "branches": self._branches, "stacked": self._stacked}
-        return run_facts(self._facts_of_sheet, self._config, dtype=self._dtype, **sizes)
+        return run_facts(self._facts_of_probe, self._config, dtype=self._dtype, **sizes)
 
     def _skipped_groups(self) -> list[np.ndarray]:
         assert self.steering is not None
@@ -169,7 +169,7 @@ class Run:
         compute: Callable[[], Any],
     ) -> Any:
         """One network call under this step's kind; gives what the pipeline gets."""
-        refuse_call(self._sheet, arguments)
+        refuse_call(self._probe, arguments)
         if self.steering is None:
             self._begin(module, arguments)
         if self._calls == 0:
@@ -184,12 +184,12 @@ class Run:
         with self._memory_told(mode), state.during(mode, cache, rows):
             output = compute()
             hooks.check_served()
-        return cache.keep_output(output, None if rows is None else rows.image(arguments[self._sheet.tap.input].device))
+        return cache.keep_output(output, None if rows is None else rows.image(arguments[self._probe.tap.input].device))
 
     def _note(self, name: str, module: torch.nn.Module, arguments: Mapping[str, Any], mode: Mode, rows: Rows | None) -> None:
         """Of what kind a call is, for its FLOPs to be counted when the generation is over."""
         if name not in self._networks:
-            self._networks[name] = self._meter.network(name, module, self._facts_of_sheet)
+            self._networks[name] = self._meter.network(name, module, self._facts_of_probe)
         network, full = self._networks[name], CallKind(shapes_of(arguments))
         network.note(full, arguments, partial(self._estimated_flops, self.grid.count))
         done: CallKind | None = full
@@ -224,7 +224,7 @@ class Run:
             return None
         known = self._rows_of.get(id(indices))
         if known is None or known[0] is not indices:
-            known = indices, Rows(self.grid.count, torch.from_numpy(indices), self._facts_of_sheet)
+            known = indices, Rows(self.grid.count, torch.from_numpy(indices), self._facts_of_probe)
             self._rows_of = {**self._rows_of, id(indices): known} if len(self._rows_of) < len(StepKind) else {id(indices): known}
         known[1].forget_tables()
         return known[1]
@@ -276,7 +276,7 @@ class Run:
             )
         assert self.steering is not None, "the first call makes it"
         if self._step == 0:
-            refuse_channels(self._sheet, self.grid, sample)
+            refuse_channels(self._probe, self.grid, sample)
             self._count_branches(model_output)
         bad = (~torch.isfinite(model_output)).sum()
         self._nonfinite = bad if self._nonfinite is None else self._nonfinite + bad
@@ -289,14 +289,14 @@ class Run:
 
     def _count_branches(self, model_output: torch.Tensor) -> None:
         """Of the first step: how many branches there are, and how many share a call."""
-        stepped = first_half(model_output) if self._sheet.guidance.stacked_step else model_output
+        stepped = first_half(model_output) if self._probe.guidance.stacked_step else model_output
         self._stacked = max(1, self._network_items // stepped.shape[0])
         self._branches = self._calls * self._stacked
 
     def _latents(self, latent: torch.Tensor) -> Any:
         """(item, channel, frame, row, col); NumPy on the CPU, 16-bit floats widened, else a tensor on the device."""
         # copied: a sampler may write to its sample in place
-        return self.grid.unpack(at_the_door(to_tokens(latent.detach(), self._sheet.tokens.layout, self.grid).clone()))
+        return self.grid.unpack(at_the_door(to_tokens(latent.detach(), self._probe.tokens.layout, self.grid).clone()))
 
     def _count_levels(self) -> None:
         plan = self.steering.plan if self.steering else None

@@ -30,13 +30,13 @@ from ..grid import TokenGrid
 from ..plan import Cache, CacheBytes, Plan, Policy, Selection, StepKind, StepSchedule, TokenLevel, plan_from_ranks
 from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import Probe
-from .account import Account
 from .caching.forecast import forecast_coordinates
 from .executor import Executor, check_plan
 from .flops import CallKind, FlopMeter, shapes_of
 from .refusal import RUN_PLAIN, refuse_held_scheduler
 from .run import CountedCall, counted_step
 from .step_skipper import StepSkipper
+from .summary import RunSummary
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 _Key = tuple[str, int]
@@ -46,7 +46,7 @@ class _Generation:
     """One generation: the network calls of its first step, then a skipper that knows the sampler."""
 
     def __init__(self) -> None:
-        self.account = Account(cache_strategy="outputs")
+        self.account = RunSummary(cache_strategy="outputs")
         self.skipper: StepSkipper | None = None
         self.plan: Plan | None = None
         self.steps: int | None = None
@@ -87,7 +87,7 @@ class StepExecutor:
         self._policy, self._given_plan = (plan.policy if plan else policy), plan
         if self._policy is None or not self._policy.is_step_level:
             raise InputError("the step executor needs a policy with a [schedule].")
-        self._pipe, self._sheet = pipe, sheet
+        self._pipe, self._probe = pipe, sheet
         self._identity, self._any_prompt, self._on_select = identity or Identity(), any_prompt, on_select
         self._calls_seen = self._steps_seen = 0
         self._any_call, self._meter = False, FlopMeter()
@@ -102,7 +102,7 @@ class StepExecutor:
         return self._policy
 
     @property
-    def account(self) -> Account:
+    def account(self) -> RunSummary:
         """What the last generation computed; an empty account before the first."""
         return self._run.account
 
@@ -254,8 +254,8 @@ class StepExecutor:
         run, policy = self._run, self.policy
         timestep = float(torch.as_tensor(given["timestep"]).max()) if "timestep" in given else 0.0
         run.steps = steps_to_come(self._pipe, scheduler, timestep)
-        sample = first_half(given["sample"]) if self._sheet.guidance.stacked_step else given["sample"]
-        grid = grid_of_call(self._sheet, self._network_config, self._arguments, sample)
+        sample = first_half(given["sample"]) if self._probe.guidance.stacked_step else given["sample"]
+        grid = grid_of_call(self._probe, self._network_config, self._arguments, sample)
         run.account.image_tokens = grid.count
         coordinate = forecast_coordinates(scheduler)
         coordinate = coordinate[len(coordinate) - run.steps :]

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from ..errors import ExecutionError, InputError
-from ..probe import ProbeSheet
+from ..probe import Probe
 
 
 class BatchCut:
     """Cuts the arguments of calls whose batch holds both branches, one after the other. half: 0 or 1, which of them is kept."""
 
-    def __init__(self, sheet: ProbeSheet, half: int):
-        self._sheet, self._half = sheet, half
+    def __init__(self, sheet: Probe, half: int):
+        self._probe, self._half = sheet, half
         self._lists = sheet.tokens.layout == "list"  # a Python list with a tensor for every item and branch
 
     def cut(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class BatchCut:
             InputError: an odd batch, which does not hold two branches.
             ExecutionError: an argument whose batch axis is not where it should be.
         """
-        batch = len(arguments[self._sheet.tap.input])
+        batch = len(arguments[self._probe.tap.input])
         if batch % 2:
             raise InputError(
                 f"the network was called with a batch of {batch}, which is no pair of guidance branches (guidance is off?); "
@@ -43,14 +43,14 @@ class BatchCut:
         return value
 
     def _rows(self, name: str, value: torch.Tensor, batch: int) -> torch.Tensor:
-        axis = 1 if name in self._sheet.guidance.layers_first else 0
+        axis = 1 if name in self._probe.guidance.layers_first else 0
         if value.ndim > axis and value.shape[axis] == batch:
             return value[(slice(None),) * axis + (self._slice(batch),)]
-        rotary = self._sheet.execution.rotary if self._sheet.execution else ()  # one table for all items
+        rotary = self._probe.execution.rotary if self._probe.execution else ()  # one table for all items
         if batch in value.shape and name.split("[")[0] not in rotary:
             raise ExecutionError(
                 f"{name} has shape {tuple(value.shape)} in a call with a batch of {batch}: which axis holds the guidance "
-                "branches is unclear. Leave --guidance-parallel out, or name it in the probe sheet ([guidance] layers_first)."
+                "branches is unclear. Leave --guidance-parallel out, or name it in the probe ([guidance] layers_first)."
             )
         return value
 

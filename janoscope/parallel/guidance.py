@@ -18,7 +18,7 @@ from ..capture.patch import InstancePatch
 from ..capture.transfer import HostCopies, HostCopy
 from ..errors import ExecutionError, InputError, PeerFailed, PeerLost
 from ..plan import Selection
-from ..probe import ProbeSheet
+from ..probe import Probe
 from .batch_split import BatchCut
 
 Forward = Callable[..., Any]
@@ -29,7 +29,7 @@ _LEAVE_OUT = "leave --guidance-parallel out"
 
 
 class Peer(Protocol):
-    """The way to the other process. branch: this process's, 0 or 1 in the order of the probe sheet."""
+    """The way to the other process. branch: this process's, 0 or 1 in the order of the probe."""
 
     branch: int
 
@@ -66,11 +66,11 @@ class GuidanceParallel:
         PeerFailed, PeerLost: see there. ExecutionError: the processes differ, in the tokens they chose or in their latents.
     """
 
-    def __init__(self, pipe: Any, sheet: ProbeSheet, peer: Peer, layouts: dict[Any, Any] | None = None):
+    def __init__(self, pipe: Any, sheet: Probe, peer: Peer, layouts: dict[Any, Any] | None = None):
         if sheet.guidance.calls == "none" or len(sheet.guidance.branches) != 2:
             count = 1 if sheet.guidance.calls == "none" else len(sheet.guidance.branches)
             raise InputError(f"{sheet.title} has {count} guidance branch(es), not two; {_LEAVE_OUT}.")
-        self._pipe, self._sheet, self._peer = pipe, sheet, peer
+        self._pipe, self._probe, self._peer = pipe, sheet, peer
         self._layouts: dict[Any, Any] = {} if layouts is None else layouts
         self._cut = BatchCut(sheet, peer.branch)
         self._copies = HostCopies()
@@ -116,8 +116,8 @@ class GuidanceParallel:
     # --- on the pipeline's instances ---
 
     def _attach(self) -> None:
-        call = self._batched if self._sheet.guidance.calls == "batched" else self._sequential
-        for name in self._sheet.tap.components:
+        call = self._batched if self._probe.guidance.calls == "batched" else self._sequential
+        for name in self._probe.tap.components:
             module = getattr(self._pipe, name, None)
             if isinstance(module, torch.nn.Module):
                 self._patches.append(InstancePatch(module, "forward", self._wrap_network(name, module, call)))
@@ -132,7 +132,7 @@ class GuidanceParallel:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 self._refuse_replaced()
                 bound = signature.bind(module, *args, **kwargs)
-                for extra in self._sheet.guidance.extra_call:
+                for extra in self._probe.guidance.extra_call:
                     if bound.arguments.get(extra) is not None:
                         raise InputError(
                             f"the pipeline makes an extra network call with {extra}, no guidance branch; {_LEAVE_OUT}."
@@ -191,7 +191,7 @@ class GuidanceParallel:
     def _first_output(self, name: str, arguments: Mapping[str, Any], output: Any) -> Any:
         """The first call's output, or an empty one of the same layout, which the process of the other branch cannot know until
         it has been told once."""
-        given = arguments[self._sheet.tap.input]
+        given = arguments[self._probe.tap.input]
         key = name, given.shape, given.dtype
         if key not in self._layouts:
             told = () if output is None else _layout_numbers(prediction_of(output))
@@ -208,7 +208,7 @@ class GuidanceParallel:
     def _batched(self, name: str, index: int, bound: inspect.BoundArguments, original: Forward) -> Any:
         if index > 0:
             raise InputError(f"the pipeline made a second network call at step {self._step}, no guidance branch; {_LEAVE_OUT}.")
-        self._batch = len(bound.arguments[self._sheet.tap.input])
+        self._batch = len(bound.arguments[self._probe.tap.input])
         bound.arguments.update(self._cut.cut({key: value for key, value in bound.arguments.items() if key != "self"}))
         output = original(*bound.args[1:], **bound.kwargs)
         own: Any = prediction_of(output)
@@ -233,11 +233,11 @@ class GuidanceParallel:
         self._step, self._calls, self._selected = self._step + 1, 0, 0
 
     def _refuse_one_branch(self, sample: torch.Tensor) -> None:
-        name, argument = type(self._pipe).__name__, self._sheet.guidance.argument
-        if self._sheet.guidance.calls == "sequential":
+        name, argument = type(self._pipe).__name__, self._probe.guidance.argument
+        if self._probe.guidance.calls == "sequential":
             alone = self._calls == 1
         else:
-            alone = self._step == 0 and self._batch != 2 * _items(sample, self._sheet.guidance.stacked_step)
+            alone = self._step == 0 and self._batch != 2 * _items(sample, self._probe.guidance.stacked_step)
         if not alone:
             return
         if self._step == 0:

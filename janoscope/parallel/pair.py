@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from ..errors import InputError, PeerLost
 from ..plan import Selection
-from ..probe import ProbeSheet
+from ..probe import Probe
 from .guidance import NOTE, GuidanceParallel
 from .tasks import Rank
 
@@ -69,7 +69,7 @@ class Pair:
         return f"cuda:{(self._rank.local or 0) % count}" if count else None
 
     @contextmanager
-    def attached(self, pipe: Any, sheet: ProbeSheet) -> Iterator[None]:
+    def attached(self, pipe: Any, sheet: Probe) -> Iterator[None]:
         """Every generation of `pipe` inside is shared with the other process; nothing to do where that is so already."""
         if self._layer is not None:
             yield

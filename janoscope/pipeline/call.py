@@ -138,7 +138,7 @@ def _prompt_argument(model: Model, parameters: Mapping[str, Any], prompt: str) -
 
 def _refuse_unheard_negative(model: Model, parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """A negative prompt speaks through a second branch, which needs a scale above 1 of the guidance that is not distilled."""
-    name = model.sheet.guidance.argument
+    name = model.probe.guidance.argument
     scale = arguments.get(name, parameters[name].default) if name and name in parameters else None
     if isinstance(scale, int | float) and scale <= 1:
         raise InputError(f"--negative-prompt has no effect while {name} is {scale}; raise it with --guidance or --call {name}=3.")
@@ -146,7 +146,7 @@ def _refuse_unheard_negative(model: Model, parameters: Mapping[str, Any], argume
 
 def guidance_argument(model: Model) -> str | None:
     """The pipeline argument that sets the guidance scale of this model."""
-    guidance = model.sheet.guidance
+    guidance = model.probe.guidance
     if guidance.embedded_if and model.config.get(guidance.embedded_if):
         return guidance.embedded_argument
     return guidance.argument

@@ -54,8 +54,8 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
     arguments = dict(call.arguments)
     arguments["generator"].manual_seed(call.seed)
     started = time.perf_counter()
-    watch = nullcontext() if on_step is None else Watch(model.pipe, model.sheet.tap.components, _StepCounter(model.pipe, on_step))
-    shared = nullcontext() if model.pair is None else model.pair.attached(model.pipe, model.sheet)
+    watch = nullcontext() if on_step is None else Watch(model.pipe, model.probe.tap.components, _StepCounter(model.pipe, on_step))
+    shared = nullcontext() if model.pair is None else model.pair.attached(model.pipe, model.probe)
     try:
         with watch, shared:
             output = model.pipe(**arguments)

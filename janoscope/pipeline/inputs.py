@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import InputError, JanoscopeError
-from ..probe import load_sheet, sheet_paths
+from ..probe import load_probe, probe_paths
 from ..recording import open_recording
 from .model_directory import DEFAULTS_FILE, bundled_directory, model_defaults, named_policy, refuse_missing_model
-from .provenance import policy_of_recording, sheet_of_recording
+from .provenance import policy_of_recording, probe_of_recording
 
 
 @contextmanager
@@ -28,11 +28,11 @@ def check_model(name: str, *, revision: str | None = None, probe: Path | None = 
     A preset is looked for in the probe, else in all bundled ones: the model's own family is known when it is loaded.
     """
     refuse_missing_model(name, revision)
-    sheet = None if probe is None else load_sheet(probe)
+    sheet = None if probe is None else load_probe(probe)
     own = model_defaults(bundled_directory(name) or (Path(name) if (Path(name) / DEFAULTS_FILE).is_file() else None))[1]
     if policy is None or policy == own.get("name"):
         return
-    sheets = [load_sheet(path) for path in sheet_paths()] if sheet is None else [sheet]
+    sheets = [load_probe(path) for path in probe_paths()] if sheet is None else [sheet]
     if policy.endswith(".toml") or Path(policy).is_file():
         named_policy(sheets[0], policy)
         return
@@ -40,11 +40,11 @@ def check_model(name: str, *, revision: str | None = None, probe: Path | None = 
     if policy not in known:
         near = get_close_matches(policy, known)
         meant = f"did you mean {' or '.join(near)}? Else pass" if near else "pass"
-        raise InputError(f"no preset policy {policy!r} in any probe sheet; {meant} the path of a policy file (docs/policy.md).")
+        raise InputError(f"no preset policy {policy!r} in any probe; {meant} the path of a policy file (docs/policy.md).")
 
 
 def check_recordings(runs: Sequence[Path], *, policy: str | None, probe: Path | None, partial: bool) -> None:
     """Raise the first reason why one of these recordings cannot be analysed: no recording, no such policy."""
     for run in runs:
         with open_recording(run, partial=partial) as recording:
-            policy_of_recording(recording, sheet_of_recording(recording, probe), policy)
+            policy_of_recording(recording, probe_of_recording(recording, probe), policy)

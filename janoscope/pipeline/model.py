@@ -1,4 +1,4 @@
-"""MODEL: a hub id, a local directory, or a bundled model, loaded with its probe sheet, default call and default policy."""
+"""MODEL: a hub id, a local directory, or a bundled model, loaded with its probe, default call and default policy."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from ..capture.noise_level import predicts_flow
 from ..errors import InputError
 from ..parallel.pair import Pair
 from ..plan import Policy, Selection
-from ..probe import Probe, ProbeSheet, find_sheet
+from ..probe import Probe, find_probe
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,7 +28,7 @@ class Model:
 
     name: str
     pipe: Any
-    sheet: ProbeSheet
+    probe: Probe
     revision: str = "unknown"
     call: Mapping[str, Any] = field(default_factory=dict)
     policy_table: Mapping[str, Any] = field(default_factory=dict)
@@ -42,14 +42,14 @@ class Model:
     @property
     def config(self) -> Mapping[str, Any]:
         """The network's own config."""
-        config: Mapping[str, Any] = getattr(self.pipe, self.sheet.tap.components[0]).config
+        config: Mapping[str, Any] = getattr(self.pipe, self.probe.tap.components[0]).config
         return config
 
     def policy(self, name: str | None) -> Policy:
         """A policy by preset name or file path; without one the model directory's own, else the sheet's first preset."""
         if self.policy_table and name in (None, self.policy_table.get("name")):
             return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
-        return named_policy(self.sheet, name)
+        return named_policy(self.probe, name)
 
 
 def load_model(
@@ -73,7 +73,7 @@ def load_model(
         pair: the two processes that make every generation together; each has a GPU of its own where there are enough.
 
     Raises:
-        InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no sheet for its transformer.
+        InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no probe for its transformer.
     """
     directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
     device = usable_device(device or (pair.device() if pair else None))
@@ -87,16 +87,16 @@ def load_model(
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     public_name = name if name in BUNDLED or directory is None else directory.resolve().name
-    return Model(public_name, pipe, sheet_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
+    return Model(public_name, pipe, probe_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
 
 
-def sheet_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | str | Path | None = None) -> ProbeSheet:
+def probe_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | str | Path | None = None) -> Probe:
     """The probe of a pipeline's network: of its class, else of a base class of it; or the one that is given.
 
-    sheet: the older name of `probe`.
+    probe: the older name of `probe`.
     """
     if probe is not None and sheet is not None:
-        raise InputError("probe and sheet are two names of one argument; give probe alone.")
+        raise InputError("probe and probe are two names of one argument; give probe alone.")
     probe = sheet if probe is None else probe
     network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
     if network is None and probe is None:
@@ -107,7 +107,7 @@ def sheet_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | 
         for cls in type(unwrapped(network)).__mro__
         if issubclass(cls, torch.nn.Module) and cls is not torch.nn.Module
     ]
-    return find_sheet([c for c in classes if c not in ("ModelMixin",)], probe)
+    return find_probe([c for c in classes if c not in ("ModelMixin",)], probe)
 
 
 def usable_device(name: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Published: what is known of a model before a weight is loaded, from a hub id's sheet entry, a directory or a config.json."""
+"""Published: what is known of a model before a weight is loaded, from a hub id's probe entry, a directory or a config.json."""
 
 import difflib
 import inspect
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..probe import ProbeSheet, find_sheet, load_sheet, sheet_paths
+from ..probe import Probe, find_probe, load_probe, probe_paths
 from .model_directory import bundled_directory, model_defaults
 
 LIBRARIES = ("diffusers", "transformers", "janoscope")  # whose classes are built; what else a file names is not imported
@@ -32,14 +32,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Published:
-    """A model by its configs. networks: those of the sheet, in order of use. others: text encoders, VAE and the like.
+    """A model by its configs. networks: those of the probe, in order of use. others: text encoders, VAE and the like.
 
     entry: its [models] table, of a directory the one with the same transformer. pipeline: class name, empty where unknown.
     call: the default call of a directory's janoscope.toml. notes: what had to be assumed, a sentence each.
     """
 
     name: str
-    sheet: ProbeSheet
+    probe: Probe
     networks: tuple[Part, ...]
     others: tuple[Part, ...] = ()
     entry: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Published:
 def find_published(name: str, probe: Path | None = None) -> Published:
     """MODEL or CONFIG by its configs alone: no weight is read and nothing is fetched.
 
-    name: a bundled model, a hub id that a probe sheet's [models] lists, the directory of a pipeline or of a transformer, or a
+    name: a bundled model, a hub id that a probe's [models] lists, the directory of a pipeline or of a transformer, or a
     transformer's config.json.
 
     Raises InputError naming the ids that are known, or what is missing in a directory.
@@ -85,7 +85,7 @@ def _pipeline(name: str, directory: Path, probe: Path | None) -> Published:
     network = next((part for part in parts if part.name in ("transformer", "unet")), None)
     if network is None:
         raise InputError(f"{directory} ({pipeline}) has neither a transformer nor a unet with a {CONFIG}.")
-    sheet = find_sheet([network.class_name], probe)
+    sheet = find_probe([network.class_name], probe)
     networks = tuple(part for part in parts if part.name in sheet.tap.components)
     unknown = [part.name for part in parts if part.library not in LIBRARIES]
     notes = (f"not counted: {', '.join(unknown)}, of classes that are not imported.",) if unknown else ()
@@ -108,7 +108,7 @@ def _transformer(file: Path, probe: Path | None) -> Published:
     class_name = config.get("_class_name")
     if not isinstance(class_name, str):
         raise InputError(f"{file} names no _class_name, so it is not the config of a diffusers network.")
-    sheet = find_sheet([class_name], probe)
+    sheet = find_probe([class_name], probe)
     part = Part(sheet.tap.components[0], "diffusers", class_name, config, stored_dtype(file.parent))
     note = "text encoders and VAE are not counted: a transformer's config does not tell them; name the pipeline's directory."
     name = file.resolve().parent.name if file.name == CONFIG else file.stem
@@ -116,19 +116,19 @@ def _transformer(file: Path, probe: Path | None) -> Published:
 
 
 def _entry(name: str, probe: Path | None) -> Published:
-    sheets = [load_sheet(probe)] if probe else [load_sheet(path) for path in sheet_paths()]
+    sheets = [load_probe(probe)] if probe else [load_probe(path) for path in probe_paths()]
     known = {model: sheet for sheet in sheets for model in sheet.models}
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)
         raise InputError(
-            f"{name} is no local model and no hub id whose config a probe sheet holds; near it: {', '.join(near)}. "
+            f"{name} is no local model and no hub id whose config a probe holds; near it: {', '.join(near)}. "
             "Pass its directory or its transformer's config.json, or add it to [models] (docs/probes.md)."
         )
     sheet = known[name]
     entry = sheet.models[name]
     network = Part(sheet.tap.components[0], "diffusers", sheet.match.transformer[0], entry["config"], entry["dtype"])
     others = tuple(_component(told) for told in entry.get("components", ()))
-    notes = () if others else ("text encoders and VAE are not counted: the probe sheet does not tell them.",)
+    notes = () if others else ("text encoders and VAE are not counted: the probe does not tell them.",)
     return Published(name, sheet, (network,), others, entry, notes=notes)
 
 
@@ -137,7 +137,7 @@ def _component(told: Mapping[str, Any]) -> Part:
     return Part(told["name"], library, class_name, told["config"], told["dtype"])
 
 
-def _like(sheet: ProbeSheet, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _like(sheet: Probe, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The [models] entry with this transformer, for sizes that its directory does not tell; empty where there is none."""
     for entry in sheet.models.values():
         if all(config.get(key) == value for key, value in entry["config"].items()):

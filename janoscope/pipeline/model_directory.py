@@ -7,7 +7,7 @@ from typing import Any
 from ..decode import decode_toml, read_text
 from ..errors import InputError
 from ..plan import Policy, preset
-from ..probe import ProbeSheet
+from ..probe import Probe
 
 BUNDLED = {"demo": "image", "demo:video": "video", "demo:latte": "latte"}
 MODELS = Path(__file__).parent.parent / "demo" / "models"
@@ -15,8 +15,8 @@ DEFAULTS_FILE = "janoscope.toml"
 INDEX = "model_index.json"
 
 
-def named_policy(sheet: ProbeSheet, name: str | None) -> Policy:
-    """A policy file where `name` is the path of one, else a preset of the sheet."""
+def named_policy(sheet: Probe, name: str | None) -> Policy:
+    """A policy file where `name` is the path of one, else a preset of the probe."""
     if name is not None and (name.endswith(".toml") or Path(name).is_file()):
         return Policy.from_toml(read_text(Path(name), "policy file", "Check the path."), name)
     return preset(sheet.policies, name)

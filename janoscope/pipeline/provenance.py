@@ -1,4 +1,4 @@
-"""What a recording was made with: its probe sheet, its policy, its fingerprint, and the words for analysis.json."""
+"""What a recording was made with: its probe, its policy, its fingerprint, and the words for analysis.json."""
 
 import json
 import platform
@@ -14,10 +14,10 @@ from ..errors import ExecutionError, InputError, RecordingError
 from ..execution.refused_configs import refuse_config, refuse_sampler_of
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
 from ..plan.fingerprint import Identity, fingerprint_of
-from ..probe import Probe, ProbeSheet, as_probe, load_sheet, parse_sheet, sheet_paths
+from ..probe import Probe, as_probe, load_probe, parse_probe, probe_paths
 from ..recording import Recording
 from ..shape import misfit
-from .model import sheet_of
+from .model import probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 
 _SIZES = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
@@ -73,11 +73,11 @@ def check_provenance(recording: Recording) -> None:
             raise RecordingError(f"{recording.path.name} is damaged: {fault}. Copy or record it again.")
 
 
-def sheet_of_recording(recording: Recording, probe: Probe | str | Path | None = None) -> ProbeSheet | None:
-    """The probe sheet the recording was made with: a sheet of the user's own is kept in the recording as text.
+def probe_of_recording(recording: Recording, probe: Probe | str | Path | None = None) -> Probe | None:
+    """The probe the recording was made with: a probe of the user's own is kept in the recording as text.
 
-    None for a recording fed from a user's own loop, and for one that names a sheet that is neither kept nor bundled.
-    Raises RecordingError where the kept text is no sheet.
+    None for a recording fed from a user's own loop, and for one that names a probe that is neither kept nor bundled.
+    Raises RecordingError where the kept text is no probe.
     """
     check_provenance(recording)
     if probe is not None:
@@ -85,18 +85,18 @@ def sheet_of_recording(recording: Recording, probe: Probe | str | Path | None = 
     capture = recording.provenance["capture"]
     family, text = capture["probe"], capture["probe_text"]
     if text != UNKNOWN:
-        return _kept_sheet(text, recording.path.name)
-    named = {path.stem: path for path in sheet_paths()}
-    return load_sheet(named[family]) if isinstance(family, str) and family in named else None
+        return _kept_probe(text, recording.path.name)
+    named = {path.stem: path for path in probe_paths()}
+    return load_probe(named[family]) if isinstance(family, str) and family in named else None
 
 
-def missing_sheet_note(recording: Recording, sheet: ProbeSheet | None) -> str | None:
-    """What a reader has to know where the sheet that the recording names was not found."""
+def missing_probe_note(recording: Recording, sheet: Probe | None) -> str | None:
+    """What a reader has to know where the probe that the recording names was not found."""
     family = recording.provenance["capture"]["probe"]
     if sheet is not None or family == UNKNOWN:
         return None
     return (
-        f"the recording names the probe sheet {family!r}, which is not bundled and not kept in the file: presets and predicted "
+        f"the recording names the probe {family!r}, which is not bundled and not kept in the file: presets and predicted "
         "compute are missing; give its path as probe."
     )
 
@@ -119,7 +119,7 @@ def attachments_note(recording: Recording) -> str | None:
     return f"also at work on the network when it was recorded: {', '.join(words)}; what is measured is their work too."
 
 
-def policy_of_recording(recording: Recording, sheet: ProbeSheet | None, name: str | Path | None) -> Policy:
+def policy_of_recording(recording: Recording, sheet: Probe | None, name: str | Path | None) -> Policy:
     """A named policy or file, else the model's own, else the family's first preset, else one that suits the grid.
 
     Raises InputError for a name that is neither, and for a policy file with faults, all of them in one message.
@@ -149,7 +149,7 @@ def fingerprint_of_recording(recording: Recording) -> Fingerprint:
     return fingerprint_of(described, scheduler, recording.grid, recording.planned_steps or recording.steps, identity)
 
 
-def facts_of_recording(recording: Recording, sheet: ProbeSheet | None) -> ModelFacts | None:
+def facts_of_recording(recording: Recording, sheet: Probe | None) -> ModelFacts | None:
     """The sizes from which compute and cache bytes are predicted; None where family or config do not tell them."""
     transformer = recording.provenance["model"]["transformer"]
     text = recording.provenance["capture"]["text_tokens"]
@@ -184,13 +184,13 @@ def describe_run(recording: Recording) -> dict[str, Any]:
     }
 
 
-def refused_by_apply(recording: Recording, sheet: ProbeSheet | None, policy: Policy) -> str | None:
+def refused_by_apply(recording: Recording, sheet: Probe | None, policy: Policy) -> str | None:
     """Why `apply` would refuse a plan of this recording, as far as the file tells; None where nothing speaks against it."""
     transformer, scheduler = recording.provenance["model"]["transformer"], recording.provenance["scheduler"]
     if sheet is None:
         return None
     if sheet.execution is None:
-        return f"{sheet.title} can be recorded and analysed, not executed: its probe sheet has no [execution]."
+        return f"{sheet.title} can be recorded and analysed, not executed: its probe has no [execution]."
     try:
         refuse_config(sheet, transformer["config"] if isinstance(transformer, dict) else {})
         if policy.output == "corrected" and isinstance(scheduler["config"], dict):
@@ -249,12 +249,12 @@ def _more_arguments(options: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def _kept_sheet(text: Any, name: str) -> ProbeSheet:
-    origin, advice = f"the probe sheet kept in {name}", "Give the path of a probe file as probe."
+def _kept_probe(text: Any, name: str) -> Probe:
+    origin, advice = f"the probe kept in {name}", "Give the path of a probe file as probe."
     if not isinstance(text, str):
         raise RecordingError(f"{origin} is not TOML: it is no text. {advice}")
     try:
-        return parse_sheet(decode_toml(text, origin, advice), origin)
+        return parse_probe(decode_toml(text, origin, advice), origin)
     except InputError as error:
         raise RecordingError(str(error)) from error
 
@@ -313,22 +313,22 @@ def told_options(load: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str,
     return given | ({"call": dict(extra)} if extra else {})
 
 
-def told_probe(pipe: Any, sheet: ProbeSheet) -> dict[str, Any]:
+def told_probe(pipe: Any, sheet: Probe) -> dict[str, Any]:
     """Fields of the section `capture`: the sheet's family, and all of it as `probe_text` where it is not the bundled one."""
     try:
-        custom = sheet_of(pipe) != sheet
-    except InputError:  # no bundled sheet matches
+        custom = probe_of(pipe) != sheet
+    except InputError:  # no bundled probe matches
         custom = True
-    return {"probe": sheet.family} | ({"probe_text": sheet_text(sheet)} if custom else {})
+    return {"probe": sheet.family} | ({"probe_text": text_of_probe(sheet)} if custom else {})
 
 
-def sheet_text(sheet: ProbeSheet) -> str:
-    """A sheet as TOML that `parse_sheet` reads back as the same sheet; comments of its file are not part of it."""
+def text_of_probe(sheet: Probe) -> str:
+    """A probe as TOML that `parse_probe` reads back as the same probe; comments of its file are not part of it."""
     return "".join(f"{key} = {_toml(value)}\n" for key, value in _own_fields(sheet).items())
 
 
 def _own_fields(section: Any) -> dict[str, Any]:
-    """Without those at their default, which a sheet may not be able to say (`patch` or `patch_keys`, never both)."""
+    """Without those at their default, which a probe may not be able to say (`patch` or `patch_keys`, never both)."""
     values = {field.name: (getattr(section, field.name), field.default) for field in fields(section)}
     return {name: value for name, (value, default) in values.items() if value != default}
 

@@ -77,7 +77,7 @@ class ModelFacts:
         if missing:
             raise InputError(
                 f"this transformer config lacks {', '.join(missing)}, from which FLOPs and cache bytes are predicted; "
-                "name a model of a probe sheet's [models] table instead."
+                "name a model of a probe's [models] table instead."
             )
         if text not in TEXT_MODES or dtype not in ITEMSIZE:
             raise InputError(f"text = {text!r}, dtype = {dtype!r}; legal: {', '.join(TEXT_MODES)} and {', '.join(ITEMSIZE)}.")

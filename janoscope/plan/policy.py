@@ -142,7 +142,7 @@ class Policy:
 
 
 def preset(policies: Mapping[str, Mapping[str, Any]], name: str | None = None) -> Policy:
-    """A preset of a probe sheet's `[policies]` table by name; without a name the first, which is the family's default."""
+    """A preset of a probe's `[policies]` table by name; without a name the first, which is the family's default."""
     if not policies:
         raise InputError("this model family has no preset policies; write a policy file (docs/policy.md) and pass --policy FILE.")
     chosen = next(iter(policies)) if name is None else name

@@ -28,7 +28,7 @@ def environment() -> Environment:
 
 
 def text_asset(name: str) -> Markup:
-    """A style sheet or script of ours, to stand in a page as it is."""
+    """A style probe or script of ours, to stand in a page as it is."""
     return Markup((files(__package__) / "templates" / name).read_text(encoding="utf-8"))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from ..analysis import Complexity, Convergence
 from ..errors import InputError
 from ..grid import GridTable
 from ..plan import Plan
@@ -48,7 +49,7 @@ class Conversion(TypedDict, total=False):
     noise_path: str
 
 
-class Complexity(TypedDict):
+class ComplexityFacts(TypedDict):
     """The map and the policy that it was made by."""
 
     tile: tuple[int, int, int]
@@ -67,7 +68,7 @@ class Level(TypedDict, total=False):
     holding_cost_steps_median: list[float | None]
 
 
-class Convergence(TypedDict, total=False):
+class ConvergenceFacts(TypedDict, total=False):
     """How tokens settle, by level and over all."""
 
     tolerance: float
@@ -120,8 +121,8 @@ class Facts(TypedDict):
     run: Run
     grid: GridTable
     conversion: Conversion
-    complexity: Complexity
-    convergence: Convergence
+    complexity: ComplexityFacts
+    convergence: ConvergenceFacts
     map_predicts: list[Predicts]
     separation: dict[str, Separation | None]
     points: list[Point]

@@ -13,7 +13,7 @@ class Step(TypedDict, total=False):
     forced: bool
 
 
-class Account(TypedDict, total=False):
+class RunSummary(TypedDict, total=False):
     """What was computed, step by step."""
 
     steps: list[Step]
@@ -30,6 +30,6 @@ class Applied(TypedDict, total=False):
     ssim: float | None
     identical: bool | None
     cache_bytes: float | None
-    account: Account | None
+    account: RunSummary | None
     output: str | None
     reference: str | None

@@ -12,7 +12,7 @@ from janoscope.capture import Attachment, AttachmentKind, Capture, attachments_o
 from janoscope.capture.patch import InstancePatch
 from janoscope.execution import Executor
 from janoscope.plan import Policy
-from janoscope.probe import CHECKOUT, load_sheet
+from janoscope.probe import CHECKOUT, load_probe
 
 
 def flux():
@@ -113,7 +113,7 @@ def test_a_foreign_forward_hook_is_named_and_janoscopes_watching_is_not():
     class Sink:
         """Nothing is recorded."""
 
-    with Capture(pipe, load_sheet(CHECKOUT / "flux.toml"), Sink()):
+    with Capture(pipe, load_probe(CHECKOUT / "flux.toml"), Sink()):
         assert attachments_of(pipe.transformer) == ()
         patch = InstancePatch(pipe.transformer, "forward", lambda original: original)
         assert attachments_of(pipe.transformer) == ()
@@ -127,7 +127,7 @@ def test_an_executor_is_named_under_another_wrapper_too():
     pipe, _ = build("flux")
     table = {"name": "t", "warmup": 2, "cooldown": 1, "tile": [1, 2, 2], "intervals": {"static": 4, "moderate": 3, "active": 1}}
     policy = Policy.from_table(table | {"quantiles": {"static": 0.3, "moderate": 0.6}}, "test")
-    with Executor(pipe, load_sheet(CHECKOUT / "flux.toml"), policy=policy):
+    with Executor(pipe, load_probe(CHECKOUT / "flux.toml"), policy=policy):
         patch = InstancePatch(pipe.transformer, "forward", lambda original: lambda *args, **kwargs: original(*args, **kwargs))
         assert attachments_of(pipe.transformer) == (Attachment(AttachmentKind.EXECUTOR, "janoscope.Executor"),)
         patch.remove()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from capture_sink import MemorySink, run
-from plain_hooks import sheet_named, watched
+from plain_hooks import probe_named, watched
 from tiny_pipelines import build
 from tiny_transformers import NETWORKS, redraw_zeros
 
@@ -14,8 +14,8 @@ from janoscope.capture import Capture
 
 def captured(name: str, pipeline, call, **changes) -> tuple:
     """(what a plain spy saw, what Capture kept)."""
-    sheet, sink = sheet_named(name), MemorySink()
-    with watched(pipeline, sheet.tap.components) as steps, Capture(pipeline, sheet, sink):
+    probe, sink = probe_named(name), MemorySink()
+    with watched(pipeline, probe.tap.components) as steps, Capture(pipeline, probe, sink):
         run(pipeline, call, **changes)
     return steps, sink.only
 

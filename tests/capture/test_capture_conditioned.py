@@ -6,7 +6,7 @@ import pytest
 import torch
 from capture_sink import MemorySink, run
 from conditioned_pipelines import CASES, conditioned
-from plain_hooks import predicted, sheet_named, watched
+from plain_hooks import predicted, probe_named, watched
 from tiny_pipelines import build
 
 from janoscope.capture import Capture
@@ -41,10 +41,10 @@ NORMED = {"qwen-image edit", "qwen-image layered"}  # guided is rescaled to the 
 def captured(name: str) -> tuple:
     """(pipeline, probe, what a plain spy saw, what Capture kept)."""
     pipeline, call = conditioned(name)
-    sheet, sink = sheet_named(CASES[name][0]), MemorySink()
-    with watched(pipeline, sheet.tap.components) as steps, Capture(pipeline, sheet, sink):
+    probe, sink = probe_named(CASES[name][0]), MemorySink()
+    with watched(pipeline, probe.tap.components) as steps, Capture(pipeline, probe, sink):
         run(pipeline, call)
-    return pipeline, call, sheet, steps, sink.only
+    return pipeline, call, probe, steps, sink.only
 
 
 def cells(latent: torch.Tensor, layout: str) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_every_case_is_recorded_or_refused():
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_all_that_the_sampler_steps_is_recorded(name):
-    _, call, sheet, steps, kept = captured(name)
+    _, call, probe, steps, kept = captured(name)
     grid = kept.about.grid
     assert grid.tokens == STEPPED[name]
     assert len(kept.maps) == len(steps) == kept.about.steps == 4
@@ -68,7 +68,7 @@ def test_all_that_the_sampler_steps_is_recorded(name):
         for signal, latent in wanted.items():
             values = kept.stacked(index, signal, "guided")
             if latent.ndim > 3:
-                values, latent = grid.unpack(values), cells(latent, sheet.tokens.layout)
+                values, latent = grid.unpack(values), cells(latent, probe.tokens.layout)
             np.testing.assert_array_equal(values, latent.numpy())
     scale = call.get("true_cfg_scale", call.get("guidance_scale"))
     if "cond" in kept.about.branches and name not in NORMED:
@@ -79,9 +79,9 @@ def test_all_that_the_sampler_steps_is_recorded(name):
 
 @pytest.mark.parametrize("name", sorted(NORMED))
 def test_reference_tokens_are_cut_from_the_networks_output(name):
-    _, _, sheet, steps, kept = captured(name)
+    _, _, probe, steps, kept = captured(name)
     count = kept.about.grid.count
-    output = predicted(sheet, steps[1].calls[0])
+    output = predicted(probe, steps[1].calls[0])
     assert output.shape[1] > count, "control: the network gave more than the sampler steps"
     branch = "cond" if "cond" in kept.about.branches else "guided"
     np.testing.assert_array_equal(kept.stacked(1, "model_output", branch), output[:, :count].numpy())
@@ -109,9 +109,9 @@ def test_rows_of_pictures_are_the_frames_of_the_grid_in_their_order():
 
 
 def test_the_variance_that_a_sampler_is_stepped_with_is_kept_apart():
-    _, _, sheet, steps, kept = captured("deepfloyd if")
+    _, _, probe, steps, kept = captured("deepfloyd if")
     for index, step in enumerate(steps):
-        uncond, cond = predicted(sheet, step.calls[0]).chunk(2)
+        uncond, cond = predicted(probe, step.calls[0]).chunk(2)
         for branch, variance in (("guided", step.prediction), ("uncond", uncond), ("cond", cond)):
             values = kept.about.grid.unpack(kept.stacked(index, "predicted_variance", branch))
             np.testing.assert_array_equal(values, variance[:, 3:, None].numpy())
@@ -130,7 +130,7 @@ def test_a_subclass_of_the_probes_network_with_another_latent_is_refused_in_word
     pipeline.unet = WideUNet.from_config(pipeline.unet.config)
     with (
         pytest.raises(InputError, match=r"model_output of guided is \(4, 1, 7, 22\) .* 4 channels, \(1, 7, 11\) cells .* needs"),
-        Capture(pipeline, sheet_named("unet"), MemorySink()),
+        Capture(pipeline, probe_named("unet"), MemorySink()),
     ):
         run(pipeline, call)
 
@@ -146,7 +146,7 @@ class DeepUNet(diffusers.UNet2DConditionModel):
 def test_channels_that_are_neither_prediction_nor_variance_are_refused_in_words():
     pipeline, call = build("unet")
     pipeline.unet = DeepUNet.from_config(pipeline.unet.config)
-    with Capture(pipeline, sheet_named("unet"), MemorySink()):
+    with Capture(pipeline, probe_named("unet"), MemorySink()):
         watch = pipeline.scheduler.step
         pipeline.scheduler.step = lambda model_output, *args, **kwargs: watch(model_output[:, :4], *args, **kwargs)
         with pytest.raises(InputError, match=r"model_output of uncond is \(5, 1, 7, 11\)"):
@@ -161,19 +161,19 @@ def arguments(*shapes: tuple[int, int, int], tokens: int) -> dict:
 def test_a_count_known_twice_is_compared(count):
     told = arguments((1, 2, 3), (1, 2, 3), tokens=12)
     with pytest.raises(InputError, match=rf"the sampler steps {count} tokens, and the network was told of 1x2x3 \+ 1x2x3"):
-        grid_of_call(sheet_named("qwen-image"), {}, told, torch.zeros(1, count, 64))
+        grid_of_call(probe_named("qwen-image"), {}, told, torch.zeros(1, count, 64))
 
 
 def test_tokens_that_are_no_whole_picture_are_refused():
     ids = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]])
     with pytest.raises(InputError, match="img_ids names 3 tokens on 2 rows and 2 cols"):
-        grid_of_call(sheet_named("flux"), {}, {"img_ids": ids, "hidden_states": torch.zeros(1, 3, 16)}, torch.zeros(1, 3, 16))
+        grid_of_call(probe_named("flux"), {}, {"img_ids": ids, "hidden_states": torch.zeros(1, 3, 16)}, torch.zeros(1, 3, 16))
 
 
 def test_an_argument_that_the_grid_is_read_from_and_that_is_missing_is_named():
     with pytest.raises(InputError, match="called without num_frames, width, from which the probe ltx-video"):
         grid_of_call(
-            sheet_named("ltx-video"), {"patch_size_t": 1, "patch_size": 1}, {"height": 3, "width": None}, torch.zeros(1, 6, 8)
+            probe_named("ltx-video"), {"patch_size_t": 1, "patch_size": 1}, {"height": 3, "width": None}, torch.zeros(1, 6, 8)
         )
 
 
@@ -181,7 +181,7 @@ def test_the_samplers_own_tensors_are_never_cut():
     grid = TokenGrid(4, (1, 2, 4), (1, 2, 2))
     with pytest.raises(InputError, match=r"sample is \(3, 16\) \(tokens, channels\)"):
         to_tokens(torch.zeros(1, 3, 16), "packed", grid, "sample")
-    own = own_output(torch.arange(3)[None, :, None].expand(1, 3, 16), sheet_named("flux").tokens, grid)
+    own = own_output(torch.arange(3)[None, :, None].expand(1, 3, 16), probe_named("flux").tokens, grid)
     assert own[0, :, 0].tolist() == [0, 1]
-    given = own_output(torch.arange(4)[None, :, None].expand(1, 4, 16), sheet_named("ltx-video").tokens, grid)
+    given = own_output(torch.arange(4)[None, :, None].expand(1, 4, 16), probe_named("ltx-video").tokens, grid)
     assert given[0, :, 0].tolist() == [2, 3]

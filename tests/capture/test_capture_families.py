@@ -10,11 +10,11 @@ import pytest
 import torch
 from capture_sink import MemorySink, run
 from plain_hooks import GUIDED as BOTH_BRANCHES
-from plain_hooks import Step, predicted, seen, sheet_named
+from plain_hooks import Step, predicted, probe_named, seen
 from tiny_pipelines import FAMILIES, VARIANTS
 
 from janoscope.capture import Capture
-from janoscope.probe import ProbeSheet
+from janoscope.probe import Probe
 
 NAMES = (*FAMILIES, *VARIANTS)
 LEARNED = {"latte", "pixart", "dit"}
@@ -23,7 +23,7 @@ NORMED = {"qwen-image"}  # guided is rescaled to the norm of cond
 EXTRAPOLATED = {"z-image"}  # cond + scale (cond - uncond), everywhere else uncond + scale (cond - uncond)
 
 
-def cut(latent: torch.Tensor, sheet: ProbeSheet, config) -> torch.Tensor:
+def cut(latent: torch.Tensor, sheet: Probe, config) -> torch.Tensor:
     """(item, token, channel) of a latent in the family's layout."""
     if latent.ndim == 3:
         return latent
@@ -35,7 +35,7 @@ def cut(latent: torch.Tensor, sheet: ProbeSheet, config) -> torch.Tensor:
     return latent.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(1, 3).flatten(2)
 
 
-def expected(sheet: ProbeSheet, step: Step, config) -> dict[tuple[str, str], torch.Tensor]:
+def expected(sheet: Probe, step: Step, config) -> dict[tuple[str, str], torch.Tensor]:
     """What a step must give, by signal and branch."""
     guided, sample = step.prediction, step.sample
     if sheet.guidance.stacked_step:
@@ -56,9 +56,9 @@ def expected(sheet: ProbeSheet, step: Step, config) -> dict[tuple[str, str], tor
 
 
 def captured(name: str) -> tuple:
-    """(sheet, plain steps, what Capture kept of a second run with the same seed, network config, call)."""
+    """(probe, plain steps, what Capture kept of a second run with the same seed, network config, call)."""
     pipeline, steps, call = seen(name, guided=True)
-    sheet, sink = sheet_named(name), MemorySink()
+    sheet, sink = probe_named(name), MemorySink()
     with Capture(pipeline, sheet, sink):
         run(pipeline, call, num_inference_steps=3)
     return sheet, steps, sink.only, getattr(pipeline, sheet.tap.components[0]).config, call
@@ -96,11 +96,11 @@ def check_guidance_law(kept, scale: float) -> None:
 
 
 @pytest.mark.parametrize("lie", ["branches", "sign", "patch"])
-def test_control_a_sheet_that_lies_is_seen(lie):
+def test_control_a_probe_that_lies_is_seen(lie):
     from dataclasses import replace
 
     pipeline, steps, call = seen("sd3", guided=True)
-    sheet, sink = sheet_named("sd3"), MemorySink()
+    sheet, sink = probe_named("sd3"), MemorySink()
     false = {
         "branches": replace(sheet, guidance=replace(sheet.guidance, branches=("cond", "uncond"), argument=None)),
         "sign": replace(sheet, output=replace(sheet.output, sign=-1)),
@@ -118,7 +118,7 @@ def test_recording_changes_nothing_and_leaves_nothing_behind():
     pipeline, _, call = seen("wan2.2", guided=True)
     before = {name: (dict(vars(part)), len(part._forward_hooks)) for name, part in parts(pipeline).items()}
     plain = run(pipeline, call, num_inference_steps=3).frames
-    with Capture(pipeline, sheet_named("wan2.2"), MemorySink()):
+    with Capture(pipeline, probe_named("wan2.2"), MemorySink()):
         watched = run(pipeline, call, num_inference_steps=3).frames
         assert len(pipeline.transformer._forward_hooks) == 1
     after = run(pipeline, call, num_inference_steps=3).frames

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from capture_sink import MemorySink, run
-from plain_hooks import sheet_named, watched
+from plain_hooks import probe_named, watched
 from tiny_pipelines import build
 
 from janoscope.capture import Capture
@@ -25,7 +25,7 @@ def perturbed_attention(**call):
     pipe = diffusers.StableDiffusionPAGPipeline(**parts, pag_applied_layers="up")
     pipe.set_progress_bar_config(disable=True)
     sink = MemorySink()
-    with watched(pipe, ("unet",)) as steps, Capture(pipe, sheet_named("unet"), sink):
+    with watched(pipe, ("unet",)) as steps, Capture(pipe, probe_named("unet"), sink):
         run(pipe, given | {"num_inference_steps": 3} | call)
     return sink.only, steps
 
@@ -53,7 +53,7 @@ def test_rows_of_perturbed_attention_are_no_branch(scale, pag, rows):
 
 
 def test_rows_are_refused_where_the_pipeline_says_that_it_does_not_guide():
-    guidance = sheet_named("unet").guidance
+    guidance = probe_named("unet").guidance
     call = Seen(NetworkCall("unet", 0, {}, (torch.zeros(2, 4, 3, 5),), lambda: 0.0), {})
     with pytest.raises(InputError, match="2 rows for 1 items, and the pipeline says that it does not guide"):
         shares_of([call], guidance, 1, alone="guided", pipeline=PipelineGuidance(classifier_free=False))
@@ -76,7 +76,7 @@ def test_two_calls_a_step_are_not_named_by_their_order_where_one_is_stacked():
 
     pipe.unet.__class__ = Twice
     said = "2 network calls in one step, with 2 and 2 rows for 1 items"
-    with pytest.raises(InputError, match=said), Capture(pipe, sheet_named("unet"), MemorySink()):
+    with pytest.raises(InputError, match=said), Capture(pipe, probe_named("unet"), MemorySink()):
         run(pipe, call)
 
 
@@ -84,20 +84,20 @@ def test_a_kind_of_guidance_that_no_probe_knows_is_refused_by_name():
     pipe, call = build("sd3")
     pipe.__class__ = type("More", (type(pipe),), {"do_spatio_temporal_guidance": True})
     said = "do_spatio_temporal_guidance is on"
-    with pytest.raises(InputError, match=said), Capture(pipe, sheet_named("sd3"), MemorySink()):
+    with pytest.raises(InputError, match=said), Capture(pipe, probe_named("sd3"), MemorySink()):
         run(pipe, call)
 
 
 @pytest.mark.parametrize("family", ["sd3", "wan", "z-image"])
 def test_exchanged_branches_are_refused(family):
     pipe, call = build(family)
-    sheet = sheet_named(family)
-    exchanged = replace(sheet, guidance=replace(sheet.guidance, branches=sheet.guidance.branches[::-1]))
+    probe = probe_named(family)
+    exchanged = replace(probe, guidance=replace(probe.guidance, branches=probe.guidance.branches[::-1]))
     with pytest.raises(InputError, match="cond and uncond the wrong way round"), Capture(pipe, exchanged, MemorySink()):
         run(pipe, call)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        with Capture(pipe, sheet, MemorySink()):
+        with Capture(pipe, probe, MemorySink()):
             run(pipe, call)
 
 
@@ -106,7 +106,7 @@ def test_a_pipeline_that_rescales_its_guidance_is_told_in_one_line_and_recorded(
     sink = MemorySink()
     with (
         pytest.warns(RuntimeWarning, match=r"guided is not uncond \+ 5 \(cond - uncond\) at the first step, off by") as told,
-        Capture(pipe, sheet_named("unet"), sink),
+        Capture(pipe, probe_named("unet"), sink),
     ):
         run(pipe, call, guidance_rescale=0.7)
     assert sum("guided is" in str(one.message) for one in told) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from capture_sink import MemorySink
-from plain_hooks import sheet_named, watched
+from plain_hooks import probe_named, watched
 from test_capture_families import expected
 from tiny_pipelines import FAMILIES, VARIANTS, build
 
@@ -33,14 +33,14 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 def test_every_value_of_a_bfloat16_pipeline_arrives_exactly(name):
     pipeline, call = halved(name)
-    sheet, sink = sheet_named(name), MemorySink()
-    config = getattr(pipeline, sheet.tap.components[0]).config
-    with watched(pipeline, sheet.tap.components) as steps, Capture(pipeline, sheet, sink):
+    probe, sink = probe_named(name), MemorySink()
+    config = getattr(pipeline, probe.tap.components[0]).config
+    with watched(pipeline, probe.tap.components) as steps, Capture(pipeline, probe, sink):
         pipeline(**call, generator=torch.Generator().manual_seed(0))
     kept = sink.only
     assert len(kept.maps) == len(steps) == 3
     for index, step in enumerate(steps):
-        for (signal, branch), tokens in expected(sheet, step, config).items():
+        for (signal, branch), tokens in expected(probe, step, config).items():
             values = as_float32(kept.stacked(index, signal, branch))
             np.testing.assert_array_equal(values, tokens.float().numpy()[:, : values.shape[1]])
     assert kept.about.signals["model_output"] == ("float32" if name in WIDENED else "bfloat16")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from capture_sink import MemorySink, run
-from plain_hooks import sheet_named, watched
+from plain_hooks import probe_named, watched
 from tiny_pipelines import build
 
 import janoscope
@@ -161,7 +161,7 @@ def test_a_scheduler_whose_sigma_runs_from_noise_to_data_is_read_in_its_directio
     pipeline, call = build("flux")
     pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
     sink = MemorySink()
-    with Capture(pipeline, sheet_named("flux"), sink):
+    with Capture(pipeline, probe_named("flux"), sink):
         final = run(pipeline, call).images
     kept = sink.only
     alpha, sigma, timestep = (np.array([getattr(f, name) for f in kept.facts]) for name in ("alpha", "sigma", "timestep"))

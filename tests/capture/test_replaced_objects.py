@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from capture_sink import MemorySink, run
-from plain_hooks import sheet_named
+from plain_hooks import probe_named
 from tiny_pipelines import build
 
 from janoscope.capture import Capture, parse_tap
@@ -54,12 +54,12 @@ def test_what_is_recorded_is_what_the_new_objects_do(what, after_one):
     reference, call = build("flux")
     change(reference, what)
     wanted = MemorySink()
-    with Capture(reference, sheet_named("flux"), wanted):
+    with Capture(reference, probe_named("flux"), wanted):
         run(reference, call, num_inference_steps=STEPS)
     pipe, call = build("flux")
     old_scheduler, old_network, sink = pipe.scheduler, pipe.transformer, MemorySink()
     tap = parse_tap("transformer_blocks.0:tokens=2")
-    with Capture(pipe, sheet_named("flux"), sink, taps=(tap,)):
+    with Capture(pipe, probe_named("flux"), sink, taps=(tap,)):
         if after_one:
             run(pipe, call, num_inference_steps=STEPS)
         change(pipe, what)
@@ -91,11 +91,11 @@ def test_what_is_accelerated_is_the_new_objects(what, after_one):
     reference, call = build("flux")
     change(reference, what)
     full = generate(reference, call)
-    with Executor(reference, sheet_named("flux"), policy=policy) as executor:
+    with Executor(reference, probe_named("flux"), policy=policy) as executor:
         wanted = generate(reference, call)
         account = executor.account.to_json()
     pipe, call = build("flux")
-    with Executor(pipe, sheet_named("flux"), policy=policy) as executor:
+    with Executor(pipe, probe_named("flux"), policy=policy) as executor:
         if after_one:
             generate(pipe, call)
         change(pipe, what)
@@ -122,7 +122,7 @@ def test_a_run_whose_steps_nobody_saw_is_an_error_of_apply_too():
             return own(*args, **kwargs)
 
     pipe.__class__ = Unseen
-    executor = Executor(pipe, sheet_named("flux"), policy=Policy.from_table(TABLE, "test"))
+    executor = Executor(pipe, probe_named("flux"), policy=Policy.from_table(TABLE, "test"))
     with pytest.raises(ExecutionError, match="10 network calls came without a step of FlowMatchEulerDiscreteScheduler"), executor:
         run(pipe, call, num_inference_steps=10)
     assert "step" not in vars(shown)

@@ -18,7 +18,7 @@ from janoscope.evidence.remake import KINDS, subject_for
 from janoscope.pipeline.model import Model, load_model
 from janoscope.plan import ModelFacts, entry_tokens, predict, preset
 from janoscope.plan.schedule import step_kinds
-from janoscope.probe import find_sheet, load_sheet, sheet_paths
+from janoscope.probe import find_probe, load_probe, probe_paths
 
 ROOT = Path(__file__).parents[2] / "reports"
 
@@ -165,11 +165,11 @@ def test_every_model_without_weights_is_known_here():
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
-def test_a_published_config_resolves_its_sheet_and_gives_plan_and_memory(model):
+def test_a_published_config_resolves_its_probe_and_gives_plan_and_memory(model):
     class_name, config = PUBLISHED[model]
     with torch.device("meta"):
         network = getattr(diffusers, class_name)(**config)
-    sheet = find_sheet([class_name])
+    sheet = find_probe([class_name])
     subjects = [subject for _, subject in PUBLIC if subject.model == model]
     assert {subject.probe for subject in subjects} == {sheet.family}
     if model not in sheet.models:
@@ -196,7 +196,7 @@ def test_a_published_config_resolves_its_sheet_and_gives_plan_and_memory(model):
 def random_model(family):
     """A tiny random pipeline of the family's real class, with a name as a directory of weights would give it."""
     pipe, call = build(family)
-    sheet = find_sheet([cls.__name__ for cls in type(pipe.transformer).__mro__])
+    sheet = find_probe([cls.__name__ for cls in type(pipe.transformer).__mro__])
     known = {key: value for key, value in call.items() if key in ("max_sequence_length", "clean_caption", "negative_prompt")}
     return Model("my-weights", pipe, sheet, call={"num_inference_steps": 8, **known})
 
@@ -256,8 +256,8 @@ def test_results_are_kept_unless_forced_and_replaced_only_when_whole(tmp_path, m
 
 def test_every_kind_that_can_be_made_is_in_use():
     assert {recipe.kind for recipe in RECIPES.values()} <= set(KINDS)
-    assert len(sheet_paths()) == 16
-    assert load_sheet(sheet_paths()[0]).family
+    assert len(probe_paths()) == 16
+    assert load_probe(probe_paths()[0]).family
 
 
 def test_a_comparison_report_measures_lpips_where_it_can_be_had_and_says_why_not(tmp_path, monkeypatch):

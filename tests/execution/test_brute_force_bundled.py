@@ -40,7 +40,7 @@ def test_same_tokens_and_same_latents_over_a_whole_generation(name, output):
         return torch.as_tensor(made.images if hasattr(made, "images") else made.frames)
 
     policy = Policy.from_table(TABLE | {"tile": list(tile), "temporal_weight": weight, "output": output}, "test")
-    with Executor(model.pipe, model.sheet, policy=policy) as executor:
+    with Executor(model.pipe, model.probe, policy=policy) as executor:
         got = run()
     grid = executor.plan.fingerprint.grid
 

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 from capture_sink import run
 from conditioned_pipelines import CASES, conditioned
-from plain_hooks import sheet_named
+from plain_hooks import probe_named
 from tiny_pipelines import build
 from tiny_transformers import NETWORKS, redraw_zeros
 
@@ -36,7 +36,7 @@ WHY = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_conditioned_run_is_refused_by_name(name):
     pipeline, call = conditioned(name)
-    with pytest.raises(ExecutionError, match=WHY[name]), Executor(pipeline, sheet_named(CASES[name][0]), policy=POLICY):
+    with pytest.raises(ExecutionError, match=WHY[name]), Executor(pipeline, probe_named(CASES[name][0]), policy=POLICY):
         run(pipeline, call)
 
 
@@ -45,11 +45,11 @@ def test_skip_layer_guidance_and_modulation_by_place_are_refused_by_name():
     skip = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
     with (
         pytest.raises(ExecutionError, match="was called with skip_layers"),
-        Executor(pipeline, sheet_named("sd3"), policy=POLICY),
+        Executor(pipeline, probe_named("sd3"), policy=POLICY),
     ):
         run(pipeline, call | skip)
     pipeline, call = build("qwen-image")
     name, config = NETWORKS["qwen-image"]
     pipeline.transformer = redraw_zeros(getattr(diffusers, name)(**config | {"zero_cond_t": True}))
-    with pytest.raises(ExecutionError, match="zero_cond_t"), Executor(pipeline, sheet_named("qwen-image"), policy=POLICY):
+    with pytest.raises(ExecutionError, match="zero_cond_t"), Executor(pipeline, probe_named("qwen-image"), policy=POLICY):
         run(pipeline, call)

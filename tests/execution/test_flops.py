@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from janoscope.execution.flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, flop_counter, shapes_of
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.rows import Rows
-from janoscope.probe import find_sheet
+from janoscope.probe import find_probe
 
 WITHIN = 0.005
 
@@ -28,7 +28,7 @@ class Counts:
     def __init__(self, family, change=lambda module: None):
         self.module, self.arguments, self.tokens = tiny_transformer(family)
         change(self.module)
-        self.facts = find_sheet([cls.__name__ for cls in type(self.module).__mro__]).execution
+        self.facts = find_probe([cls.__name__ for cls in type(self.module).__mro__]).execution
         self.network = CountedNetwork("transformer", self.module, self.facts)
 
     def ours(self, strategy, computed=None):

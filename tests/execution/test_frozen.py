@@ -24,7 +24,7 @@ def frozen(tiny, strategy="kv", steps=FROZEN_STEPS, **options):
     def call():
         return generate(tiny.pipe, tiny.call, num_inference_steps=steps)
 
-    return frozen_run(tiny.pipe, tiny.sheet, call, cache=Cache(strategy), **options)
+    return frozen_run(tiny.pipe, tiny.probe, call, cache=Cache(strategy), **options)
 
 
 @pytest.fixture(scope="module", params=EVERY)
@@ -59,7 +59,7 @@ def rotary_table_shifted(monkeypatch):
 def test_control_a_wrong_row_or_rotary_table_fails_it(tiny, fault, monkeypatch):
     fault(monkeypatch)
     run = frozen(tiny)
-    nothing_to_shift = fault is rotary_table_shifted and not tiny.sheet.execution.rotary
+    nothing_to_shift = fault is rotary_table_shifted and not tiny.probe.execution.rotary
     assert run.is_right == nothing_to_shift, str(run)
     if not nothing_to_shift:
         assert run.kinds[run.worst.step] in ("moderate", "active")
@@ -87,7 +87,7 @@ def test_a_generation_refreshed_at_every_step_equals_the_plain_one_bit_for_bit(n
     tiny = TWO_CALLS[name]()
     plain = generate(tiny.pipe, tiny.call)
     always = policy(intervals={"static": 1, "moderate": 1, "active": 1})
-    with Executor(tiny.pipe, tiny.sheet, policy=always):
+    with Executor(tiny.pipe, tiny.probe, policy=always):
         assert torch.equal(generate(tiny.pipe, tiny.call), plain)
 
 
@@ -129,7 +129,7 @@ def test_an_adapter_with_keys_of_its_own_passes():
 def _partial_counts(tiny):
     from janoscope.execution import Executor
 
-    with Executor(tiny.pipe, tiny.sheet, policy=FROZEN_POLICY) as executor:
+    with Executor(tiny.pipe, tiny.probe, policy=FROZEN_POLICY) as executor:
         generate(tiny.pipe, tiny.call, num_inference_steps=FROZEN_STEPS)
     return {step.tokens for step in executor.account.steps} - {executor.account.image_tokens}
 

@@ -67,8 +67,8 @@ def test_its_plan_given_back_makes_the_same_generation(tiny, policy):
 
 def test_an_exception_in_mid_run_restores_the_pipeline(tiny, policy, monkeypatch):
     """In the fourth step, a partial one, with caches filled."""
-    network = getattr(tiny.pipe, tiny.sheet.tap.components[-1 if tiny.name == "wan2.2" else 0])
-    output = network.get_submodule(tiny.sheet.execution.output)
+    network = getattr(tiny.pipe, tiny.probe.tap.components[-1 if tiny.name == "wan2.2" else 0])
+    output = network.get_submodule(tiny.probe.execution.output)
     original, calls = tiny.pipe.scheduler.step, []
 
     def step(*args, **kwargs):

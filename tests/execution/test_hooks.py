@@ -1,4 +1,4 @@
-"""The hooks on one network call, for every family whose sheet can be executed: exact where they must be, wrong when broken."""
+"""The hooks on one network call, for every family whose probe can be executed: exact where they must be, wrong when broken."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from janoscope.errors import ExecutionError
 from janoscope.execution.caching.branch_cache import BranchCache
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.rows import Rows
-from janoscope.probe import find_sheet
+from janoscope.probe import find_probe
 
 
 @pytest.fixture(params=EXECUTABLE)
 def network(request):
-    """(module, forward arguments, image tokens, sheet facts) of a tiny random network."""
+    """(module, forward arguments, image tokens, probe facts) of a tiny random network."""
     module, arguments, tokens = tiny_transformer(request.param)
-    facts = find_sheet([cls.__name__ for cls in type(module).__mro__]).execution
+    facts = find_probe([cls.__name__ for cls in type(module).__mro__]).execution
     return module, arguments, tokens, facts
 
 
@@ -139,7 +139,7 @@ def test_bf16_partial_call_equals_plain(network):
     assert (hooked.run(Mode.PARTIAL, half_of(tokens)) - expected).abs().max() <= 2e-2 * expected.abs().max()
 
 
-def test_a_sheet_of_another_class_is_refused_and_leaves_nothing_behind(network):
+def test_a_probe_of_another_class_is_refused_and_leaves_nothing_behind(network):
     module, _, _, facts = network
     from dataclasses import replace
 

@@ -150,7 +150,7 @@ def test_every_backend_that_runs_here_is_served(family, backend, strategy):
     def call():
         return generate(tiny.pipe, tiny.call, num_inference_steps=FROZEN_STEPS)
 
-    run = frozen_run(tiny.pipe, tiny.sheet, call, cache=Cache(strategy))
+    run = frozen_run(tiny.pipe, tiny.probe, call, cache=Cache(strategy))
     assert run.is_right, str(run)
 
 

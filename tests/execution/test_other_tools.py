@@ -65,7 +65,7 @@ def test_a_second_executor_is_refused_and_the_first_goes_on(tiny):
 def test_a_second_executor_on_another_pipeline_of_the_same_parts_is_refused(tiny):
     other = diffusers.FluxImg2ImgPipeline(**tiny.pipe.components)
     with tiny.executor(policy()), pytest.raises(ExecutionError, match="remove it first"):
-        Executor(other, tiny.sheet, policy=policy())
+        Executor(other, tiny.probe, policy=policy())
     clean(tiny)
 
 

@@ -38,12 +38,12 @@ def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch)
         result = honest(self, given, number)
         if self._layer == layer and self._cache is executor._run._caches._kept["transformer", 0]:
             count = executor.account.image_tokens
-            image = slice(-count, None) if tiny.sheet.execution.text == "first" else slice(0, count)
+            image = slice(-count, None) if tiny.probe.execution.text == "first" else slice(0, count)
             step = executor._run._step
             rows = torch.arange(count) if self._rows is None else self._rows.image(torch.device("cpu"))
             fresh.extend([(None, None)] * (step - len(fresh)))
             key = given["key"][0, 0]
-            own = key[-len(rows) :] if tiny.sheet.execution.text == "first" else key[: len(rows)]
+            own = key[-len(rows) :] if tiny.probe.execution.text == "first" else key[: len(rows)]
             fresh.append((rows, own.clone()))
             found.append((step, matched_steps(fresh, result["key"][0, 0][image])))
         return result
@@ -60,8 +60,8 @@ def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch)
 
 
 def tiny_layers(tiny):
-    first = tiny.sheet.execution.blocks[0]
-    yield f"{first}.0.{tiny.sheet.execution.attention[0]}"
+    first = tiny.probe.execution.blocks[0]
+    yield f"{first}.0.{tiny.probe.execution.attention[0]}"
 
 
 def ras_case(path):
@@ -76,7 +76,7 @@ def test_a_whole_ras_run_drops_the_official_tokens_and_ends_at_the_official_samp
     params, golden = ras_case(path)
     grid = TokenGrid(params["C"], (1, params["H"], params["W"]), (1, 2, 2))
     velocity = grid.pack(torch.from_numpy(golden["velocity"])[:, :, None])
-    pipe, sheet = flux_of(params["C"]), Tiny("flux").sheet
+    pipe, probe = flux_of(params["C"]), Tiny("flux").probe
     options = RasOptions(
         start=params["start"],
         end=params["end"],
@@ -100,7 +100,7 @@ def test_a_whole_ras_run_drops_the_official_tokens_and_ends_at_the_official_samp
         return velocity[step][chosen][None]
 
     pipe.transformer.proj_out.forward = say
-    with Executor(pipe, sheet, selector=lambda steps, grid: RasSelector(options, steps, grid.count)) as executor:
+    with Executor(pipe, probe, selector=lambda steps, grid: RasSelector(options, steps, grid.count)) as executor:
         start = grid.pack(torch.from_numpy(golden["x0"])[None, :, None])
         text = {"prompt_embeds": torch.zeros(1, 9, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
         size = {"height": 8 * params["H"], "width": 8 * params["W"]}

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from janoscope.execution.rows import Rows
-from janoscope.probe import load_sheet, sheet_paths
+from janoscope.probe import load_probe, probe_paths
 
 CPU = torch.device("cpu")
-FLUX = load_sheet(next(path for path in sheet_paths() if path.stem == "flux")).execution
+FLUX = load_probe(next(path for path in probe_paths() if path.stem == "flux")).execution
 
 
 @pytest.fixture

@@ -113,10 +113,10 @@ def test_a_run_from_a_picture_counts_its_own_steps(flux):
     call = {key: value for key, value in flux.call.items() if key != "num_inference_steps"}
     call |= {"image": torch.rand(1, 3, 16 * ROWS, 16 * COLS), "strength": 0.8}
     plain = generate(pipe, call, num_inference_steps=10)
-    with Executor(pipe, flux.sheet, policy=policy(intervals={"static": 1, "moderate": 1})) as executor:
+    with Executor(pipe, flux.probe, policy=policy(intervals={"static": 1, "moderate": 1})) as executor:
         assert torch.equal(generate(pipe, call, num_inference_steps=10), plain)
     assert len(executor.account.steps) == 8
-    with Executor(pipe, flux.sheet, policy=policy()) as executor:
+    with Executor(pipe, flux.probe, policy=policy()) as executor:
         skipped = generate(pipe, call, num_inference_steps=10)
     assert executor.account.kinds[-1] == "cooldown"
     assert (skipped - plain).abs().max() > 1e-4
@@ -129,7 +129,7 @@ def _from_a_clip():
     call = {key: value for key, value in tiny.call.items() if key not in ("num_inference_steps", "num_frames")}
     size = tiny.call["num_frames"], 3, tiny.call["height"], tiny.call["width"]
     call |= {"video": torch.rand(1, *size, generator=torch.Generator().manual_seed(0)), "strength": 0.8}
-    with Executor(pipe, tiny.sheet, policy=policy()) as executor:
+    with Executor(pipe, tiny.probe, policy=policy()) as executor:
         generate(pipe, call, num_inference_steps=10)
     return executor
 
@@ -172,7 +172,7 @@ def test_the_executor_and_a_recorder_work_one_over_the_other(flux):
 
     for inner_first in (True, False):
         sink = Steps()
-        makers = [partial(flux.executor, policy()), partial(Capture, flux.pipe, flux.sheet, sink)]
+        makers = [partial(flux.executor, policy()), partial(Capture, flux.pipe, flux.probe, sink)]
         first, second = makers if inner_first else makers[::-1]
         before = flux.attributes()
         with first(), second():
@@ -212,7 +212,7 @@ def test_weights_that_are_fetched_block_by_block_work(flux):
 def test_compiled_blocks_give_the_same_and_a_compiled_whole_is_refused(family):
     tiny = Tiny(family)
     expected, _ = tiny.run(policy())
-    for name in tiny.sheet.execution.blocks:
+    for name in tiny.probe.execution.blocks:
         for block in tiny.pipe.transformer.get_submodule(name):
             block.compile(backend="eager")
     output, _ = tiny.run(policy())

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from generations import KINDS, Tiny, policy, sheet_of_family
+from generations import KINDS, Tiny, policy, probe_of_family
 
 from janoscope.errors import InputError
 from janoscope.execution import Executor
@@ -41,4 +41,4 @@ def test_on_select_hears_every_step_before_it_is_computed():
 def test_a_pipeline_without_the_familys_networks_is_refused_by_their_names():
     stranger = SimpleNamespace(scheduler=Tiny("flux").pipe.scheduler)
     with pytest.raises(InputError, match="SimpleNamespace has none of the components transformer"):
-        Executor(stranger, sheet_of_family("flux"), policy=policy())
+        Executor(stranger, probe_of_family("flux"), policy=policy())

@@ -14,7 +14,7 @@ from janoscope.capture.sampler_weights import sampler_weights
 from janoscope.errors import ExecutionError, InputError
 from janoscope.execution import StepExecutor, executor_for
 from janoscope.execution.caching.forecast import forecast_coordinates
-from janoscope.pipeline.model import sheet_of
+from janoscope.pipeline.model import probe_of
 from janoscope.plan import Policy, coefficients
 
 STEPS = 7
@@ -47,7 +47,7 @@ def run(pipe, call, policy=None, **more):
         counts.append(len(seen))
         seen.clear()
 
-    executor = None if policy is None else StepExecutor(pipe, sheet_of(pipe), policy=policy)
+    executor = None if policy is None else StepExecutor(pipe, probe_of(pipe), policy=policy)
     inner = pipe.scheduler.step  # the executor's, or the scheduler's own
 
     @functools.wraps(inner)  # pipelines look for eta in its signature
@@ -176,10 +176,10 @@ def test_a_plan_of_whole_steps_does_what_its_policy_does_and_knows_its_run():
     pipe, call = build("flux")
     first = run(pipe, call, policy_of("forecast"))
     plan = type(first[3].plan).from_text(first[3].plan.to_text())
-    with executor_for(pipe, sheet_of(pipe), plan=plan, any_prompt=True):
+    with executor_for(pipe, probe_of(pipe), plan=plan, any_prompt=True):
         made = pipe(**call | {"num_inference_steps": STEPS}, generator=torch.Generator().manual_seed(0))[0]
     assert torch.equal(torch.as_tensor(np.asarray(made)), first[2])
-    with pytest.raises(InputError, match="made for another run"), executor_for(pipe, sheet_of(pipe), plan=plan, any_prompt=True):
+    with pytest.raises(InputError, match="made for another run"), executor_for(pipe, probe_of(pipe), plan=plan, any_prompt=True):
         pipe(**call | {"num_inference_steps": STEPS + 1}, generator=torch.Generator().manual_seed(0))
 
 
@@ -197,7 +197,7 @@ def test_a_cache_for_whole_steps_is_refused():
 
     pipe, _ = build("flux")
     with pytest.raises(InputError, match="caches nothing of attentions"):
-        executor_for(pipe, sheet_of(pipe), policy=policy_of(), cache=Cache())
+        executor_for(pipe, probe_of(pipe), policy=policy_of(), cache=Cache())
 
 
 def test_a_whole_compiled_network_skips_steps():
@@ -212,7 +212,7 @@ def test_a_whole_compiled_network_skips_steps():
 
 def test_a_generation_that_shows_no_step_is_an_error():
     pipe, call = build("flux")
-    executor = StepExecutor(pipe, sheet_of(pipe), policy=policy_of())
+    executor = StepExecutor(pipe, probe_of(pipe), policy=policy_of())
     own = type(pipe.scheduler).step.__get__(pipe.scheduler)
     pipe.scheduler.step = own  # put over the executor's, as a careless user might
     pipe(**call | {"num_inference_steps": STEPS}, generator=torch.Generator().manual_seed(0))

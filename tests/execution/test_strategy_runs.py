@@ -68,7 +68,7 @@ def test_a_cache_may_take_the_place_of_the_policys_the_plans_and_a_selectors():
     ras = {"selector": lambda steps, grid: RasSelector(options, steps, grid.count)}
     outputs = {}
     for strategy in ("kv", "offload"):
-        with Executor(tiny.pipe, tiny.sheet, **ras, cache=Cache(strategy)) as executor:
+        with Executor(tiny.pipe, tiny.probe, **ras, cache=Cache(strategy)) as executor:
             outputs[strategy] = generate(tiny.pipe, tiny.call)
         assert (executor.account.cache_host_bytes > 0) == (strategy == "offload")
     assert torch.equal(outputs["kv"], outputs["offload"])
@@ -78,7 +78,7 @@ def test_a_cache_may_take_the_place_of_the_policys_the_plans_and_a_selectors():
 def test_compiled_blocks_give_the_same(strategy):
     tiny = Tiny("flux")
     expected, _ = tiny.run(policy())
-    for name in tiny.sheet.execution.blocks:
+    for name in tiny.probe.execution.blocks:
         for block in tiny.pipe.transformer.get_submodule(name):
             block.compile(backend="eager")
     output, _ = tiny.run(policy(cache=table(strategy)))

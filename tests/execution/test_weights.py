@@ -41,10 +41,10 @@ def assert_executed_and_recorded(tiny):
     assert executor.account.compute < 0.9
     assert (skipping - plain).abs().max() > 1e-4
     sink = MemorySink()
-    with Capture(tiny.pipe, tiny.sheet, sink), watched(tiny.pipe, tiny.sheet.tap.components) as steps:
+    with Capture(tiny.pipe, tiny.probe, sink), watched(tiny.pipe, tiny.probe.tap.components) as steps:
         assert torch.equal(generate(tiny.pipe, tiny.call), plain)
     recorded = [sink.only.stacked(index, "model_output", "guided") for index in range(len(steps))]
-    assert tiny.sheet.tokens.layout == "packed"
+    assert tiny.probe.tokens.layout == "packed"
     np.testing.assert_array_equal(np.stack(recorded), np.stack([step.prediction.numpy() for step in steps]))
     return plain, skipping
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from generations import sheet_of_family
+from generations import probe_of_family
 
 from janoscope.errors import ExecutionError, InputError
 from janoscope.parallel.batch_split import BatchCut
@@ -29,7 +29,7 @@ def test_rows_of_this_half_are_kept_and_what_has_no_batch_is_left_alone(half):
         "ofs": torch.tensor(2.0),
         "return_dict": False,
     }
-    cut = BatchCut(sheet_of_family("cogvideox"), half).cut(given)
+    cut = BatchCut(probe_of_family("cogvideox"), half).cut(given)
     assert cut.keys() == given.keys()
     for value in (cut["hidden_states"], cut["timestep"], cut["encoder_hidden_states"], cut["attention_kwargs"]["ip_adapter"][0]):
         assert torch.equal(value.reshape(ITEMS, -1)[:, 0], own)
@@ -38,33 +38,33 @@ def test_rows_of_this_half_are_kept_and_what_has_no_batch_is_left_alone(half):
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_a_layer_axis_before_the_batch_is_known_from_the_sheet(half):
+def test_a_layer_axis_before_the_batch_is_known_from_the_probe(half):
     layers = BATCH  # as many layers as rows: the sizes alone would cut the wrong axis
     given = {"hidden_states": numbered(BATCH, 4, 3, 3), "encoder_hidden_states_llama3": numbered(layers, BATCH, 5, 8, axis=1)}
-    cut = BatchCut(sheet_of_family("hidream"), half).cut(given)["encoder_hidden_states_llama3"]
+    cut = BatchCut(probe_of_family("hidream"), half).cut(given)["encoder_hidden_states_llama3"]
     assert cut.shape == (layers, ITEMS, 5, 8)
     assert torch.equal(cut[0, :, 0, 0], torch.arange(half * ITEMS, (half + 1) * ITEMS))
 
 
 def test_lists_in_the_place_of_a_batch_are_cut():
     given = {"x": [torch.full((1,), at) for at in range(BATCH)], "t": torch.arange(BATCH), "cap_feats": list(range(BATCH))}
-    cut = BatchCut(sheet_of_family("z-image"), 1).cut(given)
+    cut = BatchCut(probe_of_family("z-image"), 1).cut(given)
     assert [int(value) for value in cut["x"]] == cut["t"].tolist() == cut["cap_feats"] == [3, 4, 5]
 
 
 def test_an_axis_that_is_unclear_is_refused_by_name():
     given = {"hidden_states": torch.zeros(BATCH, 4, 3, 3), "encoder_hidden_states": torch.zeros(1, BATCH, 8)}
     with pytest.raises(ExecutionError, match=r"encoder_hidden_states has shape \(1, 6, 8\) in a call with a batch of 6"):
-        BatchCut(sheet_of_family("sd3"), 0).cut(given)
+        BatchCut(probe_of_family("sd3"), 0).cut(given)
 
 
 def test_an_odd_batch_holds_no_two_branches():
     with pytest.raises(InputError, match="batch of 3, which is no pair of guidance branches"):
-        BatchCut(sheet_of_family("sd3"), 0).cut({"hidden_states": torch.zeros(3, 4, 3, 3)})
+        BatchCut(probe_of_family("sd3"), 0).cut({"hidden_states": torch.zeros(3, 4, 3, 3)})
 
 
 @pytest.mark.parametrize("half", [0, 1])
 def test_halves_are_joined_in_the_order_of_the_call(half):
     first, second = torch.zeros(ITEMS, 2), torch.ones(ITEMS, 2)
     own, theirs = (first, second) if half == 0 else (second, first)
-    assert torch.equal(BatchCut(sheet_of_family("sd3"), half).join(own, theirs), torch.cat([first, second]))
+    assert torch.equal(BatchCut(probe_of_family("sd3"), half).join(own, theirs), torch.cat([first, second]))

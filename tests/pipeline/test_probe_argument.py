@@ -7,29 +7,29 @@ from typing import Any
 
 import pytest
 import torch
-from plain_hooks import sheet_named
+from plain_hooks import probe_named
 from recorded_runs import record_run
 from tiny_pipelines import build
 from torch import nn
 
 import janoscope
 from janoscope.errors import InputError
-from janoscope.pipeline.provenance import missing_sheet_note
+from janoscope.pipeline.provenance import missing_probe_note
 from janoscope.plan.policy import Intervals, Policy, Split
-from janoscope.probe import CHECKOUT, PACKAGED, Probe, load_sheet, sheet_paths
+from janoscope.probe import CHECKOUT, PACKAGED, Probe, load_probe, probe_paths
 
 POLICY = Policy("t", 2, 1, (1, 2, 2), Intervals(4, 3, 1), quantiles=Split(0.3, 0.6))
 
 
 def flux_file(folder: Path) -> Path:
     """The bundled probe under another name, with another title, so that it can be told from the one that matches."""
-    text = next(path for path in sheet_paths() if path.stem == "flux").read_text(encoding="utf-8")
+    text = next(path for path in probe_paths() if path.stem == "flux").read_text(encoding="utf-8")
     path = folder / "mine.toml"
     path.write_text(text.replace('title = "Flux.1"', 'title = "Mine"'), encoding="utf-8")
     return path
 
 
-FORMS: dict[str, Callable[[Path], Any]] = {"text": str, "path": Path, "probe": load_sheet}
+FORMS: dict[str, Callable[[Path], Any]] = {"text": str, "path": Path, "probe": load_probe}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -58,7 +58,7 @@ def test_analyze_and_executor_take_the_same(tmp_path: Path, form: str) -> None:
 
 
 def test_the_type_that_probe_takes_can_be_imported() -> None:
-    assert isinstance(sheet_named("flux"), Probe)
+    assert isinstance(probe_named("flux"), Probe)
     assert janoscope.Probe is Probe
 
 
@@ -66,12 +66,12 @@ def test_two_names_for_one_argument_and_a_missing_file_are_refused(tmp_path: Pat
     pipeline, _ = build("flux")
     path = flux_file(tmp_path)
     with (
-        pytest.raises(InputError, match="probe and sheet are two names of one argument"),
+        pytest.raises(InputError, match="probe and probe are two names of one argument"),
         janoscope.record(pipeline, tmp_path / "run.h5", probe=path, sheet=path),
     ):
         pass
     with (
-        pytest.raises(InputError, match=r"probe sheet .*none\.toml cannot be read"),
+        pytest.raises(InputError, match=r"probe .*none\.toml cannot be read"),
         janoscope.record(pipeline, tmp_path / "run.h5", probe=str(tmp_path / "none.toml")),
     ):
         pass
@@ -85,11 +85,11 @@ def test_no_error_of_python_advises_an_option_of_the_command_line(tmp_path: Path
     with pytest.raises(InputError) as caught, janoscope.record(pipe, tmp_path / "run.h5"):
         pass
     assert str(caught.value) == (
-        f"no probe sheet matches FooTransformer2DModel; looked in {PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and give "
+        f"no probe matches FooTransformer2DModel; looked in {PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and give "
         "its path as probe."
     )
     recording = SimpleNamespace(provenance={"capture": {"probe": "theirs"}})
-    note = missing_sheet_note(recording, None)
+    note = missing_probe_note(recording, None)
     assert note is not None
     assert "give its path as probe" in note
 

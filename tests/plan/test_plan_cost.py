@@ -21,14 +21,14 @@ from janoscope.plan import (
     step_kinds,
 )
 from janoscope.plan.cost import step_flops
-from janoscope.probe import load_sheet, sheet_paths
+from janoscope.probe import load_probe, probe_paths
 
 GIB = 2**30
 W, R, M, A, REUSE, C = StepKind
 
 
 def sheet(family):
-    path = next(path for path in sheet_paths() if path.stem == family)
+    path = next(path for path in probe_paths() if path.stem == family)
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
@@ -237,15 +237,15 @@ def test_facts_from_configs_of_several_families():
 @pytest.mark.parametrize(
     ("family", "text_tokens", "text"), [("flux", 5, "joint"), ("wan", 5, "cross"), ("wan", 0, "none"), ("flux", 0, "joint")]
 )
-def test_facts_of_a_seen_run_have_the_sheets_text_and_the_runs_sizes(family, text_tokens, text):
-    execution = load_sheet(next(path for path in sheet_paths() if path.stem == family)).execution
+def test_facts_of_a_seen_run_have_the_probes_text_and_the_runs_sizes(family, text_tokens, text):
+    execution = load_probe(next(path for path in probe_paths() if path.stem == family)).execution
     config = {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4}
     found = run_facts(execution, config, dtype="float32", text_tokens=text_tokens, branches=2, stacked=2)
     assert found == ModelFacts(2, 12, 48, text, text_tokens, 4, 2, heads=3, stacked=2)
 
 
 def test_a_run_without_execution_sizes_or_known_dtype_has_no_facts():
-    execution = load_sheet(next(path for path in sheet_paths() if path.stem == "flux")).execution
+    execution = load_probe(next(path for path in probe_paths() if path.stem == "flux")).execution
     config = {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4}
     for of, told, dtype in ((None, config, "float32"), (execution, {}, "float32"), (execution, config, "int4")):
         assert run_facts(of, told, dtype=dtype, text_tokens=5, branches=1) is None
@@ -267,7 +267,7 @@ def test_tokens_of_a_size_and_of_a_padded_last_frame():
 
 def test_every_models_entry_gives_facts_and_tokens():
     seen = []
-    for path in sheet_paths():
+    for path in probe_paths():
         for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).get("models", {}).items():
             facts = ModelFacts.from_entry(entry)
             assert min(facts.layers, facts.width, *entry_tokens(entry)) >= 1, name

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from janoscope.errors import InputError
 from janoscope.plan import Cache, Enhance, Intervals, Policy, Split, preset
-from janoscope.probe import sheet_paths
+from janoscope.probe import probe_paths
 
 # the example of the contract, word for word
 CONTRACT = """
@@ -192,9 +192,9 @@ def test_toml_refuses_what_toml_cannot_hold():
         Policy.from_json(LEAST | {"measured_on": {"psnr": None}}).to_toml()
 
 
-def test_every_preset_of_every_sheet_is_a_legal_policy_with_a_source():
+def test_every_preset_of_every_probe_is_a_legal_policy_with_a_source():
     seen = 0
-    for path in sheet_paths():
+    for path in probe_paths():
         policies = tomllib.loads(path.read_text(encoding="utf-8")).get("policies", {})
         for name in policies:
             policy = preset(policies, name)
@@ -220,8 +220,8 @@ TABLE_1 = {
 
 @pytest.mark.parametrize(("family", "rows"), [("flux", 3), ("wan", 6)])
 def test_presets_hold_the_published_rows(family, rows):
-    path = next((path for path in sheet_paths() if path.stem == family), None)
-    assert path is not None, f"no sheet for {family}"
+    path = next((path for path in probe_paths() if path.stem == family), None)
+    assert path is not None, f"no probe for {family}"
     policies = tomllib.loads(path.read_text(encoding="utf-8"))["policies"]
     checked = 0
     for name, row in TABLE_1.items():

@@ -344,7 +344,7 @@ def test_rendering_again_gives_the_same_bytes(tmp_path, grid):
 
 
 @pytest.mark.parametrize("grid", [PICTURE, CLIP], ids=["picture", "clip"])
-def test_hero_is_one_opaque_sheet(tmp_path, grid):
+def test_hero_is_one_opaque_probe(tmp_path, grid):
     made = make_results(tmp_path, grid=grid)
     path = render_hero(made.directory, tmp_path / "hero.png")
     with Image.open(path) as opened:

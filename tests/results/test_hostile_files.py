@@ -15,9 +15,9 @@ from janoscope.errors import InputError
 from janoscope.evidence.recipe import read_recipe
 from janoscope.grid import TokenGrid
 from janoscope.pipeline.prompts import read_prompts
-from janoscope.pipeline.provenance import sheet_text
+from janoscope.pipeline.provenance import text_of_probe
 from janoscope.plan import Fingerprint, Policy, make_plan
-from janoscope.probe import load_sheet, sheet_paths
+from janoscope.probe import load_probe, probe_paths
 from janoscope.results.files import append_line, read_arrays, read_journal
 from janoscope.results.plan_file import read_plan
 from janoscope.workflows.apply.departures import departures
@@ -74,8 +74,8 @@ def use_policy(path: Path) -> None:
     departures(policy, RUN)
 
 
-def use_sheet(path: Path) -> None:
-    sheet_text(load_sheet(path))
+def use_probe(path: Path) -> None:
+    text_of_probe(load_probe(path))
 
 
 def use_entries(path: Path) -> None:
@@ -117,7 +117,7 @@ RUNS = b"".join(
 KINDS = {
     "plan.json": (plan_text(), hostile.of_json, use_plan),
     "policy.toml": (CALIBRATED.encode(), hostile.of_toml, use_policy),
-    "probe.toml": (next(p for p in sheet_paths() if p.stem == "flux").read_bytes(), hostile.of_toml, use_sheet),
+    "probe.toml": (next(p for p in probe_paths() if p.stem == "flux").read_bytes(), hostile.of_toml, use_probe),
     "recipe.toml": (RECIPE.encode(), hostile.of_toml, lambda path: read_recipe(path.parent)),
     "manifest.jsonl": (ENTRIES, hostile.of_lines, use_entries),
     "runs.jsonl": (RUNS, hostile.of_lines, lambda path: read_journal(path, Ran, "journal", "Remove that line.")),

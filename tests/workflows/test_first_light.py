@@ -182,4 +182,4 @@ def test_account_is_json(by_policy):
 
 def test_executor_needs_a_policy_or_a_plan(model):
     with pytest.raises(InputError, match="needs a policy"):
-        Executor(model.pipe, model.sheet)
+        Executor(model.pipe, model.probe)

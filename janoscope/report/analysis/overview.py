@@ -1,4 +1,4 @@
-"""The README picture: what was generated, the map, the levels and the ladder, on one sheet."""
+"""The README picture: what was generated, the map, the levels and the ladder, on one probe."""
 
 from pathlib import Path
 

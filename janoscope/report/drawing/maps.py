@@ -128,7 +128,7 @@ def add_colour_bar(colours: ScalarMappable, quantity: str, place: Axes, width_in
     bar = place.figure.colorbar(colours, cax=place, orientation="horizontal")
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label(quantity)
-    low, high = float(colours.norm.vmin or 0.0), float(colours.norm.vmax or 1.0)
+    low, high = (float(np.asarray(end)) for end in (colours.norm.vmin or 0.0, colours.norm.vmax or 1.0))
     values = _ticks(low, high, width_in)
     bar.set_ticks(values, labels=[_plain(value) for value in values])
     bar.ax.xaxis.set_minor_locator(NullLocator())

@@ -19,13 +19,13 @@ from ...pipeline.provenance import (
     describe_run,
     facts_of_recording,
     fingerprint_of_recording,
-    missing_sheet_note,
+    missing_probe_note,
     policy_of_recording,
+    probe_of_recording,
     refused_by_apply,
-    sheet_of_recording,
 )
 from ...plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
-from ...probe import Probe, ProbeSheet
+from ...probe import Probe
 from ...recording import Recording, open_recording
 from ...results.analysis import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
 from ...results.verdict import judge_analysis
@@ -122,7 +122,7 @@ def analyze(
     """
     options = options or AnalysisOptions()
     with open_recording(path, partial=partial) as recording:
-        sheet = sheet_of_recording(recording, probe)
+        sheet = probe_of_recording(recording, probe)
         chosen = policy if isinstance(policy, Policy) else policy_of_recording(recording, sheet, policy)
         chosen = options.changed(chosen)
         _refuse(recording, chosen, options)
@@ -162,7 +162,7 @@ def _refuse(recording: Recording, policy: Policy, options: AnalysisOptions) -> N
 
 def _analyze(
     recording: Recording,
-    sheet: ProbeSheet | None,
+    sheet: Probe | None,
     policy: Policy,
     given: list[Point],
     reduction: str,
@@ -229,9 +229,7 @@ def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, Any]:
     }
 
 
-def _plan(
-    recording: Recording, sheet: ProbeSheet | None, policy: Policy, measures: RunMeasures, options: AnalysisOptions
-) -> Plan:
+def _plan(recording: Recording, sheet: Probe | None, policy: Policy, measures: RunMeasures, options: AnalysisOptions) -> Plan:
     """The plan of the whole batch, from every item's map, as the executor makes it: the items share one token sequence."""
     fingerprint, ranks = fingerprint_of_recording(recording), []
     for item in range(recording.items):
@@ -271,8 +269,8 @@ def _level_notes(plan: Plan) -> list[str]:
     ]
 
 
-def _provenance_notes(recording: Recording, sheet: ProbeSheet | None) -> list[str]:
-    notes = (missing_sheet_note(recording, sheet), attachments_note(recording))
+def _provenance_notes(recording: Recording, sheet: Probe | None) -> list[str]:
+    notes = (missing_probe_note(recording, sheet), attachments_note(recording))
     return [note for note in notes if note is not None]
 
 

@@ -25,7 +25,7 @@ def departures_of_call(policy: Policy, model: Model, call: PipelineCall) -> list
     """As `departures`, from what a call says before it is run; what it leaves to the pipeline's defaults is not known."""
     if not policy.measured_on:
         return []
-    network = describe_transformer(getattr(model.pipe, model.sheet.tap.components[0]))
+    network = describe_transformer(getattr(model.pipe, model.probe.tap.components[0]))
     known: dict[str, Any] = {
         "transformer": transformer_identity(network["class"], network["config"]),
         "scheduler": type(model.pipe.scheduler).__name__,

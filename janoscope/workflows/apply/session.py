@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...execution import Account, Executor, StepExecutor, executor_for
+from ...execution import Executor, RunSummary, StepExecutor, executor_for
 from ...metrics import psnr, ssim
 from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
-from ...pipeline.model import Model, sheet_of
+from ...pipeline.model import Model, probe_of
 from ...pipeline.model_directory import named_policy
 from ...plan import Cache, Plan, Policy
 from ...plan.fingerprint import Identity
@@ -38,12 +38,12 @@ class ApplyHandle(Handle):
         self.executor = executor
 
     @property
-    def summary(self) -> Account:
+    def summary(self) -> RunSummary:
         """What the last generation computed; empty before the first."""
         return self.executor.account
 
     @property
-    def account(self) -> Account:
+    def account(self) -> RunSummary:
         """The old name of `summary`."""
         warnings.warn("`account` is now called `summary`.", DeprecationWarning, stacklevel=2)
         return self.summary
@@ -85,7 +85,7 @@ def apply(
     Args:
         policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
         plan: a Plan or the path of plan.json, obeyed as it is.
-        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its older name.
+        probe: a probe, or the path of its file, other than the one that matches the network. probe: its older name.
         model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
         pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
         cache: what is kept of skipped tokens, a strategy's name or a Cache, in the place of the policy's or the plan's own.
@@ -100,7 +100,7 @@ def apply(
         >>> handle = janoscope.apply(pipe, policy="jano/flux-1/1")  # doctest: +SKIP
         >>> handle.close()  # doctest: +SKIP
     """
-    chosen = sheet_of(pipe, probe, sheet)
+    chosen = probe_of(pipe, probe, sheet)
     if isinstance(policy, str | Path):
         policy = named_policy(chosen, str(policy))
     if isinstance(plan, str | Path):
@@ -127,7 +127,7 @@ class Applied:
     """
 
     generated: Generated
-    account: Account
+    account: RunSummary
     plan: Plan
     reference: Generated | None = None
     psnr: float | None = None
@@ -173,7 +173,7 @@ def apply_model(
     if reference:
         generate(model, _warming(call))
     told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
-    told |= {"sheet": model.sheet, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
+    told |= {"sheet": model.probe, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
     with apply(model.pipe, policy=policy, plan=plan, **told) as run:
         generated = generate(model, call, on_step)
     made = run.plan

@@ -22,7 +22,7 @@ from ...execution.hooks import CallState, Mode, NetworkHooks
 from ...execution.rows import Rows
 from ...pipeline.model import usable_device
 from ...plan import Cache
-from ...probe import find_sheet
+from ...probe import find_probe
 
 SCHEMA = "janoscope-bench-execute/1"
 # efficiency = (plain time / partial time) / (plain FLOPs / partial FLOPs); refresh = refresh time / plain time
@@ -172,7 +172,7 @@ class _Bench:
             with _default_dtype(getattr(torch, size.dtype)), torch.device(device):  # a copy in float32 would not fit beside it
                 self._network = getattr(diffusers, size.transformer)(**size.config).eval()
             self._arguments = _arguments(size, device)
-        sheet = find_sheet([size.transformer])
+        sheet = find_probe([size.transformer])
         assert sheet.execution is not None
         self._facts, self._state = sheet.execution, CallState()
         self._hooks = NetworkHooks("transformer", self._network, self._facts, self._state)

@@ -24,7 +24,7 @@ from ...pipeline.provenance import installed_versions
 from ...pipeline.threads import one_torch_thread
 from ...recording import Recorder, open_recording
 from ..record.sink import RecordingSink
-from .simulated import SimulatedPipeline, simulated_sheet
+from .simulated import SimulatedPipeline, simulated_probe
 
 SCHEMA = "janoscope-bench-record/1"
 STEP_S = 0.1  # of the simulated accelerator
@@ -136,7 +136,7 @@ def _overhead(case: Case, folder: Path) -> dict[str, float]:
     plain, recorded = [], []
     for _ in range(case.repeats):
         plain.append(_seconds(lambda: pipeline(case.steps, guided=lambda step: case.guided)))
-        with Capture(pipeline, simulated_sheet(), RecordingSink(folder / "overhead.h5", {}, force=True)):
+        with Capture(pipeline, simulated_probe(), RecordingSink(folder / "overhead.h5", {}, force=True)):
             recorded.append(_seconds(lambda: pipeline(case.steps, guided=lambda step: case.guided)))
     return _ratio(recorded, plain, less=1.0)
 

@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from ...grid import TokenGrid
-from ...probe import ProbeSheet, parse_sheet
+from ...probe import Probe, parse_probe
 
 _SHEET = {
     "family": "simulated",
@@ -22,8 +22,8 @@ _SHEET = {
 }
 
 
-def simulated_sheet() -> ProbeSheet:
-    return parse_sheet(_SHEET, "the simulated sheet")
+def simulated_probe() -> Probe:
+    return parse_probe(_SHEET, "the simulated sheet")
 
 
 class SimulatedTransformer(nn.Module):

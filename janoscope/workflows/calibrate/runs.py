@@ -142,9 +142,9 @@ def _files_of(task: Generation) -> list[str]:
 def generation_worker(directory: str, load: Mapping[str, Any], options: CallOptions) -> Callable[[Generation], Ran]:
     """Load the model; the worker makes one generation after another. Raises ExecutionError where the family cannot."""
     model, meter = load_model(**load), FlopMeter()
-    if model.sheet.execution is None:  # before hours of full runs
+    if model.probe.execution is None:  # before hours of full runs
         raise ExecutionError(
-            f"{model.sheet.title} can be recorded and analysed, not executed, so no policy can be tried on it; calibrate its "
+            f"{model.probe.title} can be recorded and analysed, not executed, so no policy can be tried on it; calibrate its "
             "recordings alone."
         )
     root = Path(directory)
@@ -180,7 +180,7 @@ def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: P
     reference = _reference(root / REFERENCES / f"{task.full.key}.npz")
     identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
     clock = _StepClock(model)
-    with Executor(model.pipe, model.sheet, policy=task.policy, identity=identity, meter=meter) as executor:
+    with Executor(model.pipe, model.probe, policy=task.policy, identity=identity, meter=meter) as executor:
         made = generate(model, call, clock.tick)
         account = executor.account
     measured = quality(reference, _frames(made), None)

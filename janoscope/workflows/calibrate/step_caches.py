@@ -10,7 +10,7 @@ import numpy as np
 from ... import __version__
 from ...capture import parse_tap
 from ...errors import InputError
-from ...pipeline.provenance import sheet_of_recording
+from ...pipeline.provenance import probe_of_recording
 from ...recording import Recording, open_recording
 from ...results.writing import refuse_existing, write_json
 from ..record.gather import gather_shards
@@ -226,11 +226,9 @@ def _floats(values: np.ndarray) -> tuple[float, ...]:
 
 def _tap_names(recording: Recording, tool: str, probe: Path | None) -> list[str]:
     """Signals of the taps that the tool needs."""
-    sheet = sheet_of_recording(recording, probe)
+    sheet = probe_of_recording(recording, probe)
     if sheet is None:
-        raise InputError(
-            f"{recording.path.name} names no probe sheet, which says what {tool} looks at; give the path of one as probe."
-        )
+        raise InputError(f"{recording.path.name} names no probe, which says what {tool} looks at; give the path of one as probe.")
     names = [parse_tap(text).name for text in needed_taps(sheet, tool)]
     if missing := [name for name in names if name not in recording.signals]:
         raise InputError(f"{recording.path.name} holds no tap {missing[0]}; record with `janoscope record --for {tool}`.")

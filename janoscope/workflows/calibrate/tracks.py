@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...grid import TokenGrid
-from ...pipeline.provenance import facts_of_recording, fingerprint_of_recording, sheet_of_recording
+from ...pipeline.provenance import facts_of_recording, fingerprint_of_recording, probe_of_recording
 from ...plan import OUTPUTS, Fingerprint, ModelFacts, Policy, is_one_step, random_scores, step_kinds
 from ...plan.cost import step_flops
 from ...plan.replay import Replay, StepWeights, gram
@@ -68,7 +68,7 @@ def reduce_recording(path: Path, follow: int, boundary: float | None = None, pro
         view, grid = RunView(recording), recording.grid
         fingerprint = fingerprint_of_recording(recording)
         spans = spans_of(fingerprint, recording.timestep, boundary)
-        facts = facts_of_recording(recording, sheet_of_recording(recording, probe))
+        facts = facts_of_recording(recording, probe_of_recording(recording, probe))
         followed = np.sort(np.random.default_rng(0).choice(grid.count, min(follow, grid.count), replace=False))
         outputs = np.stack([view.step(step).output[followed] for step in range(recording.steps)])
         last = view.last_x0()

@@ -17,7 +17,7 @@ DEPTH = 10  # of containers and objects between a hook and its tensors; theirs l
 
 def networks_of(model: Model) -> list[torch.nn.Module]:
     """The pipeline's networks, in order of use."""
-    found = (getattr(model.pipe, name, None) for name in model.sheet.tap.components)
+    found = (getattr(model.pipe, name, None) for name in model.probe.tap.components)
     return [network for network in found if network is not None]
 
 

@@ -102,7 +102,7 @@ class Contest:
         self._pictures: dict[str, np.ndarray] = dict(known.pictures) if known else {}
         self._on_run, self._done = on_run or (lambda done, total, label: None), 0
         self._on_call = on_call or (lambda comparison: None)
-        network = getattr(model.pipe, model.sheet.tap.components[0])
+        network = getattr(model.pipe, model.probe.tap.components[0])
         shared = "" if model.pair is None else ", a guidance branch each on two of them"
         self._about = model.name, device_name(device_of(model)) + shared, dtype_name(network), calls[0].steps
         self._call = _call_facts(calls[0])

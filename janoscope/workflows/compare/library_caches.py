@@ -82,9 +82,9 @@ def _taylorseer(spec: Spec) -> Method:
     def attach(model: Model, call: PipelineCall, branches: Branches) -> None:
         from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
 
-        facts = model.sheet.execution
+        facts = model.probe.execution
         if facts is None:
-            raise ExecutionError(f"the probe sheet of {model.sheet.title} names no blocks and output layer for TaylorSeer.")
+            raise ExecutionError(f"the probe of {model.probe.title} names no blocks and output layer for TaylorSeer.")
         config = TaylorSeerCacheConfig(
             cache_interval=interval,
             max_order=order,
@@ -111,7 +111,7 @@ def _pab(spec: Spec) -> Method:
         config = PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=every,
             spatial_attention_timestep_skip_range=window,
-            spatial_attention_block_identifiers=model.sheet.execution.blocks if model.sheet.execution else ("blocks",),
+            spatial_attention_block_identifiers=model.probe.execution.blocks if model.probe.execution else ("blocks",),
             current_timestep_callback=lambda: round(branches.timestep),
         )
         _on_all(branches, apply_pyramid_attention_broadcast, config)
@@ -121,7 +121,7 @@ def _pab(spec: Spec) -> Method:
                 hooks = [h for h in (registry.hooks.values() if registry else ()) if isinstance(h, PyramidAttentionBroadcastHook)]
                 branches.swapped += [(hook, PyramidAttentionBroadcastState) for hook in hooks]
         if not branches.swapped:
-            raise ExecutionError(f"pyramid attention broadcast finds no attention in {model.sheet.title} that it knows.")
+            raise ExecutionError(f"pyramid attention broadcast finds no attention in {model.probe.title} that it knows.")
 
     return Cached(spec, attach, counts_apart=False)
 
@@ -164,7 +164,7 @@ class _MagCache:
         found = re.findall(r"^\[[^\[\]a-zA-Z]*\]$", said.getvalue(), flags=re.MULTILINE)
         working = sum(count > 0 for count in steps)
         if not found or len(found) % working:
-            raise ExecutionError(f"MagCache measured no ratios on {model.sheet.title}: its blocks are not known to diffusers.")
+            raise ExecutionError(f"MagCache measured no ratios on {model.probe.title}: its blocks are not known to diffusers.")
         # a network after the other, each with a list for every branch
         first_branches = iter(found[:: len(found) // working])
         return [json.loads(next(first_branches)) if count else [] for count in steps]

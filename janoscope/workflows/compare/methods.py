@@ -67,7 +67,7 @@ def _flops_of_generation(model: Model, call: PipelineCall) -> int:
 
         return forward
 
-    networks = [module for name in model.sheet.tap.components if (module := getattr(model.pipe, name, None)) is not None]
+    networks = [module for name in model.probe.tap.components if (module := getattr(model.pipe, name, None)) is not None]
     patches = [InstancePatch(network, "forward", wrap) for network in networks]
     try:
         generate(model, call)
@@ -98,7 +98,7 @@ def noted_calls(model: Model, meter: FlopMeter) -> Iterator[list[tuple[CountedNe
 
         return wrap
 
-    for name in model.sheet.tap.components:
+    for name in model.probe.tap.components:
         module = getattr(model.pipe, name, None)
         if module is not None:
             patches.append(InstancePatch(module, "forward", wrap_of(name, module)))
@@ -121,7 +121,7 @@ class Executed:
         arguments = self._arguments(model, call)
         identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
         options: dict[str, Any] = {"identity": identity, "meter": self._meter, "on_select": model.on_select, **arguments}
-        with Executor(model.pipe, model.sheet, **options) as executor:
+        with Executor(model.pipe, model.probe, **options) as executor:
             with clock(device_of(model)) as told:
                 made = generate(model, call)
             account = executor.account

@@ -32,21 +32,21 @@ class _Trajectory:
 
     def step_begins(self, step: SchedulerStep) -> None:
         assert self._call is not None
-        sheet = self._model.sheet
+        probe = self._model.probe
         if self._grid is None:
             config = getattr(self._model.pipe, self._call.component).config
-            self._grid = grid_of_call(sheet, config, self._call.arguments, step.sample)
+            self._grid = grid_of_call(probe, config, self._call.arguments, step.sample)
         for kept, latent, signal in ((self.samples, step.sample, "sample"), (self.outputs, step.model_output, "model_output")):
-            kept.append(to_tokens(latent, sheet.tokens.layout, self._grid, signal)[0].float().cpu().numpy().copy())
+            kept.append(to_tokens(latent, probe.tokens.layout, self._grid, signal)[0].float().cpu().numpy().copy())
 
 
 def holding_cost_of(model: Model, call: PipelineCall) -> np.ndarray:
     """(token,): what it costs to hold each token's velocity, measured on a full run made for this."""
     trajectory = _Trajectory(model)
-    with Watch(model.pipe, model.sheet.tap.components, trajectory):
+    with Watch(model.pipe, model.probe.tap.components, trajectory):
         generate(model, call)
     scheduler = model.pipe.scheduler
-    kind = predicted_quantity(scheduler, model.sheet.output.prediction)
+    kind = predicted_quantity(scheduler, model.probe.output.prediction)
     final = describe_scheduler(scheduler)["final"]
     timestep, alpha, sigma = (np.array(column) for column in noise_levels(scheduler))
     path = NoisePath(timestep, alpha, sigma, (final[0], final[1]))

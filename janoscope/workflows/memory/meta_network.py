@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ...errors import InputError
 from ...grid import Triple
 from ...pipeline.model_configs import Part
-from ...probe import ProbeSheet
+from ...probe import Probe
 
 _INTEGERS = {"int64": torch.int64, "bool": torch.bool}
 
@@ -70,16 +70,16 @@ def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def forward_arguments(
-    sheet: ProbeSheet, config: Mapping[str, Any], tokens: Triple, *, items: int, text_tokens: int, dtype: str
+    sheet: Probe, config: Mapping[str, Any], tokens: Triple, *, items: int, text_tokens: int, dtype: str
 ) -> dict[str, Any]:
     """Meta tensors for one call of the sheet's network.
 
     tokens: (frames, rows, cols) of the picture or clip. items: what one call's batch holds, stacked branches among them.
 
-    Raises InputError where the sheet has no [arguments], or a word in it is no axis and no number of the config.
+    Raises InputError where the probe has no [arguments], or a word in it is no axis and no number of the config.
     """
     if not sheet.arguments:
-        raise InputError(f"the probe sheet {sheet.family} has no [arguments], which say what the network is given.")
+        raise InputError(f"the probe {sheet.family} has no [arguments], which say what the network is given.")
     frames, rows, cols = tokens
     axes = {"item": items, "text": text_tokens, "frame": frames, "row": rows, "col": cols, "token": frames * rows * cols}
     axes["sequence"] = axes["text"] + axes["token"]
@@ -99,7 +99,7 @@ def forward_arguments(
     return arguments
 
 
-def _latent(sheet: ProbeSheet, config: Mapping[str, Any], tokens: Triple, items: int) -> list[int]:
+def _latent(sheet: Probe, config: Mapping[str, Any], tokens: Triple, items: int) -> list[int]:
     channels, layout = int(config["in_channels"]), sheet.tokens.layout
     frames, rows, cols = (count * patch for count, patch in zip(tokens, sheet.tokens.patch_of(config), strict=True))
     sizes = {"B": items, "C": channels, "F": frames, "H": rows, "W": cols}

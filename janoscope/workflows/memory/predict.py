@@ -167,7 +167,7 @@ def usable(memory_gib: float) -> int:
 
 
 def _build(part: Part, setting: Setting, is_network: bool) -> torch.nn.Module:
-    """A network of the sheet has the setting's dtype; others the one they are stored in, unless one was asked for."""
+    """A network of the probe has the setting's dtype; others the one they are stored in, unless one was asked for."""
     stored = None if is_network or setting.is_dtype_asked else part.dtype
     return build_on_meta(part, stored or setting.dtype)
 
@@ -175,7 +175,7 @@ def _build(part: Part, setting: Setting, is_network: bool) -> torch.nn.Module:
 def _activations(published: Published, setting: Setting, network: torch.nn.Module, notes: list[str]) -> int | None:
     try:
         arguments = forward_arguments(
-            published.sheet,
+            published.probe,
             published.config,
             setting.tokens,
             items=setting.stacked,
@@ -190,7 +190,7 @@ def _activations(published: Published, setting: Setting, network: torch.nn.Modul
 
 def _facts(published: Published, setting: Setting) -> ModelFacts | None:
     return run_facts(
-        published.sheet.execution,
+        published.probe.execution,
         published.config,
         dtype=setting.dtype,
         text_tokens=setting.text_tokens,
@@ -222,8 +222,8 @@ def _strategies(
     """Every strategy, the policy's first; none where the family is not executed."""
     facts = _facts(published, setting)
     if facts is None:
-        limit = published.sheet.limits[0] if published.sheet.limits else "its config does not tell sizes"
-        notes.append(f"no cache: {published.sheet.family} is not executed ({limit}).")
+        limit = published.probe.limits[0] if published.probe.limits else "its config does not tell sizes"
+        notes.append(f"no cache: {published.probe.family} is not executed ({limit}).")
         return ()
     if levels is None:
         notes.append(

@@ -67,8 +67,8 @@ def setting_of(published: Published, asked: Asked) -> Setting:
     if missing := [f"--{name}" for name, value in known.items() if not value]:
         raise InputError(f"nothing tells the size that {published.name} makes by default; pass {' and '.join(missing)}.")
     sizes = {name: int(value) for name, value in known.items() if value}
-    patch = published.sheet.tokens.patch_of(published.config)
-    if published.sheet.tokens.layout == "packed" and published.entry:
+    patch = published.probe.tokens.patch_of(published.config)
+    if published.probe.tokens.layout == "packed" and published.entry:
         patch = tuple(published.entry["patch"])
     tokens = entry_tokens({"latent_scale": scale, "patch": patch}, **sizes)
     if min(tokens) < 1:
@@ -78,7 +78,7 @@ def setting_of(published: Published, asked: Asked) -> Setting:
     text, text_notes = _text_tokens(published, asked, defaults)
     branches, branch_notes = _branches(published, asked, defaults)
     dtype, dtype_notes = _dtype(published, asked.dtype)
-    stacked = branches if published.sheet.guidance.calls == "batched" else 1
+    stacked = branches if published.probe.guidance.calls == "batched" else 1
     told = (*published.notes, *notes, *text_notes, *branch_notes, *dtype_notes)
     return Setting(
         **sizes,
@@ -119,7 +119,7 @@ def _latent_scale(published: Published) -> tuple[Mapping[str, int], list[str]]:
         return scale, []
     if vae is not None:
         return _scale_of_vae(vae), []
-    entries = list(published.sheet.models.values())
+    entries = list(published.probe.models.values())
     if not entries:
         raise InputError(
             f"{published.name} does not tell its VAE, without which pixels are no tokens; name the pipeline's directory."
@@ -144,7 +144,7 @@ def _sample_size(published: Published, spatial: int, axis: str) -> int | None:
 
 def _one_frame(published: Published) -> int | None:
     config = published.config.get("video_length")  # Latte's
-    return 1 if published.sheet.tokens.layout in _PICTURES else config if isinstance(config, int) else None
+    return 1 if published.probe.tokens.layout in _PICTURES else config if isinstance(config, int) else None
 
 
 def _text_tokens(published: Published, asked: Asked, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
@@ -154,13 +154,13 @@ def _text_tokens(published: Published, asked: Asked, defaults: Mapping[str, Any]
     found = own or published.entry.get("text_tokens") or defaults.get("max_sequence_length")
     if isinstance(found, int):
         return found, []
-    reads_text = any("text" in shape.split() for shape in published.sheet.arguments.values())
+    reads_text = any("text" in shape.split() for shape in published.probe.arguments.values())
     return (1, ["how many text tokens there are is not known; one is counted, pass --text-tokens."]) if reads_text else (0, [])
 
 
 def _branches(published: Published, asked: Asked, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
     """With classifier-free guidance two, each with keys and values of its own."""
-    guidance = published.sheet.guidance
+    guidance = published.probe.guidance
     if guidance.calls == "none" or (guidance.embedded_if and published.config.get(guidance.embedded_if)):
         return 1, []
     scale = asked.guidance if asked.guidance is not None else published.call.get(guidance.argument or "")

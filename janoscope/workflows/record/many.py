@@ -48,7 +48,7 @@ class SetRecipe:
 
 
 def _contents(name: str | Path | None) -> str | None:
-    """What stands for a policy or probe sheet: its file's hash, wherever the file lies; a preset's name for itself."""
+    """What stands for a policy or probe: its file's hash, wherever the file lies; a preset's name for itself."""
     if name is None or not Path(name).is_file():
         return None if name is None else str(name)
     return sha256_of(Path(name))
@@ -189,7 +189,7 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
     """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
     model = load_model(**recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
-    taps: tuple[Tap | str, ...] = (*recipe.taps, *export_taps(model.sheet, recipe.tools))
+    taps: tuple[Tap | str, ...] = (*recipe.taps, *export_taps(model.probe, recipe.tools))
 
     def work(task: SetTask) -> dict[str, Any]:
         call = make_call(model, replace(recipe.call, prompt=task.prompt.text))

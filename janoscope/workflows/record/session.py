@@ -10,17 +10,17 @@ from typing import Any
 
 from ...capture import Capture, Tap, parse_tap
 from ...errors import InputError, RecordingError
-from ...execution import Account, Executor
+from ...execution import Executor, RunSummary
 from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
-from ...pipeline.model import Model, sheet_of
+from ...pipeline.model import Model, probe_of
 from ...pipeline.model_directory import named_policy
 from ...pipeline.provenance import UNKNOWN, installed_versions, told_arguments, told_options, told_probe
 from ...plan import Plan, Policy
 from ...plan.fingerprint import Identity
-from ...probe import Probe, ProbeSheet
+from ...probe import Probe
 from ...recording import Recorder, prepare_destination
 from ...results.images import output_name, save_frames
 from ...results.writing import refuse_existing
@@ -51,7 +51,7 @@ class RecordHandle(Handle):
         return [recorder.path for recorder in self._sink.recorders]
 
     @property
-    def summary(self) -> Account | None:
+    def summary(self) -> RunSummary | None:
         """What the last generation computed, of an accelerated recording."""
         return self.executor.account if self.executor else None
 
@@ -97,7 +97,7 @@ def record(
         arguments: other arguments of the pipeline's call, kept in the provenance where JSON can hold them.
         options, model_argument: what the command line was given, with which the run can be made again.
         prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
-        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its older name.
+        probe: a probe, or the path of its file, other than the one that matches the network. probe: its older name.
         default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
         taps: inner modules to record too, as `transformer_blocks.0:steps=::5:tokens=256` (see `parse_tap`).
         policy: accelerate the generations with it; the recording marks the tokens that were skipped.
@@ -107,7 +107,7 @@ def record(
             leads writes one recording with both branches.
 
     Raises:
-        InputError: no sheet matches, a tap names no module, the recording cannot be written there (see `prepare_destination`).
+        InputError: no probe matches, a tap names no module, the recording cannot be written there (see `prepare_destination`).
 
     Example:
         >>> with janoscope.record(pipe, "run.h5", prompt="a cat", seed=3):  # doctest: +SKIP
@@ -121,7 +121,7 @@ def record(
         prepare_destination(target, force)
     if pair is not None and taps:
         raise InputError("a process of a pair sees the inner modules of its own branch only; record taps without a pair.")
-    chosen = sheet_of(pipe, probe, sheet)
+    chosen = probe_of(pipe, probe, sheet)
     asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
     rules = policy if policy is None or isinstance(policy, Policy) else named_policy(chosen, str(policy))
     run = {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance}
@@ -152,7 +152,7 @@ def _told_layers(rules: Policy | None, pair: Pair | None) -> dict[str, Any]:
 
 def _attach(
     pipe: Any,
-    sheet: ProbeSheet,
+    sheet: Probe,
     sink: RecordingSink,
     taps: tuple[Tap, ...],
     rules: Policy | None,
@@ -240,7 +240,7 @@ def record_model(
             arguments=call.arguments,
             options=told_options(load or {}, extra or {}),
             model_argument=(load or {}).get("name"),
-            sheet=model.sheet,
+            sheet=model.probe,
             default_policy=model.policy_table,
             taps=taps,
             policy=policy,
@@ -287,7 +287,7 @@ def _refuse_incomplete(recorder: Recorder, path: Path, picture: Path | None, tro
 
 def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) -> None:
     """The part of the process of a pair that does not lead, where the other calls `record_model`: it writes nothing."""
-    with record(model.pipe, "", sheet=model.sheet, policy=policy, pair=model.pair, model=model.name, seed=call.seed):
+    with record(model.pipe, "", sheet=model.probe, policy=policy, pair=model.pair, model=model.name, seed=call.seed):
         generate(model, call)
 
 

@@ -182,7 +182,7 @@ def test_a_run_of_reuse_steps_calls_no_block_and_forecasts_what_a_line_gives(fam
     tiny = Tiny(family)
     every_second = {"static": 2, "moderate": 2, "active": 2}
     seen, blocks = [], []
-    block = tiny.pipe.transformer.get_submodule(tiny.sheet.execution.blocks[0])[0]
+    block = tiny.pipe.transformer.get_submodule(tiny.probe.execution.blocks[0])[0]
     handle = block.register_forward_hook(lambda *_: blocks.append(len(seen)))
     step = tiny.pipe.scheduler.step
 

@@ -11,7 +11,7 @@ from janoscope.execution.flops import flop_counter
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.reprojection import Reentry
 from janoscope.execution.rows import Rows
-from janoscope.probe import find_sheet
+from janoscope.probe import find_probe
 
 EXACT = ("hidden", "offload")
 
@@ -22,7 +22,7 @@ class Network:
     def __init__(self, family, dtype=torch.float32):
         self.family = family
         self.module, arguments, self.tokens = tiny_transformer(family)
-        self.facts = find_sheet([cls.__name__ for cls in type(self.module).__mro__]).execution
+        self.facts = find_probe([cls.__name__ for cls in type(self.module).__mro__]).execution
         self.module.to(dtype)
         self.arguments = {
             name: value.to(dtype)

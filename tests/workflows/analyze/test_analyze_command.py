@@ -15,7 +15,7 @@ from janoscope.cli import main
 from janoscope.errors import RecordingError
 from janoscope.pipeline.provenance import apply_arguments
 from janoscope.plan import Policy, preset
-from janoscope.probe import load_sheet, sheet_paths
+from janoscope.probe import load_probe, probe_paths
 from janoscope.workflows.analyze.recording import analyze
 from janoscope.workflows.record.sink import RecordingSink
 
@@ -178,18 +178,18 @@ def test_the_printed_line_names_the_model_as_it_was_typed() -> None:
         "height": 8,
     }
     run |= dict.fromkeys(("width", "frames", "guidance", "negative_prompt"), "unknown")
-    options = {"revision": "r1", "variant": "fp16", "probe": "my sheet.toml", "call": {"a": "b"}}
+    options = {"revision": "r1", "variant": "fp16", "probe": "my probe.toml", "call": {"a": "b"}}
     more = ["--seed", "1", "--steps", "3", "--height", "8"]
     assert apply_arguments(run) == ["models/tiny", "-p", "p", *more]
-    told = ["--probe", "my sheet.toml", "--revision", "r1", "--variant", "fp16", "--call", 'a="b"']
+    told = ["--probe", "my probe.toml", "--revision", "r1", "--variant", "fp16", "--call", 'a="b"']
     assert apply_arguments(run | {"options": options}) == ["models/tiny", "-p", "p", *more, *told]
     assert apply_arguments(run | {"argument": "unknown"})[0] == "tiny"
     assert apply_arguments(run | {"scheduler": "unknown"}) == []  # a loop of one's own: no pipeline would repeat it
 
 
-def test_a_sheet_of_ones_own_is_read_from_the_recording(tmp_path: Path) -> None:
+def test_a_probe_of_ones_own_is_read_from_the_recording(tmp_path: Path) -> None:
     """Control: without its text the recording has no presets, and says so."""
-    text = next(path for path in sheet_paths() if path.stem == "flux").read_text()
+    text = next(path for path in probe_paths() if path.stem == "flux").read_text()
     kept, lost, damaged = (
         record_run(
             tmp_path / f"{name}.h5",
@@ -202,7 +202,7 @@ def test_a_sheet_of_ones_own_is_read_from_the_recording(tmp_path: Path) -> None:
     assert found.results["complexity"]["policy"] == "jano/flux-1/1"
     assert not any("probe" in note for note in found.notes)
     assert without.results["complexity"]["policy"] == "generic"
-    assert any("names the probe sheet 'mine'" in note for note in without.notes)
+    assert any("names the probe 'mine'" in note for note in without.notes)
     with pytest.raises(RecordingError, match="is not TOML"):
         analyze(damaged)
 
@@ -234,10 +234,10 @@ def test_refusals_are_one_line_and_exit_2(folder: Path, janoscope: Callable[...,
     assert not (folder / "run").exists()
 
 
-def test_every_preset_of_every_sheet_is_a_policy() -> None:
+def test_every_preset_of_every_probe_is_a_policy() -> None:
     found = {}
-    for path in sheet_paths():
-        sheet = load_sheet(path)
+    for path in probe_paths():
+        sheet = load_probe(path)
         found |= {name: preset(sheet.policies, name) for name in sheet.policies}
     assert len(found) >= 13
     assert {name.split("/")[1] for name in found if name.startswith("jano/")} >= {"flux-1", "wan-1.3b", "wan-14b", "sd3"}

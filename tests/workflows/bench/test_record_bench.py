@@ -42,7 +42,7 @@ from pathlib import Path
 from janoscope.capture import Capture
 from janoscope.grid import TokenGrid
 from janoscope.workflows.record.sink import RecordingSink
-from janoscope.workflows.bench.simulated import SimulatedPipeline, simulated_sheet
+from janoscope.workflows.bench.simulated import SimulatedPipeline, simulated_probe
 
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
@@ -52,7 +52,7 @@ pipeline = SimulatedPipeline(TokenGrid(16, (21, 60, 104), (1, 2, 2)))  # 32,760 
 pipeline(2)
 before = peak()
 if sys.argv[1] == "record":
-    with Capture(pipeline, simulated_sheet(), RecordingSink(Path(sys.argv[2]), {}, force=True)):
+    with Capture(pipeline, simulated_probe(), RecordingSink(Path(sys.argv[2]), {}, force=True)):
         pipeline(int(sys.argv[3]))
 else:
     pipeline(int(sys.argv[3]))

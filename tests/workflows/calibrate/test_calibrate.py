@@ -167,7 +167,7 @@ def test_one_run_that_fails_costs_its_own_prompt(offered, monkeypatch, tmp_path)
 
 
 def test_a_family_that_cannot_be_executed_is_refused_before_any_run(model, monkeypatch, tmp_path):
-    unable = replace(model, sheet=replace(model.sheet, execution=None))
+    unable = replace(model, probe=replace(model.probe, execution=None))
     monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: unable)
     with pytest.raises(ExecutionError, match="not executed, so no policy can be tried"):
         calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)

@@ -17,8 +17,8 @@ from janoscope.capture import parse_tap
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.generate import generate
-from janoscope.pipeline.model import load_model, sheet_of
-from janoscope.probe import find_sheet
+from janoscope.pipeline.model import load_model, probe_of
+from janoscope.probe import find_probe
 from janoscope.recording import open_recording
 from janoscope.workflows.calibrate.experts import common_boundary
 from janoscope.workflows.calibrate.step_caches import DEGREE, export_magcache, export_teacache, fit_polynomial, write_exports
@@ -35,7 +35,7 @@ TINY = {"height": 80, "width": 112, "frames": 9, "extra": {"max_sequence_length"
 
 def recorded(model, folder, prompts=PROMPTS, steps=STEPS, **options):
     """A recording a prompt with the taps of both tools."""
-    taps = export_taps(model.sheet, ("teacache", "magcache"))
+    taps = export_taps(model.probe, ("teacache", "magcache"))
     paths = []
     for seed, prompt in enumerate(prompts):
         call = make_call(model, CallOptions(prompt, seed=seed, steps=steps, **options))
@@ -91,7 +91,7 @@ def two_experts(tmp_path_factory):
     """A recording of Wan 2.2 in 24 steps, and the step at which its second network takes over."""
     pipe, call = build("wan2.2")
     path = tmp_path_factory.mktemp("experts") / "wan22.h5"
-    with janoscope.record(pipe, path, taps=export_taps(sheet_of(pipe), ("teacache", "magcache"))):
+    with janoscope.record(pipe, path, taps=export_taps(probe_of(pipe), ("teacache", "magcache"))):
         pipe(**call | {"num_inference_steps": LONG}, generator=torch.Generator().manual_seed(0))
     return path, sum(timestep >= 875 for timestep in pipe.scheduler.timesteps.tolist())
 
@@ -203,8 +203,8 @@ def test_a_polynomial_is_found_again():
 
 
 @pytest.mark.parametrize("name", [*EXECUTABLE, "latte"])
-def test_every_tap_that_a_sheet_names_is_there(name):
-    sheet = find_sheet([NETWORKS[name][0]])
+def test_every_tap_that_a_probe_names_is_there(name):
+    sheet = find_probe([NETWORKS[name][0]])
     modules = dict(network(name).named_modules())
     named = [text for text in (sheet.residual.modulated, sheet.residual.first, sheet.residual.last) if text]
     assert named
@@ -217,9 +217,9 @@ def test_what_is_missing_is_told(demo, demo_runs, tmp_path, saved):
     with pytest.raises(InputError, match=r"plain.h5 holds no tap .*--for teacache"):
         export_teacache([plain])
     with pytest.raises(InputError, match="no export for 'pab'"):
-        export_taps(demo.sheet, ("pab",))
+        export_taps(demo.probe, ("pab",))
     with pytest.raises(InputError, match="latte names no first and last"):
-        export_taps(find_sheet(["LatteTransformer3DModel"]), ("magcache",))
+        export_taps(find_probe(["LatteTransformer3DModel"]), ("magcache",))
     short = recorded(demo, tmp_path, PROMPTS[:1], steps=3)
     with pytest.raises(InputError, match="too few for a polynomial"):
         export_teacache(short)

@@ -254,7 +254,7 @@ def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
     from janoscope.execution import Executor
     from janoscope.pipeline.generate import generate
 
-    with Executor(model.pipe, model.sheet, policy=model.policy(None)) as executor:
+    with Executor(model.pipe, model.probe, policy=model.policy(None)) as executor:
         generate(model, calls(model)[0])
     plan: Plan = executor.plan
     scores = random_scores((1, 1, plan.ranks.size), 3).ravel()

@@ -36,7 +36,7 @@ class Scheduler:
 def test_the_timesteps_are_fetched_once_however_many_steps_there_are():
     scheduler = Scheduler([900.0, 500.0, 100.0])
     pipe = SimpleNamespace(transformer=torch.nn.Identity(), scheduler=scheduler)
-    model = SimpleNamespace(pipe=pipe, sheet=SimpleNamespace(tap=SimpleNamespace(components=("transformer",))))
+    model = SimpleNamespace(pipe=pipe, probe=SimpleNamespace(tap=SimpleNamespace(components=("transformer",))))
     branches = Branches(model, count=False)
     seen = []
     for _ in range(3):

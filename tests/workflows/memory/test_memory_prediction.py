@@ -13,7 +13,7 @@ from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.model import load_model
 from janoscope.pipeline.model_configs import Part, find_published
 from janoscope.plan import STRATEGIES, Cache, Intervals, Policy, Split
-from janoscope.probe import find_sheet, load_sheet, sheet_paths
+from janoscope.probe import find_probe, load_probe, probe_paths
 from janoscope.workflows.apply.session import apply_model
 from janoscope.workflows.memory.meta_network import (
     FlashAttention,
@@ -46,7 +46,7 @@ def traced(name, rows_of_text=9):
     """(network on meta, its arguments) of a tiny network."""
     class_name, _ = NETWORKS[name]
     config = dict(network(name).config)
-    sheet = find_sheet([class_name])
+    sheet = find_probe([class_name])
     grid = GRIDS.get(name, (1, ROWS, COLS))
     arguments = forward_arguments(sheet, config, grid, items=2, text_tokens=rows_of_text, dtype="float32")
     return build_on_meta(Part("transformer", "diffusers", class_name, config), "float32"), arguments, sheet
@@ -80,11 +80,11 @@ def test_wan_keeps_named_modules_in_float32(saved):
 
 
 def test_published_models_have_their_published_sizes():
-    """Billions of parameters: of transformers as the sheets note, of encoders and VAEs as their model cards do."""
+    """Billions of parameters: of transformers as the probes note, of encoders and VAEs as their model cards do."""
     others = {"T5EncoderModel": 4.762, "UMT5EncoderModel": 5.681, "AutoencoderKLWan": 0.127, "AutoencoderKL": 0.084}
     seen = set()
-    for path in sheet_paths():
-        for name, entry in load_sheet(path).models.items():
+    for path in probe_paths():
+        for name, entry in load_probe(path).models.items():
             published = find_published(name)
             counts = [parameter_count(build_on_meta(part, "bfloat16")) / 1e9 for part in (*published.networks, *published.others)]
             assert counts[0] == pytest.approx(entry["parameters_billion"], abs=0.05), name
@@ -99,7 +99,7 @@ def test_published_models_have_their_published_sizes():
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_every_sheet_says_what_its_network_is_given(name):
+def test_every_probe_says_what_its_network_is_given(name):
     module, arguments, sheet = traced(name)
     with torch.device("meta"), torch.no_grad():
         output = module(**arguments, return_dict=False)[0]
@@ -132,9 +132,9 @@ def test_attention_scores_are_not_counted():
     assert scores.peak > 2 * activation_peak(module, arguments)
 
 
-def test_a_word_of_a_sheet_that_means_nothing_is_refused():
+def test_a_word_of_a_probe_that_means_nothing_is_refused():
     class_name, _ = NETWORKS["wan"]
-    sheet, config = find_sheet([class_name]), dict(network("wan").config)
+    sheet, config = find_probe([class_name]), dict(network("wan").config)
     wrong = replace(sheet, arguments={"encoder_hidden_states": "item text text_dims"})
     with pytest.raises(InputError, match="'text_dims' is no axis"):
         forward_arguments(wrong, config, (3, 5, 7), items=1, text_tokens=9, dtype="float32")

@@ -14,9 +14,9 @@ from torch import nn
 
 from janoscope.errors import InputError
 from janoscope.pipeline import model as model_module
-from janoscope.pipeline.model import load_model, sheet_of
-from janoscope.pipeline.provenance import sheet_text
-from janoscope.probe import CHECKOUT, load_sheet, parse_sheet, sheet_paths
+from janoscope.pipeline.model import load_model, probe_of
+from janoscope.pipeline.provenance import text_of_probe
+from janoscope.probe import CHECKOUT, load_probe, parse_probe, probe_paths
 from janoscope.recording import open_recording
 from janoscope.workflows.record.session import record
 
@@ -85,7 +85,7 @@ REFUSED = [
     ),
     ("flux", ("--tap", "transformer_blocks.0:steps=5"), "cannot be understood; write PATH"),
     ("flux", ("--policy", "none/such"), "none/such"),
-    ("flux", ("--probe", "missing.toml"), "probe sheet missing.toml cannot be read"),
+    ("flux", ("--probe", "missing.toml"), "probe missing.toml cannot be read"),
     ("dit", (), "--height has no effect on DiTPipeline"),
 ]
 
@@ -117,19 +117,19 @@ def test_a_class_is_given_by_number(saved, janoscope, tmp_path):
     assert "'a cat' is no class of dit; give a class number" in said.err
 
 
-def test_an_unknown_transformer_is_told_how_to_write_a_sheet():
+def test_an_unknown_transformer_is_told_how_to_write_a_probe():
     class FooTransformer2DModel(nn.Module):
         pass
 
     with pytest.raises(
-        InputError, match=r"no probe sheet matches FooTransformer2DModel; looked in .*docs/probes\.md.*its path as probe"
+        InputError, match=r"no probe matches FooTransformer2DModel; looked in .*docs/probes\.md.*its path as probe"
     ):
-        sheet_of(SimpleNamespace(transformer=FooTransformer2DModel()))
+        probe_of(SimpleNamespace(transformer=FooTransformer2DModel()))
     with pytest.raises(InputError, match=r"neither a transformer nor a unet; .*docs/own-sampler\.md"):
-        sheet_of(SimpleNamespace())
+        probe_of(SimpleNamespace())
 
 
-def test_a_sheet_of_ones_own_is_used(saved, janoscope, tmp_path):
+def test_a_probe_of_ones_own_is_used(saved, janoscope, tmp_path):
     sheet = tmp_path / "mine.toml"
     sheet.write_text((CHECKOUT / "flux.toml").read_text().replace('family = "flux"', 'family = "mine"'))
     said = janoscope("record", saved("flux"), *FLUX, "--steps", 2, "--probe", sheet, "-o", tmp_path / "run.h5")
@@ -137,17 +137,17 @@ def test_a_sheet_of_ones_own_is_used(saved, janoscope, tmp_path):
     with open_recording(tmp_path / "run.h5") as recording:
         told = recording.provenance
         assert told["capture"]["probe"] == "mine"
-        assert parse_sheet(tomllib.loads(told["capture"]["probe_text"]), "the recording") == load_sheet(sheet)
+        assert parse_probe(tomllib.loads(told["capture"]["probe_text"]), "the recording") == load_probe(sheet)
         assert told["run"]["options"] == {"probe": str(sheet), "call": {"max_sequence_length": 16}}
 
 
-@pytest.mark.parametrize("path", sheet_paths(), ids=lambda path: path.stem)
-def test_a_sheet_is_kept_whole(path):
-    sheet = load_sheet(path)
-    assert parse_sheet(tomllib.loads(sheet_text(sheet)), "text") == sheet
-    assert sheet_text(replace(sheet, title='odd " \\ \n 猫')) != sheet_text(sheet)
+@pytest.mark.parametrize("path", probe_paths(), ids=lambda path: path.stem)
+def test_a_probe_is_kept_whole(path):
+    sheet = load_probe(path)
+    assert parse_probe(tomllib.loads(text_of_probe(sheet)), "text") == sheet
+    assert text_of_probe(replace(sheet, title='odd " \\ \n 猫')) != text_of_probe(sheet)
     odd = replace(sheet, title='odd " \\ \n 猫')
-    assert parse_sheet(tomllib.loads(sheet_text(odd)), "text") == odd
+    assert parse_probe(tomllib.loads(text_of_probe(odd)), "text") == odd
 
 
 def test_what_the_command_was_given_is_kept(saved, janoscope, tmp_path):
@@ -162,7 +162,7 @@ def test_what_the_command_was_given_is_kept(saved, janoscope, tmp_path):
         call = {"max_sequence_length": 16, "output_type": "np"}
         assert told["run"]["options"] == {"scheduler": options[1], "dtype": "float32", "call": call}
         assert told["model"]["argument"] == str(saved("flux"))
-        assert "probe_text" not in told["capture"], "the bundled sheet goes by its name"
+        assert "probe_text" not in told["capture"], "the bundled probe goes by its name"
         assert "generator" not in told["run"]["arguments"]
     with open_recording(next((tmp_path / "set").glob("*.h5"))) as recording:
         told = recording.provenance

@@ -49,7 +49,7 @@ def test_a_compiled_transformer_is_recorded_and_refused_by_apply_by_name(tmp_pat
     wanted = recorded(plain, call, tmp_path / "plain.h5")
     pipe, call = build("flux")
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
-    sheet = janoscope.probe.find_sheet(["FluxTransformer2DModel"]) if given else None
+    sheet = janoscope.probe.find_probe(["FluxTransformer2DModel"]) if given else None
     made = recorded(pipe, call, tmp_path / "compiled.h5", sheet=sheet, taps=[parse_tap("transformer_blocks.0:tokens=3")])
     for signal in ("model_output", "sample"):
         np.testing.assert_allclose(made.read(signal), wanted.read(signal), atol=1e-5)

@@ -9,7 +9,7 @@ from ..plan import CacheBytes
 
 
 @dataclass(frozen=True)
-class StepAccount:
+class StepSummary:
     """One scheduler step. tokens: image tokens computed; flops: of all its network calls; full_flops: of the same calls, had
     every token been computed; forced: refreshed out of turn."""
 
@@ -23,7 +23,7 @@ class StepAccount:
 
 
 @dataclass
-class Account:
+class RunSummary:
     """Filled while a generation runs. Fractions are against every token and every FLOP of the full run.
 
     FLOPs are counted when `steps` are first read, not while the generation runs.
@@ -36,18 +36,18 @@ class Account:
     cache_host_bytes: int = 0
     nonfinite: int = 0
     token_levels: dict[str, int] = field(default_factory=dict)
-    _counted: list[StepAccount] = field(default_factory=list)
-    _uncounted: list[Callable[[], StepAccount]] = field(default_factory=list)
+    _counted: list[StepSummary] = field(default_factory=list)
+    _uncounted: list[Callable[[], StepSummary]] = field(default_factory=list)
 
     @property
-    def steps(self) -> list[StepAccount]:
+    def steps(self) -> list[StepSummary]:
         """Every step that was made, its FLOPs counted."""
         while self._uncounted:
             self._counted.append(self._uncounted[0]())
             del self._uncounted[0]
         return self._counted
 
-    def add(self, step: Callable[[], StepAccount]) -> None:
+    def add(self, step: Callable[[], StepSummary]) -> None:
         """A step has been made; `step` counts its FLOPs."""
         self._uncounted.append(step)
 
