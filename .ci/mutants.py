@@ -22,19 +22,17 @@ from scipy import stats
 # without those that run whole pipelines of the bundled models or every family by brute force
 QUICK = {
     "execution": [
-        f"tests/execution/test_{name}.py"
+        f"tests/execution/{name}.py"
         for name in (
-            "batch_cut",
-            "fingerprint",
-            "forecast",
-            "generations",
-            "hooks",
-            "offload",
-            "rows",
-            "special_runs",
-            "steering",
-            "strategies",
-            "strategy_runs",
+            "caching/test_forecast",
+            "caching/test_offload",
+            "caching/test_strategies",
+            "test_generations",
+            "test_hooks",
+            "test_rows",
+            "test_special_runs",
+            "test_steering",
+            "test_strategy_runs",
         )
     ]
 }
@@ -54,12 +52,12 @@ def generate(package: str) -> list[str]:
 
 def verdicts() -> dict[str, str]:
     """Of each mutant: killed, timeout, survived, no tests, not checked."""
-    found = {}
+    by_name = {}
     for path in walk_mutatable_files():
         data = SourceFileMutationData(path=path)
         data.load()
-        found |= {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
-    return found
+        by_name |= {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    return by_name
 
 
 def main() -> None:
@@ -68,28 +66,28 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="how many mutants to draw; all where not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="the survivors of the last run alone")
-    asked = parser.parse_args()
-    kept = Path(f"mutants-{asked.package}.txt")
+    options = parser.parse_args()
+    verdict_file = Path(f"mutants-{options.package}.txt")
 
-    if asked.again and not kept.exists():
-        parser.error(f"--again needs {kept}, which a run without it leaves")
+    if options.again and not verdict_file.exists():
+        parser.error(f"--again needs {verdict_file}, which a run without it leaves")
 
-    names = generate(asked.package)
-    drawn = random.Random(asked.seed).sample(names, min(asked.sample or len(names), len(names)))
-    if asked.again:
-        before = dict(line.split(" ", 1) for line in kept.read_text().splitlines())
+    names = generate(options.package)
+    drawn = random.Random(options.seed).sample(names, min(options.sample or len(names), len(names)))
+    if options.again:
+        before = dict(line.split(" ", 1) for line in verdict_file.read_text().splitlines())
         drawn = [name for name, verdict in before.items() if verdict not in CAUGHT and name in names]
     if not drawn:
-        parser.exit(message=f"no mutant of {asked.package} survived the last run\n")  # none named means all to mutmut
+        parser.exit(message=f"no mutant of {options.package} survived the last run\n")  # none named means all to mutmut
     mutmut._run(drawn, 1)
 
-    found = verdicts()
-    told = {name: found[name] for name in drawn}
-    kept.write_text("".join(f"{name} {verdict}\n" for name, verdict in sorted(told.items())))
-    caught = sum(verdict in CAUGHT for verdict in told.values())
-    low, high = stats.binomtest(caught, len(told)).proportion_ci(method="wilson")
-    print(f"{asked.package}: {dict(Counter(told.values()))}")
-    print(f"{caught} of {len(told)} caught, {len(names)} in all: {caught / len(told):.1%} [{low:.1%}, {high:.1%}]")
+    after = verdicts()
+    outcome = {name: after[name] for name in drawn}
+    verdict_file.write_text("".join(f"{name} {verdict}\n" for name, verdict in sorted(outcome.items())))
+    caught = sum(verdict in CAUGHT for verdict in outcome.values())
+    low, high = stats.binomtest(caught, len(outcome)).proportion_ci(method="wilson")
+    print(f"{options.package}: {dict(Counter(outcome.values()))}")
+    print(f"{caught} of {len(outcome)} caught, {len(names)} in all: {caught / len(outcome):.1%} [{low:.1%}, {high:.1%}]")
 
 
 if __name__ == "__main__":
