@@ -1,11 +1,7 @@
 """The page in a real browser, at the width of a desk and of a phone."""
 
-import json
-import re
-import subprocess
-
 import pytest
-from browser import BROWSER, FLAGS, REQUIRED, check_present, needs_browser
+from browser import REQUIRED, check_present, look, needs_browser
 from report_results import CLIP, PICTURE, add_applied, make_results
 
 from janoscope.report import render_aggregate, render_analysis
@@ -13,57 +9,6 @@ from janoscope.workflows.analyze.aggregate import write_aggregate
 
 pytestmark = needs_browser
 WIDTHS = (1280, 390)
-
-# a frame, since a window is never narrower than 500 px; --dump-dom prints the attribute in which the answer is left
-HOST = """<!doctype html><body style="margin:0"><script>
-addEventListener("message", (event) => { document.documentElement.dataset.seen = event.data; });
-</script><iframe src="probed.html" style="border:0" width="%d" height="900"></iframe></body>"""
-
-# what the page itself can tell
-PROBE = """<script>
-(async () => {
-  const root = document.documentElement, images = [...document.querySelectorAll("image, img")];
-  const loads = (source) => new Promise((done) => {
-    const image = new Image();
-    image.onload = () => done(image.naturalWidth > 0); image.onerror = () => done(false); image.src = source; });
-  const loaded = await Promise.all(images.map((image) => loads(image.getAttribute("href") || image.src)));
-  const visible = [...document.querySelectorAll("figure svg")].filter((svg) => svg.getBoundingClientRect().height > 20).length;
-  const out = [...document.querySelectorAll("section, figure, table, h1, svg")].filter((part) => {
-    const box = part.getBoundingClientRect();
-    return box.right > innerWidth + 1 && !part.closest(".table, .wide .drawing"); }).length;
-  const table = document.querySelector("#table-points"), button = table ? table.querySelectorAll("th button")[5] : null;
-  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[5].textContent);
-  const orders = [];
-  if (button) { for (let click = 0; click < 2; click++) { button.click(); orders.push(column()); } }
-  const player = document.querySelector(".player"), played = [];
-  const shown = (kind) => [...player.querySelectorAll(kind)].map((part, at) => part.hidden ? -1 : at).filter((at) => at >= 0);
-  const look = () => played.push([shown(".frame"), shown(".over"), player.querySelector("output").textContent]);
-  if (player) {
-    look();
-    player.querySelector(".play").click();
-    await new Promise((done) => setTimeout(done, 180));
-    player.querySelector(".play").click();
-    look();
-    await new Promise((done) => setTimeout(done, 400));
-    player.querySelector(".levels").click();
-    look();
-  }
-  parent.postMessage(JSON.stringify({ played, width: innerWidth, scroll: root.scrollWidth, images: images.length,
-    missing: loaded.filter((ok) => !ok).length, visible, out, orders }), "*");
-})();
-</script>"""
-
-
-def look(path, width, folder):
-    """(what the page says about itself, what the console said)."""
-    host = folder / "host.html"
-    host.write_text(HOST % width)
-    (folder / "probed.html").write_text(path.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--dump-dom"]
-    ran = subprocess.run([*command, host.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'data-seen="([^"]*)"', ran.stdout)
-    assert found, ran.stderr[-2000:]
-    return json.loads(found[1].replace("&quot;", '"')), [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.mark.parametrize("grid", [PICTURE, CLIP], ids=["picture", "clip"])

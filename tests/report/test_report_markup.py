@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from comparison_results import write as write_comparison
 from report_results import add_applied, make_results
-from test_report_comparison import write as write_comparison
 
 from janoscope.report import render_aggregate, render_analysis
 from janoscope.report.calibration import render_calibration
