@@ -1,35 +1,20 @@
-"""`janoscope bench`: what janoscope itself costs, measured on this machine. Every subcommand has a module of its own."""
+"""`janoscope bench`: what janoscope itself costs, measured on this machine."""
 
 import json
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from .options import hush, json_option, quiet_option
 
-_NAMES = ("record", "analyze", "execute", "scale")  # bench_<name>.py defines the command bench_<name>
 
-
-class _Benches(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in _NAMES if find_spec(f".bench_{name}", __package__)]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
-            return None
-        command: click.Command = getattr(import_module(f".bench_{name}", __package__), f"bench_{name}")
-        return command
-
-
-@click.group(cls=_Benches)
+@click.group()
 def bench() -> None:
     """Measure what janoscope itself costs on this machine."""
 
 
-@click.command("analyze")
+@bench.command("analyze")
 @click.option(
     "-o",
     "--output",
@@ -58,7 +43,7 @@ def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict
     sys.exit(1 if strict and not all(result["within"].values()) else 0)
 
 
-@click.command("execute")
+@bench.command("execute")
 @click.option("--size", default="flux-like", show_default=True, help="tiny, flux-like, flux-1 or wan-1.3b (GPU).")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Times that every call is timed.")
 @click.option("--device", help="Torch device [default: the first GPU, else cpu].")
@@ -97,7 +82,7 @@ def bench_execute(
     sys.exit(1 if strict and result.faults else 0)
 
 
-@click.command("record")
+@bench.command("record")
 @click.option(
     "-o",
     "--output",
@@ -123,7 +108,7 @@ def bench_record(output: Path | None, scratch: Path | None, small: bool, strict:
     sys.exit(1 if strict and not all(result["within"].values()) else 0)
 
 
-@click.command("scale")
+@bench.command("scale")
 @click.option(
     "--gpus", type=click.IntRange(min=1), multiple=True, default=(8, 64), show_default=True, help="Sizes of the cluster."
 )
