@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import janoscope
+
 PACKAGE = Path(__file__).parent.parent / "janoscope"
 CORE = ("errors", "decode", "shape", "grid", "probe")
 FLOW = (
@@ -24,6 +26,8 @@ STRANGERS = {
 }
 # workflow -> workflows that it may use; the others are strangers to one another
 USES = {"compare": {"apply"}, "calibrate": {"record", "analyze"}, "bench": {"*"}, "demo": {"*"}}
+# a circle that is still there; nothing may join it
+CIRCLE = {f"recording.reading.{name}" for name in ("reader", "summary", "verification", "xarray_view")}
 HOMES = {
     "h5py": {"recording"},
     "matplotlib": {"report", "evidence"},
@@ -88,7 +92,7 @@ def test_every_module_keeps_the_law():
 
 
 @pytest.mark.parametrize(
-    ("source", "module", "told"),
+    ("source", "module", "words"),
     [
         ("from ..workflows.compare import contest", ("plan", "plan"), "stands right"),
         ("import torch", ("analysis", "tiles"), "torch"),
@@ -97,8 +101,8 @@ def test_every_module_keeps_the_law():
         ("from janoscope.cli import app", ("workflows", "record", "session"), "stands right"),
     ],
 )
-def test_a_broken_law_is_found(source, module, told):
-    assert [told in law for law in broken_laws(source, module)] == [True]
+def test_a_broken_law_is_found(source, module, words):
+    assert [words in law for law in broken_laws(source, module)] == [True]
 
 
 def workflows_used(source, module):
@@ -130,6 +134,79 @@ def test_a_strange_workflow_is_found():
     assert strange_workflows("from ..apply.session import apply", ("workflows", "compare", "methods")) == set()
 
 
+# --- no circle, also when imports inside functions and under TYPE_CHECKING count ---
+
+
+def package_modules():
+    """{dotted name below janoscope: (is it a package, source)} of every module."""
+    found = {}
+    for path, parts in modules():
+        is_package = parts[-1] == "__init__"
+        found[".".join(parts[:-1] if is_package else parts)] = (is_package, path.read_text())
+    return found
+
+
+def modules_imported(name, sources):
+    """Modules of `sources` that one of them imports, wherever in it: the module that is named, or the package that names it."""
+    is_package, source = sources[name]
+    own = name.split(".") if name else []
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            start = [*own[: len(own) - node.level + is_package], *(node.module or "").split(".")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "janoscope":
+            start = node.module.split(".")[1:]
+        else:
+            continue
+        package = ".".join(part for part in start if part)
+        for alias in node.names:
+            submodule = f"{package}.{alias.name}".strip(".")
+            imported.add(submodule if submodule in sources else package)
+    return imported & set(sources) - {name}
+
+
+def circles(sources):
+    """Groups of modules each of which imports, directly or not, every other of its group."""
+    reached = {name: modules_imported(name, sources) for name in sources}
+    growing = True
+    while growing:
+        growing = False
+        for name, others in reached.items():
+            more = set().union(others, *(reached[other] for other in others))
+            growing, reached[name] = growing or more != others, more
+    groups = {frozenset(other for other in reached[name] if name in reached[other]) for name in reached if name in reached[name]}
+    return sorted(sorted(group) for group in groups)
+
+
+def test_no_import_circle():
+    assert [group for group in circles(package_modules()) if not set(group) <= CIRCLE] == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ({"a": "from .b import x", "b": "def f():\n    from .a import y"}, [["a", "b"]]),
+        ({"a": "from . import b", "b": "if TYPE_CHECKING:\n    from janoscope.a import y"}, [["a", "b"]]),
+        ({"a": "from .b import x", "b": "from .c import x", "c": "from .a import x"}, [["a", "b", "c"]]),
+        ({"a": "from .b import x", "b": "from .c import x", "c": "import torch"}, []),
+    ],
+)
+def test_a_circle_is_found(sources, found):
+    assert circles({name: (False, source) for name, source in sources.items()}) == found
+
+
+def hidden_by_a_public_name(modules, public):
+    """Modules directly under the package that a public name of it hides, or is hidden by."""
+    return sorted(set(modules) & set(public))
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    own = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert len(own) > 10
+    assert hidden_by_a_public_name(own, janoscope.__all__) == []
+    assert hidden_by_a_public_name({"record", "grid"}, ["record", "Grid"]) == ["record"]
+
+
 def test_data_folders_are_not_importable():
     for folder in ("probes", "reports"):
         assert not list((PACKAGE.parent / folder).rglob("__init__.py"))
@@ -141,14 +218,14 @@ def test_data_folders_are_not_importable():
 )
 def test_import_and_help_load_no_heavy_library(statement):
     heavy = "sorted({'torch', 'numpy', 'h5py', 'matplotlib', 'scipy', 'diffusers'} & set(sys.modules))"
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", f"import sys; {statement}; print(); print({heavy})"], capture_output=True, text=True, check=True
     )
-    assert told.stdout.splitlines()[-1] == "[]"
+    assert printed.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_heavy_import_would_be_seen():
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", "import sys, numpy; print('numpy' in sys.modules)"], capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == "True"
+    assert printed.stdout.strip() == "True"

@@ -41,6 +41,7 @@ class listening:
 
     def __init__(self, listener: AttentionListener | None):
         self._listener = listener
+        self._before: AttentionListener | None = None
 
     def __enter__(self) -> None:
         self._before, _thread.listener = _thread.listener, self._listener
