@@ -168,18 +168,18 @@ def analyse(
     arrays = {
         "complexity_temporal": maps.temporal, "complexity_spatial": maps.spatial, "complexity_combined": maps.combined,
         "complexity_enhanced": maps.enhanced, "ras_importance": ras, "convergence_step": settled.convergence_step,
-        "holding_cost": settled.holding_cost, "flow_velocity_change": settled.relative_change[1:],
+        "reuse_error": settled.reuse_error, "flow_velocity_change": settled.relative_change[1:],
         "x0_distance": settled.x0_distance,
         "raw_change": raw, "point_raw": rms[:, at].T, "point_velocity": rms[:, at].T, "timestep": 1000 * sigma, "sigma": sigma,
         "alpha": 1 - sigma, **over_the_run(grid, plan, velocity, sigma, settled, raw),
     }  # fmt: skip
     score = token_means(maps.enhanced, grid, policy.tile)
     groups = tile_of_tokens(grid, policy.tile)
-    targets = {"convergence_step": settled.convergence_step, "holding_cost": settled.holding_cost}
+    targets = {"convergence_step": settled.convergence_step, "reuse_error": settled.reuse_error}
     active, static = plan.ranks == TokenLevel.ACTIVE.rank, plan.ranks == TokenLevel.STATIC.rank
     apart = separation(settled.velocity_change, active, static, groups=groups)
     facts = {
-        "schema": "janoscope-analysis/1",
+        "schema": "janoscope-analysis/2",
         "recording": "run.h5",
         "run": {"model": "tiny/flow", "prompt": prompt, "seed": seed, "steps": steps, "guidance": 3.5, "complete": True},
         "grid": grid.to_json(),
@@ -248,7 +248,7 @@ def by_level(plan: Plan, settled) -> dict:
             "tokens": int(chosen.sum()),
             "convergence_step_median": float(np.median(settled.convergence_step[chosen])),
             "velocity_convergence_step_median": float(np.median(settled.velocity_convergence_step()[chosen])),
-            "holding_cost_median": float(np.median(settled.holding_cost[chosen])),
+            "reuse_error_median": float(np.median(settled.reuse_error[chosen])),
         }
         for name, chosen in groups.items()
     }

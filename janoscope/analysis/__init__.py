@@ -9,7 +9,7 @@ device, without a host synchronisation before the map is done).
 
 from .baselines import fourier_baseline, variance_baseline
 from .complexity import Complexity, jano_complexity, min_max
-from .convergence import Convergence, ConvergenceAccumulator, convergence_step, holding_cost, measure_convergence
+from .convergence import Convergence, ConvergenceAccumulator, convergence_step, measure_convergence, reuse_error
 from .enhancement import Enhancement, diffuse_inward
 from .importance import gradient_energy, ras_importance, velocity_change
 from .prediction import Estimate, MapScore, class_agreement, map_predicts, quantile_classes, separation, spearman
@@ -17,7 +17,7 @@ from .tiles import tile_means, tile_of_tokens, token_means
 
 __all__ = [
     "Complexity", "Convergence", "ConvergenceAccumulator", "Enhancement", "Estimate", "MapScore", "class_agreement",
-    "convergence_step", "diffuse_inward", "fourier_baseline", "gradient_energy", "holding_cost", "jano_complexity",
-    "map_predicts", "measure_convergence", "min_max", "quantile_classes", "ras_importance", "separation", "spearman",
+    "convergence_step", "diffuse_inward", "fourier_baseline", "gradient_energy", "jano_complexity", "map_predicts",
+    "measure_convergence", "min_max", "quantile_classes", "ras_importance", "reuse_error", "separation", "spearman",
     "tile_means", "tile_of_tokens", "token_means", "variance_baseline", "velocity_change",
 ]  # fmt: skip

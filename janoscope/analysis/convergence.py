@@ -1,4 +1,4 @@
-"""Convergence: when each token settles, and what it costs to hold its velocity, read step by step from a recording."""
+"""Convergence: when each token settles, and the error of reusing its velocity, read step by step from a recording."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Convergence:
 
     `velocity_rms`, `velocity_change` (step, token): rms over channels of the velocity, and of its difference to the step before
     (NaN at step 0). `x0_distance` (step, token): rms distance of the x0 estimate to the last one. `convergence_step` (token,)
-    int64: the first step from which the distance stays below `tolerance` to the end. `holding_cost` (token,): rms error of a
-    velocity that is held for 1 to `hold_steps` steps instead of computed, over all steps it can start from; `holding_cost_steps`
-    (held steps - 1, token) the same for each number of steps alone, NaN where the run is shorter.
+    int64: the first step from which the distance stays below `tolerance` to the end. `reuse_error` (token,): rms error of a
+    velocity that is reused for 1 to `hold_steps` steps instead of computed, over all steps it can start from; `reuse_error_steps`
+    (steps reused - 1, token) the same for each number of steps alone, NaN where the run is shorter.
     `nonfinite`: input values that were NaN or infinite and counted as 0.
     """
 
@@ -34,8 +34,8 @@ class Convergence:
     velocity_change: np.ndarray
     x0_distance: np.ndarray
     convergence_step: np.ndarray
-    holding_cost: np.ndarray
-    holding_cost_steps: np.ndarray
+    reuse_error: np.ndarray
+    reuse_error_steps: np.ndarray
     tolerance: float
     hold_steps: int
     nonfinite: int
@@ -59,8 +59,8 @@ class Convergence:
         bad = f", {self.nonfinite} non-finite values counted as 0" if self.nonfinite else ""
         return (
             f"<Convergence of {self.convergence_step.size} tokens over {len(self.x0_distance)} steps: settled (x0 within "
-            f"{self.tolerance:g}) at step {early:g} {middle:g} {late:g} (quartiles), median cost of holding {self.hold_steps} "
-            f"steps {np.median(self.holding_cost):.3g}{bad}>"
+            f"{self.tolerance:g}) at step {early:g} {middle:g} {late:g} (quartiles), median reuse error over {self.hold_steps} "
+            f"steps {np.median(self.reuse_error):.3g}{bad}>"
         )
 
 
@@ -72,7 +72,7 @@ class ConvergenceAccumulator:
     >>> steps = ConvergenceAccumulator(np.zeros((1, 2)), hold_steps=1)
     >>> for size in (2.0, 1.0, 0.0): steps.add(np.full((1, 2), size), np.full((1, 2), size))
     >>> result = steps.result()
-    >>> result.convergence_step.tolist(), result.holding_cost.tolist()
+    >>> result.convergence_step.tolist(), result.reuse_error.tolist()
     ([2], [1.0])
     """
 
@@ -83,12 +83,12 @@ class ConvergenceAccumulator:
             raise InputError(f"tolerance {tolerance} must be above 0; the distance of x0 to its last value never falls below 0.")
         self._final, _ = _finite(final_x0)
         self._nonfinite = 0  # the last step is fed again, and counted then
-        self._held: deque[np.ndarray] = deque(maxlen=hold_steps)
+        self._past: deque[np.ndarray] = deque(maxlen=hold_steps)
         self._tolerance = tolerance
         self._rms: list[np.ndarray] = []
         self._change: list[np.ndarray] = []
         self._distance: list[np.ndarray] = []
-        self._error = np.zeros((hold_steps, *self._final.shape[:-1]))  # squared errors, summed by steps held - 1, float64
+        self._error = np.zeros((hold_steps, *self._final.shape[:-1]))  # squared errors, summed by steps reused - 1, float64
 
     def add(self, velocity: Array, x0: Array) -> None:
         """One step: flow velocity and x0 estimate, each (..., token, channel)."""
@@ -98,30 +98,30 @@ class ConvergenceAccumulator:
                 f"step {len(self._rms)} has velocity {now.shape} and x0 {estimate.shape}, expected {self._final.shape}."
             )
         self._nonfinite += bad_velocity + bad_x0
-        for held, past in enumerate(reversed(self._held)):
-            self._error[held] += _mean_square(now - past)
-        previous = self._held[-1] if self._held else np.full_like(now, np.nan)
+        for age, past in enumerate(reversed(self._past)):
+            self._error[age] += _mean_square(now - past)
+        previous = self._past[-1] if self._past else np.full_like(now, np.nan)
         self._rms.append(np.sqrt(_mean_square(now)))
         self._change.append(np.sqrt(_mean_square(now - previous)))
         self._distance.append(np.sqrt(_mean_square(estimate - self._final)))
-        self._held.append(now.copy())
+        self._past.append(now.copy())
 
     def result(self) -> Convergence:
         """What was fed so far, taken as the whole generation. Raises `InputError` for fewer than two steps."""
         if len(self._rms) < 2:
             raise InputError(f"convergence needs two steps or more, got {len(self._rms)}.")
         distance = np.stack(self._distance)
-        holds = np.maximum(len(self._rms) - 1 - np.arange(len(self._error)), 0)  # starts from which that many steps can be held
-        each = np.divide(self._error.T, holds, out=np.full(self._error.T.shape, np.nan), where=holds > 0).T
+        starts = np.maximum(len(self._rms) - 1 - np.arange(len(self._error)), 0)  # steps that can be reused for that long
+        each = np.divide(self._error.T, starts, out=np.full(self._error.T.shape, np.nan), where=starts > 0).T
         return Convergence(
             velocity_rms=np.stack(self._rms),
             velocity_change=np.stack(self._change),
             x0_distance=distance,
             convergence_step=convergence_step(distance, self._tolerance),
-            holding_cost=np.sqrt(self._error.sum(axis=0) / holds.sum()).astype(np.float32),
-            holding_cost_steps=np.sqrt(each).astype(np.float32),
+            reuse_error=np.sqrt(self._error.sum(axis=0) / starts.sum()).astype(np.float32),
+            reuse_error_steps=np.sqrt(each).astype(np.float32),
             tolerance=self._tolerance,
-            hold_steps=self._held.maxlen or 0,
+            hold_steps=self._past.maxlen or 0,
             nonfinite=self._nonfinite,
         )
 
@@ -131,7 +131,7 @@ def measure_convergence(
 ) -> Convergence:
     """Convergence of a whole run: two (step, ..., token, channel) arrays, or anything with a length that gives one step by index.
 
-    One step of each is held at a time, so a lazy view of a recording that converts on indexing is never loaded whole.
+    One step of each is in memory at a time, so a lazy view of a recording that converts on indexing is never loaded whole.
     """
     if len(velocity) != len(x0) or len(x0) < 2:
         raise InputError(f"convergence needs velocity and x0 of the same two steps or more, got {len(velocity)} and {len(x0)}.")
@@ -148,13 +148,13 @@ def convergence_step(distance: np.ndarray, tolerance: float) -> np.ndarray:
     return np.where(outside.any(axis=0), last_outside + 1, 0)
 
 
-def holding_cost(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
-    """(..., token) float32: rms error of a velocity held for 1 to `hold_steps` steps, over all steps it can start from."""
+def reuse_error(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
+    """(..., token) float32: rms error of a velocity reused for 1 to `hold_steps` steps, over all steps it can start from."""
     steps = ConvergenceAccumulator(velocity[0], hold_steps=hold_steps)
     for step in range(len(velocity)):
         now = velocity[step]
         steps.add(now, now)
-    return steps.result().holding_cost
+    return steps.result().reuse_error
 
 
 def _finite(values: Array) -> tuple[np.ndarray, int]:

@@ -49,7 +49,7 @@ def map_predicts(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[MapScore, ...]:
-    """Every map against every target, all (token,): early scores against `convergence_step`, `holding_cost`, ..."""
+    """Every map against every target, all (token,): early scores against `convergence_step`, `reuse_error`, ..."""
     ordered_targets = {name: _Ordered.of(values) for name, values in targets.items()}
     resamples = _Resamples(RESAMPLES, seed)  # the same for every pair, so drawn once
     found = []

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="A token's channels as one number.",
 )
 @click.option("--derivative", type=click.Choice(["backward", "tangent", "closed-form"]), default="backward", show_default=True)
-@click.option("--hold-steps", type=int, default=7, show_default=True, help="Longest hold of the holding cost.")
+@click.option("--hold-steps", type=int, default=7, show_default=True, help="Most steps a velocity is reused for the reuse error.")
 @click.option("--tolerance", type=float, default=0.1, show_default=True, help="Distance under which x0 counts as settled (rms).")
 @click.option("--ras-step", "ras_steps", type=int, multiple=True, help="Keep the RAS importance of this step too.")
 @click.option("--warmup", type=int, help="Warm-up steps instead of the policy's.")

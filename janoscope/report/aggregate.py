@@ -134,16 +134,16 @@ def separation_table(facts: Mapping[str, Any]) -> Table:
 
 
 def level_table(facts: Mapping[str, Any]) -> Table:
-    """When the median token of each level settles, and what holding it costs."""
+    """When the median token of each level settles, and its reuse error."""
     levels = facts["convergence"]["by_level"] | {"all": facts["convergence"]["whole_run"]}
     rows = [
         [Cell(name, at, GROUP_COLOUR[name]), count(levels[name]["tokens"]),
          *_estimate(levels[name]["convergence_step_median"], "mean")[:2],
          *_estimate(levels[name]["velocity_convergence_step_median"], "mean")[:2],
-         *_estimate(levels[name]["holding_cost_median"], "mean")[:2]]
+         *_estimate(levels[name]["reuse_error_median"], "mean")[:2]]
         for at, name in enumerate(GROUPS)
     ]  # fmt: skip
-    heads = ("level", "tokens", "x0 settles at", "interval", "velocity settles at", "interval", "holding cost", "interval")
+    heads = ("level", "tokens", "x0 settles at", "interval", "velocity settles at", "interval", "reuse error", "interval")
     return Table("levels", "Median token of each level, mean over recordings; 95% intervals", heads, rows)
 
 

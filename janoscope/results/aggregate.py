@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import InputError
 from ..grid import GridTable
 from . import analysis
-from .analysis import AGAIN, AGGREGATE_SCHEMA, ID, refuse_mixed
+from .analysis import AGAIN, AGGREGATE_SCHEMA, EARLIER_AGGREGATES, ID, refuse_mixed
 from .files import read_arrays, read_json
 
 Bounds = list[float | None]
@@ -20,8 +20,8 @@ class OneLevel(TypedDict):
     tokens: int
     convergence_step_median: float | None
     velocity_convergence_step_median: float | None
-    holding_cost_median: float | None
-    holding_cost_steps_median: NotRequired[list[float | None]]
+    reuse_error_median: float | None
+    reuse_error_steps_median: NotRequired[list[float | None]]
 
 
 class OneByLevel(TypedDict):
@@ -140,7 +140,7 @@ class Level(TypedDict):
     tokens: int
     convergence_step_median: Mean
     velocity_convergence_step_median: Mean
-    holding_cost_median: Mean
+    reuse_error_median: Mean
 
 
 class ByLevel(TypedDict):
@@ -204,9 +204,10 @@ class Facts(TypedDict):
     id: NotRequired[str]
 
 
-def read_facts(directory: Path) -> Any:
+def read_facts(directory: Path, advice: str = AGAIN) -> Any:
     """aggregate.json, of the shape `Facts`. Raises InputError where it is missing, damaged or of another version."""
-    return read_json(directory / "aggregate.json", Facts, "aggregate", AGAIN, schema=AGGREGATE_SCHEMA)
+    path = directory / "aggregate.json"
+    return read_json(path, Facts, "aggregate", advice, schema=AGGREGATE_SCHEMA, earlier=EARLIER_AGGREGATES)
 
 
 def read_stored(directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
@@ -227,4 +228,4 @@ def read_stored(directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 def read_one(directory: Path) -> Any:
     """analysis.json, with all that an aggregate needs of it."""
-    return read_json(directory / "analysis.json", One, "analysis", AGAIN, schema=analysis.SCHEMA)
+    return read_json(directory / "analysis.json", One, "analysis", AGAIN, schema=analysis.SCHEMA, earlier=analysis.EARLIER)

@@ -13,11 +13,14 @@ from ..analysis import Complexity, Convergence
 from ..errors import InputError
 from ..grid import GridTable
 from ..plan import Plan
+from .earlier import rename_arrays, rename_facts
 from .files import is_of_another_schema, read_arrays, read_json
 from .writing import finite, remove, write_arrays, write_json, write_text
 
-SCHEMA = "janoscope-analysis/1"
-AGGREGATE_SCHEMA = "janoscope-aggregate/1"
+SCHEMA = "janoscope-analysis/2"
+AGGREGATE_SCHEMA = "janoscope-aggregate/2"
+EARLIER = {"janoscope-analysis/1": rename_facts}
+EARLIER_AGGREGATES = {"janoscope-aggregate/1": rename_facts}
 AGAIN = "Run `janoscope analyze` again."
 ID = "id"  # key of analysis.json and plan.json, array of analysis.npz
 
@@ -64,8 +67,8 @@ class Level(TypedDict, total=False):
     tokens: int
     convergence_step_median: float | None
     velocity_convergence_step_median: float | None
-    holding_cost_median: float | None
-    holding_cost_steps_median: list[float | None]
+    reuse_error_median: float | None
+    reuse_error_steps_median: list[float | None]
 
 
 class ConvergenceFacts(TypedDict, total=False):
@@ -145,7 +148,8 @@ def read_facts(directory: Path) -> Facts:
     path = directory / "analysis.json"
     if not path.exists():
         raise InputError(f"{directory} holds no {path.name}, so it is no finished analysis. {AGAIN}")
-    facts: Facts = read_json(path, Facts, "analysis", AGAIN, schema=SCHEMA, finite=False)  # pages draw NaN as a dash
+    # not `finite`: pages draw NaN as a dash
+    facts: Facts = read_json(path, Facts, "analysis", AGAIN, schema=SCHEMA, earlier=EARLIER, finite=False)
     return facts
 
 
@@ -154,7 +158,7 @@ def read_analysis_arrays(directory: Path, facts: Mapping[str, Any]) -> dict[str,
     path = directory / "analysis.npz"
     if not path.exists():
         raise InputError(f"{directory} holds no {path.name}, so it is no finished analysis. {AGAIN}")
-    arrays = read_arrays(path, "analysis", AGAIN)
+    arrays = rename_arrays(read_arrays(path, "analysis", AGAIN))
     stored = arrays.pop(ID, None)
     refuse_mixed(directory, path.name, None if stored is None else str(stored), facts)
     if texts := [name for name, array in arrays.items() if array.dtype.kind == "U"]:

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -19,10 +19,20 @@ from ..shape import checked
 Line = TypeVar("Line")
 
 
-def read_json(path: Path, shape: Any, what: str, advice: str, *, schema: str | None = None, finite: bool = True) -> Any:
+def read_json(
+    path: Path,
+    shape: Any,
+    what: str,
+    advice: str,
+    *,
+    schema: str | None = None,
+    earlier: Mapping[str, Callable[[Any], Any]] | None = None,
+    finite: bool = True,
+) -> Any:
     """The data of a JSON file of ours, which have the declared shape (janoscope/shape.py).
 
-    schema: what its key `schema` must say. advice: a sentence, how to get a good file.
+    schema: what its key `schema` must say. earlier: schemas that are read too, each with the function that gives the data as
+    `schema` has them. advice: a sentence, how to get a good file.
 
     Raises InputError where the file is missing, unreadable, of another schema or of another shape.
     """
@@ -30,6 +40,8 @@ def read_json(path: Path, shape: Any, what: str, advice: str, *, schema: str | N
         raise InputError(f"{path.parent} holds no {path.name}. {advice}")
     # undecodable bytes of a command line (surrogateescape) may stand in prompts
     data = decode_json(read_text(path, what, advice, errors="surrogateescape"), str(path), advice, finite, whole=False)
+    if earlier and isinstance(data, dict) and isinstance(data.get("schema"), str) and data["schema"] in earlier:
+        data = earlier[data["schema"]](data) | {"schema": schema}
     if schema is not None and (not isinstance(data, dict) or data.get("schema") != schema):
         met = str(data.get("schema"))[:60] if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{path} is no {what} of this version: its schema is {met!r}, not {schema!r}. {advice}")

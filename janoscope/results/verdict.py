@@ -1,7 +1,7 @@
 """The verdict on a map: whether it separates the tokens that need compute, in one sentence that terminal and page show alike.
 
 Two measures stand behind it, each with its bootstrap interval: AUROC of active against static tokens by the change of the flow
-velocity, and Spearman's correlation of the map with the reuse error (the holding cost) of every token. A measure is at chance
+velocity, and Spearman's correlation of the map with the reuse error of every token. A measure is at chance
 where its interval reaches chance (0.5, 0); it is strong from 0.7 (Hosmer and Lemeshow 2000: acceptable discrimination) or from
 0.5 (Cohen 1988: a large correlation), and above chance in between.
 """
@@ -91,7 +91,7 @@ def judge_recordings(
 def _estimates(
     separation: Mapping[str, Any], map_predicts: Sequence[Mapping[str, Any]], map_name: str, warmup: int
 ) -> tuple[Estimate, Estimate]:
-    wanted = (map_name, warmup, "holding_cost")
+    wanted = (map_name, warmup, "reuse_error")
     own = next((row for row in map_predicts if (row["map"], row["warmup"], row["target"]) == wanted), {})
     return _estimate(separation["converted"], "auroc"), _estimate(own, "spearman")
 

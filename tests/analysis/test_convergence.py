@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from janoscope.analysis import ConvergenceAccumulator, convergence_step, holding_cost, measure_convergence
+from janoscope.analysis import ConvergenceAccumulator, convergence_step, measure_convergence, reuse_error
 from janoscope.errors import InputError
 
 
@@ -32,21 +32,21 @@ def test_measures_are_the_definitions():
     np.testing.assert_allclose(found.x0_distance, rms(x0 - x0[-1]), rtol=1e-5)
     np.testing.assert_array_equal(found.convergence_step, convergence_step(found.x0_distance, 1.2))
     held = [rms(velocity[start + k] - velocity[start]) ** 2 for start in range(11) for k in (1, 2, 3) if start + k < 11]
-    np.testing.assert_allclose(found.holding_cost, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
-    np.testing.assert_allclose(holding_cost(velocity, 3), found.holding_cost)
-    assert np.all(np.abs(holding_cost(velocity, 4) - found.holding_cost) > 1e-6)
+    np.testing.assert_allclose(found.reuse_error, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(reuse_error(velocity, 3), found.reuse_error)
+    assert np.all(np.abs(reuse_error(velocity, 4) - found.reuse_error) > 1e-6)
     for k in (1, 2, 3):
         errors = rms(velocity[k:] - velocity[:-k])
-        np.testing.assert_allclose(found.holding_cost_steps[k - 1], np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
-    assert np.all(np.abs(found.holding_cost_steps[0] - found.holding_cost_steps[2]) > 1e-6)
+        np.testing.assert_allclose(found.reuse_error_steps[k - 1], np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
+    assert np.all(np.abs(found.reuse_error_steps[0] - found.reuse_error_steps[2]) > 1e-6)
 
 
-def test_holding_longer_than_the_run_has_no_cost_but_leaves_the_rest():
+def test_reuse_for_longer_than_the_run_has_no_error_but_leaves_the_rest():
     velocity, x0 = run_of(steps=3)
     long, short = (measure_convergence(velocity, x0, hold_steps=k) for k in (5, 2))
-    np.testing.assert_array_equal(long.holding_cost, short.holding_cost)
-    np.testing.assert_array_equal(long.holding_cost_steps[:2], short.holding_cost_steps)
-    assert np.isnan(long.holding_cost_steps[2:]).all()
+    np.testing.assert_array_equal(long.reuse_error, short.reuse_error)
+    np.testing.assert_array_equal(long.reuse_error_steps[:2], short.reuse_error_steps)
+    assert np.isnan(long.reuse_error_steps[2:]).all()
 
 
 def test_velocity_settles_by_its_own_size():
@@ -61,16 +61,16 @@ def test_velocity_settles_by_its_own_size():
 
 def test_linear_drift_costs_its_slope():
     velocity = np.arange(6.0)[:, None, None] * np.array([0.0, 1.0, 2.0])[None, :, None] * np.ones(4)
-    np.testing.assert_allclose(holding_cost(velocity, 1), [0, 1, 2])
+    np.testing.assert_allclose(reuse_error(velocity, 1), [0, 1, 2])
     # held for 1 and 2 steps: five errors of 1 and four of 2 (squared: 1 and 4)
-    np.testing.assert_allclose(holding_cost(velocity, 2), np.array([0, 1, 2]) * np.sqrt(21 / 9))
+    np.testing.assert_allclose(reuse_error(velocity, 2), np.array([0, 1, 2]) * np.sqrt(21 / 9))
 
 
 def test_items_stay_apart():
     velocity, x0 = run_of(tokens=6)
     items = measure_convergence(velocity.reshape(11, 2, 3, 5), x0.reshape(11, 2, 3, 5))
     flat = measure_convergence(velocity, x0)
-    np.testing.assert_array_equal(items.holding_cost.ravel(), flat.holding_cost)
+    np.testing.assert_array_equal(items.reuse_error.ravel(), flat.reuse_error)
     np.testing.assert_array_equal(items.convergence_step.ravel(), flat.convergence_step)
 
 
@@ -79,9 +79,9 @@ def test_tensors_of_any_width_agree(dtype, tolerance):
     velocity, x0 = run_of()
     wanted = measure_convergence(velocity, x0)
     found = measure_convergence(torch.from_numpy(velocity).to(dtype), torch.from_numpy(x0).to(dtype))
-    np.testing.assert_allclose(found.holding_cost, wanted.holding_cost, rtol=tolerance)
+    np.testing.assert_allclose(found.reuse_error, wanted.reuse_error, rtol=tolerance)
     np.testing.assert_allclose(found.x0_distance, wanted.x0_distance, rtol=tolerance)
-    assert found.holding_cost.dtype == np.float32
+    assert found.reuse_error.dtype == np.float32
 
 
 class OneAtATime:
@@ -112,7 +112,7 @@ def test_a_lazy_run_is_read_one_step_at_a_time():
     velocity, x0 = run_of(steps=23)
     lazy = OneAtATime(velocity), OneAtATime(x0)
     found = measure_convergence(*lazy, hold_steps=2)
-    np.testing.assert_array_equal(found.holding_cost, measure_convergence(velocity, x0, hold_steps=2).holding_cost)
+    np.testing.assert_array_equal(found.reuse_error, measure_convergence(velocity, x0, hold_steps=2).reuse_error)
     assert max(run.most for run in lazy) <= 3
 
 
@@ -123,7 +123,7 @@ def test_caller_may_reuse_its_buffers():
     for one_velocity, one_x0 in zip(velocity, x0, strict=True):
         buffer[:] = one_velocity
         steps.add(buffer, one_x0)
-    np.testing.assert_array_equal(steps.result().holding_cost, measure_convergence(velocity, x0, hold_steps=3).holding_cost)
+    np.testing.assert_array_equal(steps.result().reuse_error, measure_convergence(velocity, x0, hold_steps=3).reuse_error)
 
 
 def test_non_finite_values_are_counted():
@@ -132,7 +132,7 @@ def test_non_finite_values_are_counted():
     found = measure_convergence(velocity, x0)
     assert found.nonfinite == 2
     velocity[2, 3, 1], x0[10, 0, 0] = 0, 0
-    np.testing.assert_array_equal(found.holding_cost, measure_convergence(velocity, x0).holding_cost)
+    np.testing.assert_array_equal(found.reuse_error, measure_convergence(velocity, x0).reuse_error)
     np.testing.assert_array_equal(found.x0_distance, measure_convergence(velocity, x0).x0_distance)
     assert "2 non-finite values counted as 0" in repr(found)
 
@@ -140,8 +140,8 @@ def test_non_finite_values_are_counted():
 def test_two_steps_are_enough():
     velocity = np.array([[[1.0]], [[4.0]]])
     found = measure_convergence(velocity, velocity, hold_steps=3)
-    assert (found.holding_cost.tolist(), found.x0_distance.tolist()) == ([3.0], [[3.0], [0.0]])
-    np.testing.assert_array_equal(found.holding_cost_steps, [[3.0], [np.nan], [np.nan]])
+    assert (found.reuse_error.tolist(), found.x0_distance.tolist()) == ([3.0], [[3.0], [0.0]])
+    np.testing.assert_array_equal(found.reuse_error_steps, [[3.0], [np.nan], [np.nan]])
 
 
 def test_refuses_runs_it_cannot_measure():
@@ -163,5 +163,5 @@ def test_repr_tells_when_tokens_settle():
     x0[:2, 0] = 1
     assert repr(measure_convergence(velocity, x0, hold_steps=2)) == (
         "<Convergence of 3 tokens over 4 steps: settled (x0 within 0.1) at step 0 0 1 (quartiles), "
-        "median cost of holding 2 steps 0>"
+        "median reuse error over 2 steps 0>"
     )

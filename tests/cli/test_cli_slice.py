@@ -43,7 +43,7 @@ def test_record_leaves_a_complete_recording_and_the_picture(folder):
 def test_analyze_leaves_result_files_and_one_report(folder):
     names = {path.name for path in (folder / "run").iterdir()}
     assert {"analysis.json", "analysis.npz", "plan.json", "report.html"} <= names
-    assert json.loads((folder / "run" / "analysis.json").read_text())["schema"] == "janoscope-analysis/1"
+    assert json.loads((folder / "run" / "analysis.json").read_text())["schema"] == "janoscope-analysis/2"
 
 
 def test_inspect_and_verify_speak_of_the_recording(folder, monkeypatch, capsys):

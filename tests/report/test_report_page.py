@@ -124,11 +124,11 @@ def spearman(table):
 def test_other_warm_ups_stand_in_a_table_of_their_own(tmp_path):
     made = make_results(tmp_path)
     facts = json.loads((made.directory / "analysis.json").read_text())
-    other = [row | {"warmup": 6, "spearman": 0.125} for row in facts["map_predicts"] if row["target"] == "holding_cost"]
+    other = [row | {"warmup": 6, "spearman": 0.125} for row in facts["map_predicts"] if row["target"] == "reuse_error"]
     facts["map_predicts"] += other
     (made.directory / "analysis.json").write_text(json.dumps(facts))
     page = Page(render_analysis(made.directory).read_text(encoding="utf-8"))
-    assert spearman(page.tables["table-map-predicts-other"]) == {(name, 6, "holding_cost"): "0.12" for name in ("jano", "ras")}
+    assert spearman(page.tables["table-map-predicts-other"]) == {(name, 6, "reuse_error"): "0.12" for name in ("jano", "ras")}
     assert {warmup for _, warmup, _ in spearman(page.tables["table-map-predicts"])} == {4}
 
 
@@ -202,7 +202,7 @@ def test_agreement_stands_with_its_interval(made, page):
 
 
 def test_ras_over_the_run_stands_beside_the_jano_map_with_its_numbers(made, text, page):
-    found = {row["step"]: row for row in made.facts["ras_predicts"] if row["target"] == "holding_cost"}
+    found = {row["step"]: row for row in made.facts["ras_predicts"] if row["target"] == "reuse_error"}
     rows = {int(row[0]): row for row in page.tables["table-ras-predicts"][1:]}
     assert list(rows) == list(RAS_STEPS)
     for step, row in rows.items():

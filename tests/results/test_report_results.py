@@ -74,13 +74,13 @@ def test_names_the_file_that_is_missing(made, name):
     ("name", "content", "message"),
     [
         ("analysis.json", "{", "is not JSON"),
-        ("analysis.json", "[]", "its schema is 'list', not 'janoscope-analysis/1'"),
+        ("analysis.json", "[]", "its schema is 'list', not 'janoscope-analysis/2'"),
         (
             "analysis.json",
             '{"schema": "janoscope-analysis/9"}',
             "its schema is 'janoscope-analysis/9', not",
         ),
-        ("analysis.json", '{"schema": "janoscope-analysis/1"}', "lacks 'complexity', 'convergence'"),
+        ("analysis.json", '{"schema": "janoscope-analysis/2"}', "lacks 'complexity', 'convergence'"),
         ("analysis.npz", "no archive", "analysis.npz cannot be read"),
         ("apply.json", "{", "apply.json is not JSON"),
         ("../run.png", "no picture", "cannot be read as an image"),
@@ -113,7 +113,7 @@ def test_refuses_facts_that_do_not_fit_each_other(made, changes, message):
 
 @pytest.mark.parametrize(
     "name",
-    ["holding_cost", "x0_distance", "complexity_spatial", "timestep", "ras_importance_steps", "curve_raw_change_quantiles"],
+    ["reuse_error", "x0_distance", "complexity_spatial", "timestep", "ras_importance_steps", "curve_raw_change_quantiles"],
 )
 def test_refuses_an_array_of_another_run(made, name):
     arrays = made.arrays | {name: made.arrays[name][:-1] if name != "timestep" else np.zeros(40)}
@@ -123,7 +123,7 @@ def test_refuses_an_array_of_another_run(made, name):
 
 
 def test_refuses_an_array_that_needs_pickle(made):
-    np.savez(made.directory / "analysis.npz", **made.arrays | {"holding_cost": np.array([{}], dtype=object)})
+    np.savez(made.directory / "analysis.npz", **made.arrays | {"reuse_error": np.array([{}], dtype=object)})
     with pytest.raises(InputError, match="cannot be read"):
         read_results(made.directory)
 

@@ -52,10 +52,10 @@ def row(name, warmup, target, value, interval):
 def test_it_judges_the_policy_s_own_map_after_its_own_warm_up():
     separation = {"raw": {"auroc": 0.5, "interval": [0.4, 0.6]}, "converted": {"auroc": 0.9, "interval": [0.8, 1.0]}}
     rows = [
-        row("jano", 5, "holding_cost", -0.5, [-0.6, -0.4]),
+        row("jano", 5, "reuse_error", -0.5, [-0.6, -0.4]),
         row("jano", 7, "convergence_step", -0.5, [-0.6, -0.4]),
-        row("ras", 7, "holding_cost", -0.5, [-0.6, -0.4]),
-        row("jano", 7, "holding_cost", 0.6, [0.5, 0.7]),
+        row("ras", 7, "reuse_error", -0.5, [-0.6, -0.4]),
+        row("jano", 7, "reuse_error", 0.6, [0.5, 0.7]),
     ]
     assert judge_analysis(separation, rows, "jano", 7).level is VerdictLevel.SEPARATES
     assert judge_analysis(separation, rows, "ras", 7).level is VerdictLevel.WEAK
@@ -65,6 +65,6 @@ def test_it_judges_the_policy_s_own_map_after_its_own_warm_up():
 
 def test_nulls_of_a_result_file_are_not_defined_and_no_interval_is_no_evidence():
     separation = {"converted": {"auroc": None, "interval": [None, None]}}
-    found = judge_analysis(separation, [row("jano", 7, "holding_cost", 0.9, [None, None])], "jano", 7)
+    found = judge_analysis(separation, [row("jano", 7, "reuse_error", 0.9, [None, None])], "jano", 7)
     assert found.level is VerdictLevel.NONE
     assert "0.90 without interval" in found.sentence

@@ -172,7 +172,7 @@ def test_reuse_steps_call_no_transformer_block(model, call, policy):
 def test_analysis_of_the_trained_model_sees_simple_tokens_settle_earlier(recorded):
     analysis = analyze(recorded.path)
     levels = np.array([str(level) for level in analysis.plan.token_level])
-    cost = {level: np.median(analysis.convergence.holding_cost[levels == level]) for level in ("static", "active")}
+    cost = {level: np.median(analysis.convergence.reuse_error[levels == level]) for level in ("static", "active")}
     assert cost["active"] > 1.2 * cost["static"]
 
 

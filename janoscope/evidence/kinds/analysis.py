@@ -1,18 +1,17 @@
 """Analysis reports: every call recorded and analysed; the aggregate is kept, and the first analyses whole."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
 from ...pipeline.call import PipelineCall
 from ...pipeline.prompts import Prompt
 from ...report.analysis.figures import analysis_figures
 from ...report.analysis.results import read_results
 from ...report.page import number
+from ...results.aggregate import read_facts
 from ...results.images import save_frames
 from ...workflows.analyze.aggregate import write_aggregate
 from ...workflows.analyze.recording import analyze_to_directory
@@ -24,7 +23,7 @@ from ..task import Made, Task
 
 NAMES = {"raw": "raw output", "converted": "flow velocity, Eq. (1)"}
 DEFAULT_FIGURES = ("picture", "probe_raw", "probe_converted")
-_TARGETS = {"convergence_step": "convergence step", "holding_cost": "holding cost"}
+_TARGETS = {"convergence_step": "convergence step", "reuse_error": "reuse error"}
 _ESTIMATES = (("spearman", "interval"), ("agreement", "agreement_interval"))
 
 
@@ -89,12 +88,8 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
 
 
 def _aggregate(shown: Shown) -> dict[str, Any]:
-    path = shown.folder / "aggregate.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Make the results again with --remake.") from error
-    return found
+    facts: dict[str, Any] = read_facts(shown.folder, "Make the results again with --remake.")
+    return facts
 
 
 def _separation(facts: Mapping[str, Any], shown: Shown) -> Section:
@@ -121,7 +116,7 @@ def _predicts(facts: Mapping[str, Any], shown: Shown) -> Section:
         for (name, warmup), of in sorted(cells.items(), key=lambda item: item[0][1])
     ]
     heads = ["map", "warm-up", *(f"{words}: {m}" for words in _TARGETS.values() for m in ("Spearman", "same class"))]
-    costs = [row for row in facts["map_predicts"] if row["target"] == "holding_cost" and number(row["spearman"]) is not None]
+    costs = [row for row in facts["map_predicts"] if row["target"] == "reuse_error" and number(row["spearman"]) is not None]
     words = f"Over {len(facts['recordings'])} recordings, {facts['method']}:"
     return Section(_best(costs), [words, table(heads, rows), *_ras(facts)])
 
@@ -133,29 +128,29 @@ def _best(costs: list[Mapping[str, Any]]) -> str:
     warmups = ", ".join(f"{estimate(row['spearman'], row['interval'])} after {row['warmup']} steps" for row in jano)
     best = max(costs, key=lambda row: float(row["spearman"]))
     return (
-        f"Spearman of the JANO map with what holding a token costs: {warmups}; the best map is {best['map']} after "
+        f"Spearman of the JANO map with the reuse error: {warmups}; the best map is {best['map']} after "
         f"{best['warmup']} steps, {estimate(best['spearman'], best['interval'])}."
     )
 
 
 def _ras(facts: Mapping[str, Any]) -> list[str]:
-    rows = [row for row in facts.get("ras_predicts", []) if row["target"] == "holding_cost"]
+    rows = [row for row in facts.get("ras_predicts", []) if row["target"] == "reuse_error"]
     if not rows:
         return []
     cells = [[str(row["step"]), estimate(row["spearman"], row["interval"])] for row in sorted(rows, key=lambda row: row["step"])]
-    words = "RAS importance, negated since RAS computes tokens of low spread, with the holding cost:"
+    words = "RAS importance, negated since RAS computes tokens of low spread, with the reuse error:"
     return [words, table(("at step", "Spearman"), cells)]
 
 
 def _levels(facts: Mapping[str, Any], shown: Shown) -> Section:
     rows = []
     for level, found in facts["convergence"]["by_level"].items():
-        settled, cost = found["convergence_step_median"], found["holding_cost_median"]
+        settled, cost = found["convergence_step_median"], found["reuse_error_median"]
         rows.append(
             [level, estimate(settled["mean"], settled["interval"], ".1f"), estimate(cost["mean"], cost["interval"], ".3g")]
         )
     words = "Median token of each level, mean over recordings:"
-    return Section("", [words, table(("level", "settles at step", "holding cost"), rows)])
+    return Section("", [words, table(("level", "settles at step", "reuse error"), rows)])
 
 
 _TABLES = {"separation": _separation, "map_predicts": _predicts, "levels": _levels}

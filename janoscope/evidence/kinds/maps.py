@@ -35,9 +35,9 @@ PANEL_IN = 1.35
 KINDS = {"jano": "JANO", "ras": "RAS"}
 
 
-SCHEMA = "janoscope-maps/1"
+SCHEMA = "janoscope-maps/2"
 STEPS = (5, 10, 20, 30, 40)
-TARGET = "holding_cost"
+TARGET = "reuse_error"
 
 
 def make(task: Task) -> Made:
@@ -80,14 +80,14 @@ def _maps(
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """What the maps agree with over all tokens, and both kinds of map of the middle frame, (step, row, col) of tokens.
 
-    spearman: with the holding cost of the full run. with_last: rank correlation with the same map at the last of the steps.
+    spearman: with the reuse error of the full run. with_last: rank correlation with the same map at the last of the steps.
     """
     ras_steps = tuple(step - 1 for step in steps)
     analysis = analyze(recording, policy=policy, options=AnalysisOptions(ras_steps=ras_steps))
     if directory is not None:
         write_analysis(analysis, directory)
     grid = analysis.plan.fingerprint.grid
-    cost = analysis.arrays["holding_cost"]
+    cost = analysis.arrays["reuse_error"]
     with open_recording(recording) as opened:
         view = RunView(opened)
         complexities = [view.complexity(replace(policy, warmup=step)) for step in steps]
@@ -175,7 +175,7 @@ def draw_score(values: np.ndarray, ax: Axes) -> Axes:
 
 def _words() -> str:
     return (
-        "Under each map, and in the table's first columns: Spearman with what holding a token costs over the whole run (RAS "
+        "Under each map, and in the table's first columns: Spearman with the reuse error over the whole run (RAS "
         "negated, since it computes tokens of low spread). `with last`: rank correlation with the same map at the last of these "
         "steps: how far the regions have come early, or drift. Means over the prompts; smallest and largest in brackets."
     )
@@ -186,7 +186,7 @@ def _table(runs: Sequence[Mapping[str, Any]]) -> str:
     for at, step in enumerate(runs[0]["steps"]):
         cells = [_spread([run[kind][name][at] for run in runs]) for name in ("spearman", "with_last") for kind in KINDS]
         rows.append([str(step), *cells])
-    heads = ["steps seen", *(f"{words}: {what}" for what in ("holding cost", "with last") for words in KINDS.values())]
+    heads = ["steps seen", *(f"{words}: {what}" for what in ("reuse error", "with last") for words in KINDS.values())]
     return table(heads, rows)
 
 
@@ -202,7 +202,7 @@ def _found(runs: Sequence[Mapping[str, Any]]) -> str:
     costs = {kind: _mean([run[kind]["spearman"][0] for run in runs]) for kind in KINDS}
     last = {kind: _mean([run[kind]["with_last"][0] for run in runs]) for kind in KINDS}
     return (
-        f"after {first} steps the JANO map's rank correlation with the holding cost is {costs['jano']}, RAS's {costs['ras']}; "
+        f"after {first} steps the JANO map's rank correlation with the reuse error is {costs['jano']}, RAS's {costs['ras']}; "
         f"with the same map at step {runs[0]['steps'][-1]} it is {last['jano']} and {last['ras']}."
     )
 

@@ -48,9 +48,9 @@ MAPS = (
     # only the order of its values counts, which a scale from 0 would hide
     MapKind("ras_importance", "RAS importance", "spread of the coming update", SCORE_CMAP, from_zero=False),
     MapKind("convergence_step", "Convergence step", "step from which it is settled", TIME_CMAP),
-    MapKind("holding_cost", "Holding cost", "rms error of a held velocity", TIME_CMAP),
+    MapKind("reuse_error", "Reuse error", "rms error of a reused velocity", TIME_CMAP),
 )
-TARGETS = {"convergence_step": "convergence step", "holding_cost": "holding cost (rms velocity error)"}
+TARGETS = {"convergence_step": "convergence step", "reuse_error": "reuse error (rms velocity error)"}
 
 
 def analysis_figures(results: AnalysisResults) -> dict[str, Drawing]:

@@ -53,8 +53,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "number of steps where it never does. Known only after a full run.",
     ),
     (
-        "Holding cost",
-        "The rms error made when a token's velocity is held for 1 to the stated number of steps instead of computed, over "
+        "Reuse error",
+        "The rms error made when a token's velocity is reused for 1 to the stated number of steps instead of computed, over "
         "all steps it can start from. Known only after a full run.",
     ),
     ("Relative change", "Rms change of a token's flow velocity from the step before, over the velocity's own rms."),

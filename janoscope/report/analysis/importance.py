@@ -18,7 +18,7 @@ from ..drawing.style import SCORE_CMAP, UNKNOWN
 from ..page import estimate_words, number
 from .results import AnalysisResults
 
-TARGET = "holding_cost"
+TARGET = "reuse_error"
 GAP, FIRST_GAP = 0.08, 0.3  # between maps, and after the first, of a map's width
 BELOW, ABOVE = 0.72, 0.16  # room for the colour bars and numbers, and for the titles, of a map's height
 
@@ -80,7 +80,7 @@ def draw_importance(data: ImportanceMaps, ax: Axes) -> Axes:
 
 
 def importance_words(results: AnalysisResults) -> str:
-    """The number that belongs to the figure: how well either foretells what holding a token will cost."""
+    """The number that belongs to the figure: how well either predicts the reuse error of a token."""
     own, rows = jano_row(results), [row for row in ras_rows(results) if number(row.get("spearman")) is not None]
     warmup = results.plan.policy.warmup
     told = [] if own is None else [f"JANO after {warmup} steps {estimate_words(own, 'spearman')}"]
@@ -90,7 +90,7 @@ def importance_words(results: AnalysisResults) -> str:
             f"RAS between {estimate_words(worst, 'spearman')} (step {worst['step']}) and {estimate_words(best, 'spearman')} "
             f"(step {best['step']})"
         )
-    return f"Spearman with the holding cost: {'; '.join(told)}." if told else "No correlation was measured."
+    return f"Spearman with the reuse error: {'; '.join(told)}." if told else "No correlation was measured."
 
 
 def jano_row(results: AnalysisResults) -> Mapping[str, Any] | None:

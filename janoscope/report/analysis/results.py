@@ -30,7 +30,7 @@ ARRAYS: Mapping[str, tuple[str, ...]] = {
     "complexity_combined": ("tile",),
     "complexity_enhanced": ("tile",),
     "convergence_step": ("token",),
-    "holding_cost": ("token",),
+    "reuse_error": ("token",),
     "flow_velocity_change": ("step-1", "token"),
     "x0_distance": ("step", "token"),
     "raw_change": ("step-1", "token"),

@@ -28,11 +28,11 @@ def level_table(results: AnalysisResults) -> Table:
         rows.append(
             [
                 Cell(level.value, level.rank, LEVEL_COLOUR[level]), count(tokens), figure(tokens / results.grid.count, ".1%"),
-                count(computed), figure(found.get("convergence_step_median"), ".1f"), figure(found.get("holding_cost_median")),
+                count(computed), figure(found.get("convergence_step_median"), ".1f"), figure(found.get("reuse_error_median")),
                 Cell(LEVELS[level]),
             ]
         )  # fmt: skip
-    heads = ("level", "tokens", "share", "steps computed", "median convergence step", "median holding cost", "meaning")
+    heads = ("level", "tokens", "share", "steps computed", "median convergence step", "median reuse error", "meaning")
     return Table("levels", "Token levels", heads, rows)
 
 
@@ -108,7 +108,7 @@ def point_table(results: AnalysisResults) -> Table:
     """The points with what the maps say about them."""
     rows = []
     kinds = {"complexity_enhanced": "complexity", "ras_importance": "RAS importance", "convergence_step": "convergence step",
-             "holding_cost": "holding cost"}  # fmt: skip
+             "reuse_error": "reuse error"}  # fmt: skip
     kinds = {name: words for name, words in kinds.items() if name in results.arrays}
     for point in results.facts["points"]:
         place = tuple(int(point[axis]) for axis in ("frame", "row", "col"))

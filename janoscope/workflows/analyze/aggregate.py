@@ -61,16 +61,16 @@ def write_aggregate(directories: Sequence[Path], directory: Path) -> Path:
 
 
 def describe_aggregate(facts: Mapping[str, Any]) -> str:
-    """Text for people: separation, holding cost by level, and the best maps."""
+    """Text for people: separation, reuse error by level, and the best maps."""
     lines = [f"{len(facts['recordings'])} recordings, {facts['method']}"]
     for name, words in (("raw", "raw output"), ("converted", "flow velocity")):
         lines.append(f"AUROC of active against static, {words}: {_text(facts['separation'][name], 'auroc')}")
     for level, measures in facts["convergence"]["by_level"].items():
-        settled, cost = (_text(measures[f"{name}_median"], "mean") for name in ("convergence_step", "holding_cost"))
-        lines.append(f"{level:>8}: settles at step {settled}, holding costs {cost}")
-    rows = [row for row in facts["map_predicts"] if row["target"] == "holding_cost" and row["spearman"] is not None]
+        settled, error = (_text(measures[f"{name}_median"], "mean") for name in ("convergence_step", "reuse_error"))
+        lines.append(f"{level:>8}: settles at step {settled}, reuse error {error}")
+    rows = [row for row in facts["map_predicts"] if row["target"] == "reuse_error" and row["spearman"] is not None]
     lines += [
-        f"map {row['map']} after {row['warmup']} steps -> holding cost: Spearman {_text(row, 'spearman')}"
+        f"map {row['map']} after {row['warmup']} steps -> reuse error: Spearman {_text(row, 'spearman')}"
         for row in sorted(rows, key=lambda row: -row["spearman"])[:3]
     ]
     verdict = [facts["verdict"]["sentence"]] if facts.get("verdict") else []

@@ -67,7 +67,7 @@ class AnalysisOptions:
 
     derivative: `backward` (default: an Euler step of the velocity is then the DDIM step, whatever the spacing), `tangent` or
     `closed-form`; without effect on flow models, whose output is the velocity. item: which of a batch. hold_steps: the longest
-    hold of the holding cost. tolerance: rms distance under which an x0 estimate counts as settled, in latent units.
+    hold of the reuse error. tolerance: rms distance under which an x0 estimate counts as settled, in latent units.
     ras_steps: steps whose RAS importance is kept besides those that always are.
     warmup, first_signal, padding: instead of the policy's own; first_signal is `initial-latent` (official, first generation of a
     process) or `velocity` (every later one), padding `count` (official, current) or `exclude` (official, at publication).
@@ -234,7 +234,7 @@ def _plan(recording: Recording, sheet: Probe | None, policy: Policy, measures: R
     fingerprint, ranks = fingerprint_of_recording(recording), []
     for item in range(recording.items):
         if policy.map == "oracle":
-            scores = measures.convergence.holding_cost
+            scores = measures.convergence.reuse_error
         elif item == options.item and policy.map == "jano" and options.derivative == "backward":
             scores = measures.complexity.enhanced
         else:

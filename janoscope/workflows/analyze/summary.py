@@ -79,8 +79,8 @@ def _group_facts(run: MeasuredRun, chosen: np.ndarray) -> dict[str, Any]:
         "tokens": int(chosen.sum()),
         "convergence_step_median": _median(found.convergence_step[chosen]),
         "velocity_convergence_step_median": _median(found.velocity_convergence_step()[chosen]),
-        "holding_cost_median": _median(found.holding_cost[chosen]),
-        "holding_cost_steps_median": [_median(row[chosen]) for row in found.holding_cost_steps],
+        "reuse_error_median": _median(found.reuse_error[chosen]),
+        "reuse_error_steps_median": [_median(row[chosen]) for row in found.reuse_error_steps],
     }
 
 
@@ -89,7 +89,7 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def map_predicts_rows(run: MeasuredRun) -> list[dict[str, Any]]:
-    """How well each map of each warm-up foretells each token's convergence step and holding cost."""
+    """How well each map of each warm-up foretells each token's convergence step and reuse error."""
     return [
         {"map": name, "warmup": warmup, **score}
         for warmup, maps in sorted(run.measures.early_maps.items())
@@ -107,7 +107,7 @@ def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str,
     kept, found = run.groups[WHOLE_RUN], run.measures.convergence
     if not kept.any():
         return []
-    targets = {"convergence_step": found.convergence_step[kept], "holding_cost": found.holding_cost[kept]}
+    targets = {"convergence_step": found.convergence_step[kept], "reuse_error": found.reuse_error[kept]}
     scores = map_predicts({name: values[kept] for name, values in maps.items()}, targets, groups=run.tiles[kept])
     return [
         (
@@ -143,8 +143,8 @@ def token_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
         **_ras_arrays(run),
         "convergence_step": found.convergence_step,
         "velocity_convergence_step": found.velocity_convergence_step(),
-        "holding_cost": found.holding_cost,
-        "holding_cost_steps": found.holding_cost_steps,
+        "reuse_error": found.reuse_error,
+        "reuse_error_steps": found.reuse_error_steps,
         "flow_velocity_change": found.relative_change[1:],
         "x0_distance": found.x0_distance,
         "raw_change": measures.raw_change,
@@ -175,7 +175,7 @@ def tile_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
         "tile_x0_distance": distance,
         "tile_velocity_change": relative,
         "tile_convergence_step": convergence_step(distance, found.tolerance),
-        "tile_holding_cost": _tile_rms(run, found.holding_cost[np.newaxis])[0],
+        "tile_reuse_error": _tile_rms(run, found.reuse_error[np.newaxis])[0],
     }
 
 

@@ -21,7 +21,7 @@ from ...plan.fingerprint import Identity
 from ...plan.levels import words_of
 from ..apply.departures import departures_of_call
 from .measure import Cost, clock, device_of
-from .oracle import holding_cost_of
+from .oracle import reuse_error_of
 from .spec import Options, Spec, flag, fraction, integers, numbers, positive
 
 
@@ -256,7 +256,7 @@ def _random_tiles(plan: Plan, seed: int) -> np.ndarray:
 
 
 def _oracle(spec: Spec) -> Method:
-    """A policy's plan with its levels handed out by the full run's own cost of holding: the ceiling of any map at its budget."""
+    """A policy's plan with its levels handed out by the full run's own reuse error: the ceiling of any map at its budget."""
     options = Options(spec)
     make = policy_maker(spec, options)
     options.end(POLICY_OPTIONS)
@@ -265,7 +265,7 @@ def _oracle(spec: Spec) -> Method:
     def arguments(model: Model, call: PipelineCall) -> dict[str, Any]:
         key = call.prompt, call.seed
         if key not in known:
-            known[key] = holding_cost_of(model, call)
+            known[key] = reuse_error_of(model, call)
         return {"policy": make(model), "choose": lambda plan: PlanSelector(with_levels_by(plan, known[key]))}
 
     return Executed(spec, arguments)

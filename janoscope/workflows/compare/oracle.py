@@ -40,8 +40,8 @@ class _Trajectory:
             kept.append(to_tokens(latent, probe.tokens.layout, self._grid, signal)[0].float().cpu().numpy().copy())
 
 
-def holding_cost_of(model: Model, call: PipelineCall) -> np.ndarray:
-    """(token,): what it costs to hold each token's velocity, measured on a full run made for this."""
+def reuse_error_of(model: Model, call: PipelineCall) -> np.ndarray:
+    """(token,): the reuse error of each token, measured on a full run made for this."""
     trajectory = _Trajectory(model)
     with Watch(model.pipe, model.probe.tap.components, trajectory):
         generate(model, call)
@@ -54,4 +54,4 @@ def holding_cost_of(model: Model, call: PipelineCall) -> np.ndarray:
     pairs = list(zip(trajectory.outputs, trajectory.samples, strict=True))
     velocities = [np.asarray(to_flow_velocity(*pairs[i], prediction=kind, point=path.at(i))) for i in steps]
     estimates = [np.asarray(to_x0(*pairs[i], prediction=kind, point=path.at(i))) for i in steps]
-    return np.asarray(measure_convergence(velocities, estimates).holding_cost)
+    return np.asarray(measure_convergence(velocities, estimates).reuse_error)

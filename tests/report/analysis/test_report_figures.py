@@ -254,9 +254,9 @@ def test_picture_markers_are_the_points(picture_results):
 
 
 def test_clip_shows_several_frames_with_their_own_values(clip_results):
-    panel = map_panel(clip_results, "holding_cost")
+    panel = map_panel(clip_results, "reuse_error")
     assert list(panel.frames) == [0, 1, 2]
-    np.testing.assert_allclose(panel.values, clip_results.arrays["holding_cost"].reshape(3, 5, 7))
+    np.testing.assert_allclose(panel.values, clip_results.arrays["reuse_error"].reshape(3, 5, 7))
     assert not np.allclose(panel.values[0], panel.values[2])
 
 
@@ -268,8 +268,8 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
     frames = ["points"] if results.grid.tokens[0] > 1 else []
     assert list(first) == [
         "picture", "ladder", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
-        "holding_cost", *frames, "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change",
-        "predicts_convergence_step", "predicts_holding_cost", "ras_steps", "x0_strip",
+        "reuse_error", *frames, "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change",
+        "predicts_convergence_step", "predicts_reuse_error", "ras_steps", "x0_strip",
     ]  # fmt: skip
     assert {name: drawing.svg for name, drawing in first.items()} == {name: drawing.svg for name, drawing in second.items()}
     for drawing in first.values():
@@ -332,4 +332,4 @@ def test_a_clips_picture_shows_the_frames_that_hold_points(tmp_path):
     assert list(panel.frames) == [1, 2, 5]
     assert [(mark.name, mark.frame) for mark in panel.markers] == [("A", 0), ("B", 1), ("C", 2), ("D", 1)]
     np.testing.assert_array_equal(panel.picture, results.picture[[1, 2, 5]])
-    assert list(map_panel(results, "holding_cost").frames) == [0, 3, 6]
+    assert list(map_panel(results, "reuse_error").frames) == [0, 3, 6]

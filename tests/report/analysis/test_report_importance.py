@@ -21,7 +21,7 @@ def test_maps_are_those_of_the_middle_frame(made):
     stored = made.arrays["ras_importance_steps"].reshape(len(RAS_STEPS), *CLIP.tokens)
     np.testing.assert_allclose(data.ras, stored[:, 1])
     assert not np.allclose(data.ras, stored[:, 0])
-    of_step = {row["step"]: row["spearman"] for row in made.facts["ras_predicts"] if row["target"] == "holding_cost"}
+    of_step = {row["step"]: row["spearman"] for row in made.facts["ras_predicts"] if row["target"] == "reuse_error"}
     assert list(data.spearman[1:]) == [of_step[step] for step in RAS_STEPS]
 
 
@@ -49,7 +49,7 @@ def test_masked_tokens_are_shown_as_unknown(made, tmp_path):
     for name in ("analysis.json", "plan.json"):
         (tmp_path / name).write_bytes((made.directory / name).read_bytes())
     results = read_results(tmp_path)
-    assert np.flatnonzero(np.isnan(results.token_map("holding_cost"))).tolist() == [7]
+    assert np.flatnonzero(np.isnan(results.token_map("reuse_error"))).tolist() == [7]
     assert np.isfinite(results.token_map("complexity_enhanced")).all()
 
 

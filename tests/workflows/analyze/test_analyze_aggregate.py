@@ -57,8 +57,8 @@ def test_every_figure_is_the_mean_over_recordings(directories: list[Path]) -> No
     active = facts["convergence"]["by_level"]["active"]
     own = [one["convergence"]["by_level"]["active"] for one in each]
     assert active["tokens"] == sum(one["tokens"] for one in own)
-    assert active["holding_cost_median"]["mean"] == pytest.approx(np.mean([one["holding_cost_median"] for one in own]))
-    assert len(active["holding_cost_steps_median"]) == 7
+    assert active["reuse_error_median"]["mean"] == pytest.approx(np.mean([one["reuse_error_median"] for one in own]))
+    assert len(active["reuse_error_steps_median"]) == 7
     assert facts["separation"]["raw"]["auroc"] == pytest.approx(np.mean([one["separation"]["raw"]["auroc"] for one in each]))
     assert facts["predicted"]["compute"]["mean"] == pytest.approx(np.mean([one["predicted"]["compute"] for one in each]))
     medians = [np.load(directory / "analysis.npz")["curve_x0_distance_quantiles"][:, 2] for directory in directories]

@@ -68,8 +68,8 @@ def test_arrays_are_their_definitions(analysed) -> None:
     assert_same(arrays["flow_velocity_change"], rms(np.diff(velocity, axis=0)) / rms(velocity[1:]), "velocity change")
     assert_same(arrays["raw_change"], rms(np.diff(output, axis=0)), "raw_change")
     held = {k: rms(velocity[k:] - velocity[:-k]) ** 2 for k in range(1, 8)}
-    assert_same(arrays["holding_cost"], np.sqrt(np.concatenate(list(held.values())).mean(axis=0)), "holding_cost")
-    assert_same(arrays["holding_cost_steps"], np.sqrt([errors.mean(axis=0) for errors in held.values()]), "holding_cost_steps")
+    assert_same(arrays["reuse_error"], np.sqrt(np.concatenate(list(held.values())).mean(axis=0)), "reuse_error")
+    assert_same(arrays["reuse_error_steps"], np.sqrt([errors.mean(axis=0) for errors in held.values()]), "reuse_error_steps")
     sigma = np.append(run.noise_path.sigma, 0)
     for at, step in enumerate(arrays["ras_steps"]):
         spread = ras_importance(velocity[step], grid, sigma=sigma[step], sigma_next=sigma[step + 1])
@@ -106,8 +106,8 @@ def test_level_curves_and_medians_are_those_of_the_plans_tokens(analysed) -> Non
         facts = results["convergence"]["by_level"][level.value]
         assert facts["tokens"] == chosen.sum()
         assert facts["convergence_step_median"] == np.median(arrays["convergence_step"][chosen])
-        assert facts["holding_cost_median"] == pytest.approx(np.median(arrays["holding_cost"][chosen]))
-        assert len(facts["holding_cost_steps_median"]) == 7
+        assert facts["reuse_error_median"] == pytest.approx(np.median(arrays["reuse_error"][chosen]))
+        assert len(facts["reuse_error_steps_median"]) == 7
     assert_same(arrays["curve_raw_change_quantiles"][3, 2], np.median(arrays["raw_change"], axis=1))
 
 
@@ -124,8 +124,8 @@ def test_the_table_is_scipys_correlation_of_each_map_with_each_outcome(analysed)
             "velocity-change": rms(velocity[warmup - 1] - velocity[warmup - 2]),
         }
         for name, values in scores.items():
-            row = rows[name, warmup, "holding_cost"]
-            expected = stats.spearmanr(values, analysis.arrays["holding_cost"]).statistic
+            row = rows[name, warmup, "reuse_error"]
+            expected = stats.spearmanr(values, analysis.arrays["reuse_error"]).statistic
             assert row["spearman"] == pytest.approx(expected, abs=0.02)
             assert row["interval"][0] <= row["spearman"] <= row["interval"][1]
             assert 0 <= row["agreement_interval"][0] <= row["agreement"] <= row["agreement_interval"][1] <= 1
@@ -201,7 +201,7 @@ def test_options_change_what_they_name(tmp_path: Path) -> None:
     assert padded
     changed = {
         "derivative": (AnalysisOptions(derivative="closed-form"), "point_velocity"),
-        "hold": (AnalysisOptions(hold_steps=2), "holding_cost"),
+        "hold": (AnalysisOptions(hold_steps=2), "reuse_error"),
         "tolerance": (AnalysisOptions(tolerance=0.5), "convergence_step"),
         "warmup": (AnalysisOptions(warmup=4), "complexity_enhanced"),
         "first": (AnalysisOptions(first_signal="velocity"), "complexity_enhanced"),
@@ -252,9 +252,9 @@ def test_intervals_resample_tiles_not_tokens(tmp_path: Path) -> None:
     run = record_run(tmp_path / "run.h5")
     policy = policy_with([1, 4, 4])
     analysis = analyze(run.path, policy=policy)
-    row = next(r for r in analysis.results["map_predicts"] if (r["map"], r["warmup"], r["target"]) == ("jano", 6, "holding_cost"))
+    row = next(r for r in analysis.results["map_predicts"] if (r["map"], r["warmup"], r["target"]) == ("jano", 6, "reuse_error"))
     scores = token_means(analysis.complexity.enhanced, run.grid, policy.tile)
-    target = analysis.arrays["holding_cost"]
+    target = analysis.arrays["reuse_error"]
     grouped = spearman(scores, target, groups=tile_of_tokens(run.grid, policy.tile))
     assert row["interval"] == pytest.approx([grouped.low, grouped.high])
     alone = spearman(scores, target)

@@ -112,7 +112,7 @@ def test_several_recordings_get_a_directory_each_and_an_aggregate(folder: Path, 
     assert "note      the recording ends after 11 of 15 steps" in done.stdout
     assert sorted(path.name for path in (folder / "all").iterdir()) == ["aggregate.html", "aggregate.json", "clip.partial", "run"]
     facts = json.loads((folder / "all" / "aggregate.json").read_text())
-    assert facts["schema"] == "janoscope-aggregate/1"
+    assert facts["schema"] == "janoscope-aggregate/2"
     assert [row["directory"] for row in facts["recordings"]] == ["run", "clip.partial"]
     ending = "mp4" if find_spec("imageio_ffmpeg") else "png"
     assert f"-o all/clip.partial/apply.{ending}" in done.stdout

@@ -44,7 +44,7 @@ def test_a_run_that_was_cut_short_is_refused_or_analysed_as_far_as_it_goes(tmp_p
 def test_a_partial_run_of_any_prediction_has_finite_arrays(tmp_path: Path, prediction: str) -> None:
     run = record_run(tmp_path / "run.h5", prediction=prediction, steps=19, kept=9)
     found = analyze(run.path, policy=POLICY, partial=True)
-    for name in ("x0_distance", "holding_cost", "complexity_enhanced", "point_velocity", "flow_velocity_change"):
+    for name in ("x0_distance", "reuse_error", "complexity_enhanced", "point_velocity", "flow_velocity_change"):
         assert np.isfinite(found.arrays[name]).all(), name
 
 
@@ -78,11 +78,11 @@ def test_items_stay_apart_but_share_a_plan(tmp_path: Path) -> None:
     for item, found in enumerate((first, second)):
         alone = record_run(tmp_path / f"alone{item}.h5", seed=item)
         expected = analyze(alone.path, policy=POLICY)
-        for name in ("complexity_enhanced", "convergence_step", "holding_cost", "ras_importance", "raw_change"):
+        for name in ("complexity_enhanced", "convergence_step", "reuse_error", "ras_importance", "raw_change"):
             np.testing.assert_array_equal(found.arrays[name], expected.arrays[name], err_msg=name)
         assert f"those of item {item}, the plan covers all items" in found.notes[0]
         assert (found.results["item"], found.results["items"]) == (item, 2)
-    assert not np.array_equal(first.arrays["holding_cost"], second.arrays["holding_cost"])
+    assert not np.array_equal(first.arrays["reuse_error"], second.arrays["reuse_error"])
     assert first.plan == second.plan
     ranks = [token_ranks(found.complexity.enhanced, POLICY, PICTURE) for found in (first, second)]
     np.testing.assert_array_equal(first.plan.ranks, highest(ranks))
@@ -96,7 +96,7 @@ def test_narrow_recordings_agree_with_wide_ones(tmp_path: Path, dtype: str, tole
     wide = analyze(record_run(tmp_path / "wide.h5", grid=CLIP).path, policy=POLICY)
     narrow = analyze(record_run(tmp_path / "narrow.h5", grid=CLIP, dtype=dtype).path, policy=POLICY)
     assert narrow.results["run"]["stored_dtype"] == dtype
-    for name in ("x0_distance", "holding_cost", "complexity_combined", "flow_velocity_change"):
+    for name in ("x0_distance", "reuse_error", "complexity_combined", "flow_velocity_change"):
         np.testing.assert_allclose(narrow.arrays[name], wide.arrays[name], atol=tolerance * 4, err_msg=name)
         assert not np.array_equal(narrow.arrays[name], wide.arrays[name]), name
 
@@ -114,7 +114,7 @@ def test_values_that_are_not_finite_are_masked_counted_and_left_out(tmp_path: Pa
     whole = found.results["convergence"]["whole_run"]
     assert whole["tokens"] == PICTURE.count - 2
     kept = ~found.arrays["masked_tokens"]
-    assert whole["holding_cost_median"] == pytest.approx(np.median(clean.arrays["holding_cost"][kept]))
+    assert whole["reuse_error_median"] == pytest.approx(np.median(clean.arrays["reuse_error"][kept]))
     for name, values in found.arrays.items():
         assert np.isfinite(values).all(), name
     assert clean.results["convergence"]["masked_tokens"] == 0
@@ -144,7 +144,7 @@ def test_a_policys_map_makes_its_plan(tmp_path: Path, name: str) -> None:
     policy = Policy.from_table(TABLE | {"map": name}, "test")
     found, jano = analyze(run.path, policy=policy), analyze(run.path, policy=POLICY)
     if name == "oracle":
-        scores = found.arrays["holding_cost"]
+        scores = found.arrays["reuse_error"]
     else:
         latents = (list(run.grid.unpack(v[0].astype(np.float32))) for v in (run.sample, run.output))
         scores = importance_scores(policy, *latents, path=run.noise_path, prediction="flow", grid=run.grid, seed=5)
@@ -157,7 +157,7 @@ def test_a_policys_map_makes_its_plan(tmp_path: Path, name: str) -> None:
 def test_the_oracle_computes_what_costs_most_to_hold(tmp_path: Path) -> None:
     run = record_run(tmp_path / "run.h5")
     oracle, random = (analyze(run.path, policy=Policy.from_table(TABLE | {"map": name}, "test")) for name in ("oracle", "random"))
-    cost = oracle.arrays["holding_cost"]
+    cost = oracle.arrays["reuse_error"]
     active, static = (oracle.plan.ranks == level.rank for level in (TokenLevel.ACTIVE, TokenLevel.STATIC))
     assert cost[active].min() >= cost[static].max()
     active = random.plan.ranks == TokenLevel.ACTIVE.rank
@@ -174,7 +174,7 @@ def test_a_level_without_tokens_leaves_its_numbers_undefined_and_says_so(tmp_pat
     assert found.notes == ["no token is static under this policy, so the separation of active from static tokens is not defined."]
     facts = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert facts["separation"]["converted"] == {"auroc": None, "interval": [None, None]}
-    assert facts["convergence"]["by_level"]["static"]["holding_cost_median"] is None
+    assert facts["convergence"]["by_level"]["static"]["reuse_error_median"] is None
     assert facts["convergence"]["by_level"]["active"]["tokens"] == PICTURE.count
     assert np.isnan(found.arrays["curve_x0_distance_quantiles"][0]).all()
 
