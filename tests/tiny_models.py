@@ -20,7 +20,7 @@ POLICY = {
 def tiny_model(family="flux", **call):
     pipe, arguments = build(family)
     known = {key: value for key, value in arguments.items() if key not in ("prompt", "output_type")}
-    network = pipe.transformer
+    network = pipe.transformer if hasattr(pipe, "transformer") else pipe.unet
     sheet = find_probe([cls.__name__ for cls in type(network).__mro__])
     return Model("tiny", pipe, sheet, call={**known, "num_inference_steps": 8, "output_type": "pil"} | call, policy_table=POLICY)
 

@@ -14,8 +14,7 @@ from ..pipeline.call import PipelineCall
 from ..pipeline.model import Model, load_model
 from ..pipeline.provenance import UNKNOWN, installed_versions
 from ..results.writing import write_json
-from ..workflows.compare.contest import device_name
-from ..workflows.compare.measure import device_of
+from ..workflows.compare.measure import device_name, device_of
 from .recipe import FILE, MADE, Recipe, Subject, read_recipe, slug_of
 from .task import Made, Task, make_calls
 

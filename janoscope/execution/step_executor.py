@@ -65,6 +65,7 @@ class StepExecutor:
         identity: what the pipeline cannot show: model, guidance, prompt, seed.
         any_prompt: accept a plan made for another prompt or seed.
         on_select: told what every step computes, before it does.
+        meter: of FLOPs, shared by executors of one pipeline so that each kind of call is counted once.
 
     Raises:
         InputError: policy and plan do not fit.
@@ -81,6 +82,7 @@ class StepExecutor:
         identity: Identity | None = None,
         any_prompt: bool = False,
         on_select: Callable[[Selection], object] | None = None,
+        meter: FlopMeter | None = None,
     ):
         if (policy is None) == (plan is None):
             raise InputError("the step executor needs a policy or a plan, one of the two.")
@@ -90,7 +92,7 @@ class StepExecutor:
         self._pipe, self._probe = pipe, sheet
         self._identity, self._any_prompt, self._on_select = identity or Identity(), any_prompt, on_select
         self._calls_seen = self._steps_seen = 0
-        self._any_call, self._meter = False, FlopMeter()
+        self._any_call, self._meter = False, meter or FlopMeter()
         self._run = _Generation()
         networks_of(pipe, sheet.tap.components)
         self._parts = Followed(pipe, (*sheet.tap.components, "scheduler"), self._attach, lambda _: self._begin())
@@ -303,6 +305,7 @@ def executor_for(
     identity: Identity | None = None,
     any_prompt: bool = False,
     on_select: Callable[[Selection], object] | None = None,
+    meter: FlopMeter | None = None,
 ) -> Executor | StepExecutor:
     """The executor that a policy or plan asks for: of tokens, or of whole steps.
 
@@ -312,11 +315,21 @@ def executor_for(
     in_force = plan.policy if plan else policy
     if in_force is None or not in_force.is_step_level:
         return Executor(
-            pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt, on_select=on_select, cache=cache
+            pipe,
+            sheet,
+            policy=policy,
+            plan=plan,
+            identity=identity,
+            any_prompt=any_prompt,
+            on_select=on_select,
+            cache=cache,
+            meter=meter,
         )
     if cache is not None:
         raise InputError(f"policy {in_force.name} skips whole steps and caches nothing of attentions; leave the cache out.")
-    return StepExecutor(pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt, on_select=on_select)
+    return StepExecutor(
+        pipe, sheet, policy=policy, plan=plan, identity=identity, any_prompt=any_prompt, on_select=on_select, meter=meter
+    )
 
 
 def _as_planned(plan: Plan) -> Policy:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ExecutionError, InputError
-from ...execution import Executor
+from ...execution import executor_for
 from ...execution.flops import FlopMeter
 from ...metrics import quality
 from ...parallel.tasks import fan_out
@@ -180,7 +180,7 @@ def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: P
     reference = _reference(root / REFERENCES / f"{task.full.key}.npz")
     identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
     clock = _StepClock(model)
-    with Executor(model.pipe, model.probe, policy=task.policy, identity=identity, meter=meter) as executor:
+    with executor_for(model.pipe, model.probe, policy=task.policy, identity=identity, meter=meter) as executor:
         made = generate(model, call, clock.tick)
         account = executor.account
     measured = quality(reference, _frames(made), None)

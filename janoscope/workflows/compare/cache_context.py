@@ -1,8 +1,8 @@
-"""A cache of another library on a pipeline for one generation: a call's branch, what is held, and no trace afterwards."""
+"""A cache of another library on a pipeline for one generation: a call's branch, the bytes it keeps, and no trace afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -11,14 +11,10 @@ from ...execution.flops import flop_counter
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import generate
 from ...pipeline.model import Model
+from .measure import networks_of
 
+Wrapper = Callable[[Callable[..., object]], Callable[..., object]]
 DEPTH = 10  # of containers and objects between a hook and its tensors; theirs lie at 5 to 8
-
-
-def networks_of(model: Model) -> list[torch.nn.Module]:
-    """The pipeline's networks, in order of use."""
-    found = (getattr(model.pipe, name, None) for name in model.probe.tap.components)
-    return [network for network in found if network is not None]
 
 
 def passes_of(model: Model, call: PipelineCall) -> int:
@@ -40,9 +36,9 @@ def steps_of_networks(model: Model, call: PipelineCall) -> list[int]:
     steps: list[set[int]] = [set() for _ in networks]
     done = 0
 
-    def wrap_of(seen: set[int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
+    def wrap_of(seen: set[int]) -> Wrapper:
+        def wrap(original: Callable[..., object]) -> Callable[..., object]:
+            def forward(*args: object, **kwargs: object) -> object:
                 seen.add(done)
                 return original(*args, **kwargs)
 
@@ -50,8 +46,8 @@ def steps_of_networks(model: Model, call: PipelineCall) -> list[int]:
 
         return wrap
 
-    def wrap_step(original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
+    def wrap_step(original: Callable[..., object]) -> Callable[..., object]:
+        def step(*args: object, **kwargs: object) -> object:
             nonlocal done
             done += 1
             return original(*args, **kwargs)
@@ -68,8 +64,14 @@ def steps_of_networks(model: Model, call: PipelineCall) -> list[int]:
     return [len(seen) for seen in steps]
 
 
+class StatefulHook(Protocol):
+    """A hook of diffusers that keeps its cache in `state`."""
+
+    state: Any
+
+
 class Branches:
-    """Tells the guidance branch by the order of network calls within a scheduler step, and counts their FLOPs on demand.
+    """Knows the guidance branch by the order of network calls within a scheduler step, and counts their FLOPs on demand.
 
     diffusers' caches ask the pipeline for the branch, and half of its pipelines do not say.
     """
@@ -82,8 +84,10 @@ class Branches:
         self.timestep = 0.0
         self._done = 0  # scheduler steps
         self._timesteps: list[float] = []  # read once: every read of the scheduler's table makes an accelerator wait
-        self._states: dict[tuple[int, int], Any] = {}
-        self.swapped: list[tuple[Any, Callable[[], Any]]] = []  # hooks whose state knows no branch, and how to make one
+        self._states: dict[tuple[int, int], object] = {}
+        self.swapped: list[
+            tuple[StatefulHook, Callable[[], object]]
+        ] = []  # hooks whose state knows no branch, and how to make one
         self.networks = networks_of(model)
         self._patches = [InstancePatch(network, "forward", self._wrap(network)) for network in self.networks]
         self._patches.append(InstancePatch(model.pipe.scheduler, "step", self._wrap_step))
@@ -92,11 +96,11 @@ class Branches:
         while self._patches:
             self._patches.pop().remove()
 
-    def _wrap(self, network: torch.nn.Module) -> Any:
+    def _wrap(self, network: torch.nn.Module) -> Wrapper:
         from diffusers.hooks.hooks import CacheContext, _set_cache_context
 
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
+        def wrap(original: Callable[..., object]) -> Callable[..., object]:
+            def forward(*args: object, **kwargs: object) -> object:
                 if self.index == 0:
                     self._timesteps = self._timesteps or self._model.pipe.scheduler.timesteps.tolist()
                     self.timestep = float(self._timesteps[self._done])
@@ -124,16 +128,16 @@ class Branches:
                 self._states[key] = make()
             hook.state = self._states[key]
 
-    def _wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
+    def _wrap_step(self, original: Callable[..., object]) -> Callable[..., object]:
+        def step(*args: object, **kwargs: object) -> object:
             self.index, self._done = 0, min(self._done + 1, len(self._model.pipe.scheduler.timesteps) - 1)
             if self._count:
-                self.cache_bytes = max(self.cache_bytes, self._held_bytes())
+                self.cache_bytes = max(self.cache_bytes, self.bytes_in_hooks())
             return original(*args, **kwargs)
 
         return step
 
-    def _held_bytes(self) -> int:
+    def bytes_in_hooks(self) -> int:
         seen: dict[int, int] = {}
         for network in self.networks:
             for module in network.modules():
@@ -144,7 +148,7 @@ class Branches:
         return sum(seen.values())
 
 
-def _collect(thing: Any, seen: dict[int, int], depth: int) -> None:
+def _collect(thing: object, seen: dict[int, int], depth: int) -> None:
     """Storage bytes of all tensors that are reachable within `depth` containers and objects of diffusers' hooks."""
     if isinstance(thing, torch.nn.Module) or depth == 0:
         return

@@ -14,8 +14,8 @@ from ...pipeline.call import CallOptions, make_call
 from ...pipeline.model import load_model
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
-from .contest import FAILED, Contest, device_name, make_method
-from .measure import device_of
+from .contest import FAILED, Contest, make_method
+from .measure import device_name, device_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...capture.describe import dtype_name
 from ...errors import ExecutionError, InputError, PeerLost
@@ -18,7 +17,7 @@ from ...pipeline.model import Model
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
 from .library_caches import BASELINES
-from .measure import Cost, device_of
+from .measure import Cost, device_name, device_of
 from .methods import OUR_METHODS, Method
 from .spec import parse_spec
 
@@ -261,10 +260,3 @@ def _frames(generated: Generated) -> np.ndarray:
     if generated.frames is None:
         raise InputError("the pipeline returned latents, which no picture metric can measure; leave output_type out.")
     return generated.frames
-
-
-def device_name(device: torch.device) -> str:
-    """`cuda: NVIDIA H100`, or `cpu` with its thread count, since wall times depend on it."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"{device.type} ({torch.get_num_threads()} threads)"

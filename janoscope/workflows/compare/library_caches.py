@@ -6,17 +6,20 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import TypeVar
+
+import torch
 
 from ...errors import ExecutionError, InputError
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.model import Model
-from .cache_context import Branches, forget_children, networks_of, passes_of, restored, steps_of_networks
-from .measure import Cost, clock, device_of
+from .cache_context import Branches, forget_children, passes_of, restored, steps_of_networks
+from .measure import Cost, clock, device_of, networks_of
 from .methods import Method
 from .spec import Options, Spec, flag
 
+Config = TypeVar("Config")
 Attach = Callable[[Model, PipelineCall, "Branches"], None]
 
 
@@ -40,15 +43,15 @@ class Cached:
             try:
                 self._attach(model, call, branches)
                 forget_children(networks)
-                with clock(device_of(model)) as told:
-                    made = generate(model, call)
+                with clock(device_of(model)) as timing:
+                    generated = generate(model, call)
             finally:
                 branches.remove()
-        flops, held = (branches.flops, branches.cache_bytes) if count else (None, None)
-        return made, Cost(flops=flops, cache_bytes=held, **told)
+        flops, cache_bytes = (branches.flops, branches.cache_bytes) if count else (None, None)
+        return generated, timing.cost(flops, cache_bytes)
 
 
-def _on_all(branches: Branches, apply: Callable[[Any, Any], None], config: Any) -> None:
+def _on_all(branches: Branches, apply: Callable[[torch.nn.Module, Config], object], config: Config) -> None:
     for network in branches.networks:
         apply(network, config)
 
@@ -126,12 +129,12 @@ def _pab(spec: Spec) -> Method:
     return Cached(spec, attach, counts_apart=False)
 
 
-class _MagCache:
+class MagCache:
     """MagCache with ratios measured once on a full run of the first call, both branches together, each network by itself."""
 
     def __init__(self, spec: Spec):
         options = Options(spec)
-        self._spec, self._ratios = spec, list[list[float]]()
+        self._spec, self.ratios = spec, list[list[float]]()
         self._threshold = options.take("threshold", float, 0.06)
         self._most, self._retention = options.take("most", int, 3), options.take("retention", float, 0.2)
         options.end("threshold, most (skipped steps in a row), retention")
@@ -139,39 +142,45 @@ class _MagCache:
     def __call__(self, model: Model, call: PipelineCall, branches: Branches) -> None:
         from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
-        told = {"threshold": self._threshold, "max_skip_steps": self._most, "retention_ratio": self._retention}
-        for network, ratios in zip(branches.networks, self._ratios, strict=True):
+        for network, ratios in zip(branches.networks, self.ratios, strict=True):
             if ratios:
-                apply_mag_cache(network, MagCacheConfig(num_inference_steps=len(ratios), mag_ratios=ratios, **told))
+                config = MagCacheConfig(
+                    threshold=self._threshold,
+                    max_skip_steps=self._most,
+                    retention_ratio=self._retention,
+                    num_inference_steps=len(ratios),
+                    mag_ratios=ratios,
+                )
+                apply_mag_cache(network, config)
 
     def prepare(self, model: Model, call: PipelineCall) -> None:
-        if sum(len(ratios) for ratios in self._ratios) != _steps_of(self._spec, call):
-            self._ratios = self._calibrated(model, call, steps_of_networks(model, call))
+        if sum(len(ratios) for ratios in self.ratios) != _steps_of(self._spec, call):
+            self.ratios = self._calibrated(model, call, steps_of_networks(model, call))
 
     def _calibrated(self, model: Model, call: PipelineCall, steps: list[int]) -> list[list[float]]:
         """Ratios of each network, which counts its own steps alone; none of one that makes no step."""
         from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
-        said = io.StringIO()  # the ratios come out of diffusers by print alone
+        printed = io.StringIO()  # diffusers gives the ratios by print alone
 
         def attach(model: Model, call: PipelineCall, branches: Branches) -> None:
             for network, count in zip(branches.networks, steps, strict=True):
                 if count:
                     apply_mag_cache(network, MagCacheConfig(num_inference_steps=count, calibrate=True))
 
-        with redirect_stdout(said):
+        with redirect_stdout(printed):
             Cached(self._spec, attach, counts_apart=False).generate(model, call, count=False)
-        found = re.findall(r"^\[[^\[\]a-zA-Z]*\]$", said.getvalue(), flags=re.MULTILINE)
+        lists = re.findall(r"^\[[^\[\]a-zA-Z]*\]$", printed.getvalue(), flags=re.MULTILINE)
         working = sum(count > 0 for count in steps)
-        if not found or len(found) % working:
+        if not lists or len(lists) % working:
             raise ExecutionError(f"MagCache measured no ratios on {model.probe.title}: its blocks are not known to diffusers.")
         # a network after the other, each with a list for every branch
-        first_branches = iter(found[:: len(found) // working])
+        first_branches = iter(lists[:: len(lists) // working])
         return [json.loads(next(first_branches)) if count else [] for count in steps]
 
 
 def _mag(spec: Spec) -> Method:
-    cache = _MagCache(spec)
+    cache = MagCache(spec)
     return Cached(spec, cache, counts_apart=False, prepare=cache.prepare)
 
 
@@ -186,7 +195,7 @@ def _dbcache(spec: Spec) -> Method:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """cache-dit tells what it does on stdout, where results belong, much of it as a warning."""
+    """cache-dit reports on stdout, where results belong, much of it as a warning."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -219,27 +228,28 @@ class DualBlock:
         warmup = model.policy(None).warmup if self._warmup is None else self._warmup
         if self._passes is None:
             self._passes = passes_of(model, call)
-        told = {
-            "enable_separate_cfg": self._passes > 1,
-            "Fn_compute_blocks": self._first,
-            "Bn_compute_blocks": self._last,
-            "max_warmup_steps": warmup,
-        }
-        config = cache_dit.DBCacheConfig(residual_diff_threshold=self._threshold, num_inference_steps=steps, **told)
-        calibrator = {"calibrator_config": cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1)} if self._taylor else {}
+        config = cache_dit.DBCacheConfig(
+            residual_diff_threshold=self._threshold,
+            num_inference_steps=steps,
+            enable_separate_cfg=self._passes > 1,
+            Fn_compute_blocks=self._first,
+            Bn_compute_blocks=self._last,
+            max_warmup_steps=warmup,
+        )
+        calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if self._taylor else None
         branches = None
         networks = networks_of(model)
         with restored(networks):
-            cache_dit.enable_cache(model.pipe, cache_config=config, **calibrator)
+            cache_dit.enable_cache(model.pipe, cache_config=config, calibrator_config=calibrator)
             try:
                 branches = Branches(model, count)
-                with clock(device_of(model)) as timed:
-                    made = generate(model, call)
+                with clock(device_of(model)) as timing:
+                    generated = generate(model, call)
             finally:
                 if branches is not None:
                     branches.remove()
                 cache_dit.disable_cache(model.pipe)
-        return made, Cost(flops=branches.flops if count else None, cache_bytes=None, **timed)
+        return generated, timing.cost(branches.flops if count else None, None)
 
 
 BASELINES: Mapping[str, Callable[[Spec], Method]] = {

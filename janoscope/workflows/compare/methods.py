@@ -1,28 +1,26 @@
 """Methods that `compare` puts side by side: how each is spelled, and how one generation is made with it."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, cast
 
 import numpy as np
-import torch
 
-from ...capture.patch import InstancePatch
 from ...errors import InputError
-from ...execution import Executor
-from ...execution.flops import CallKind, CountedNetwork, FlopCounter, FlopMeter, flop_counter, shapes_of
+from ...execution import Executor, StepExecutor, executor_for
+from ...execution.flops import FlopMeter
+from ...grid import TokenGrid
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.model import Model
-from ...plan import OUTPUTS, Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, random_scores
+from ...plan import OUTPUTS, Plan, PlanSelector, Policy, RandomSelector, RasOptions, RasSelector, Selector, random_scores
 from ...plan.fingerprint import Identity
 from ...plan.levels import words_of
 from ..apply.departures import departures_of_call
-from .measure import Cost, clock, device_of
+from .measure import Cost, clock, device_of, flops_of_generation, noted_calls
 from .oracle import reuse_error_of
-from .spec import Options, Spec, flag, fraction, integers, numbers, positive
+from .policies import POLICY_OPTIONS, SCHEDULE_OPTIONS, PolicyMaker, policy_maker, schedule_maker, token_level
+from .spec import Options, Spec, flag, fraction, positive
 
 
 class Method(Protocol):
@@ -45,139 +43,64 @@ class Plain:
         self.spec, self._change, self._meter = spec, change, FlopMeter()
 
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
-        with noted_calls(model, self._meter) as calls, clock(device_of(model)) as told:
-            made = generate(model, self._change(call))
+        with noted_calls(model, self._meter) as calls, clock(device_of(model)) as timing:
+            generated = generate(model, self._change(call))
         each = [network.flops(kind) for network, kind in calls]
         flops = None if None in each else sum(count for count in each if count is not None)
         if flops is None and count:  # the network reads values, so only a real generation shows its FLOPs
-            flops = _flops_of_generation(model, self._change(call))
-        return made, Cost(flops=flops, cache_bytes=0, **told)
+            flops = flops_of_generation(model, self._change(call))
+        return generated, timing.cost(flops, 0)
 
 
-def _flops_of_generation(model: Model, call: PipelineCall) -> int:
-    """FLOPs of all network calls of a generation made for this."""
-    counters: list[FlopCounter] = []
+@dataclass(frozen=True)
+class Instructions:
+    """What the executor of one generation obeys: a policy, with who chooses the tokens of its plan, or a selector alone."""
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            with flop_counter() as counter:
-                output = original(*args, **kwargs)
-            counters.append(counter)
-            return output
-
-        return forward
-
-    networks = [module for name in model.probe.tap.components if (module := getattr(model.pipe, name, None)) is not None]
-    patches = [InstancePatch(network, "forward", wrap) for network in networks]
-    try:
-        generate(model, call)
-    finally:
-        for patch in patches:
-            patch.remove()
-    return sum(int(counter.get_total_flops()) for counter in counters)
-
-
-@contextmanager
-def noted_calls(model: Model, meter: FlopMeter) -> Iterator[list[tuple[CountedNetwork, CallKind]]]:
-    """Of what kind every network call is, appended to the yielded list; their FLOPs are counted when somebody asks."""
-    calls: list[tuple[CountedNetwork, CallKind]] = []
-    patches = []
-
-    def wrap_of(name: str, module: torch.nn.Module) -> Any:
-        network, signature = meter.network(name, module), inspect.signature(type(module).forward)
-
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                arguments = signature.bind(module, *args, **kwargs).arguments
-                kind = CallKind(shapes_of(arguments))
-                network.note(kind, arguments)
-                calls.append((network, kind))
-                return original(*args, **kwargs)
-
-            return forward
-
-        return wrap
-
-    for name in model.probe.tap.components:
-        module = getattr(model.pipe, name, None)
-        if module is not None:
-            patches.append(InstancePatch(module, "forward", wrap_of(name, module)))
-    try:
-        yield calls
-    finally:
-        for patch in patches:
-            patch.remove()
+    policy: Policy | None = None
+    choose: Callable[[Plan], Selector] | None = None
+    selector: Callable[[int, TokenGrid], Selector] | None = None
 
 
 class Executed:
-    """Our executor, with what `arguments` gives for a model and call: policy, plan, selector, choose."""
+    """Our executors, of tokens or of whole steps, under the instructions for a model and call."""
 
-    counts_apart = False  # the account counts when the generation is over, each kind of call once
+    counts_apart = False  # the summary counts when the generation is over, each kind of call once
 
-    def __init__(self, spec: Spec, arguments: Callable[[Model, PipelineCall], Mapping[str, Any]]):
-        self.spec, self._arguments, self._meter = spec, arguments, FlopMeter()
+    def __init__(self, spec: Spec, instructions: Callable[[Model, PipelineCall], Instructions]):
+        self.spec, self._instructions, self._meter = spec, instructions, FlopMeter()
 
     def generate(self, model: Model, call: PipelineCall, count: bool) -> tuple[Generated, Cost]:
-        arguments = self._arguments(model, call)
-        identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
-        options: dict[str, Any] = {"identity": identity, "meter": self._meter, "on_select": model.on_select, **arguments}
-        with Executor(model.pipe, model.probe, **options) as executor:
-            with clock(device_of(model)) as told:
-                made = generate(model, call)
-            account = executor.account
-        note = account.warning or (f"{account.nonfinite} non-finite values" if account.nonfinite else "")
+        with self._executor(model, call) as executor:
+            with clock(device_of(model)) as timing:
+                generated = generate(model, call)
+            summary = executor.account
+        note = summary.warning or (f"{summary.nonfinite} non-finite values" if summary.nonfinite else "")
         if executor.policy is not None and not note:
             note = " ".join(departures_of_call(executor.policy, model, call))
-        return made, Cost(flops=sum(s.flops for s in account.steps), cache_bytes=account.cache_bytes, note=note, **told)
+        return generated, timing.cost(sum(step.flops for step in summary.steps), summary.cache_bytes, note)
 
-
-POLICY_OPTIONS = (
-    "preset or file, map, tile=F/R/C, thresholds=S/M, quantiles=S/M, intervals=S/M/A, warmup, cooldown, output, keys, "
-    "cache=STRATEGY, device_mib, window"
-)
-
-
-def policy_maker(spec: Spec, options: Options) -> Callable[[Model], Policy]:
-    """What makes the policy of a spec for a model: a preset or file (else the model's default) with changes."""
-    if {"preset", "file"} <= set(spec.options):
-        raise InputError(f"--method {spec.text}: preset or file, one of the two.")
-    name = options.take("preset", str, None) or options.take("file", str, None)
-    changes: dict[str, Any] = {}
-    for key, kind in (("map", str), ("warmup", int), ("cooldown", int)):
-        if (value := options.take(key, kind, None)) is not None:
-            changes[key] = value
-    if "output" in spec.options:
-        changes["output"] = options.one_of("output", OUTPUTS, "hold")
-    cache = _cache_changes(spec, options)
-    for key in ("thresholds", "quantiles"):
-        if (values := options.take(key, numbers(2), None)) is not None:
-            changes[key] = dict(zip(("static", "moderate"), values, strict=True))
-    if {"thresholds", "quantiles"} <= set(changes):
-        raise InputError(f"--method {spec.text}: thresholds or quantiles, one of the two.")
-    if (values := options.take("tile", integers(3), None)) is not None:
-        changes["tile"] = list(values)
-    if (values := options.take("intervals", integers(3), None)) is not None:
-        changes["intervals"] = dict(zip(("static", "moderate", "active"), values, strict=True))
-
-    def make(model: Model) -> Policy:
-        table = model.policy(name).to_json()
-        if cache:  # another strategy than the policy's brings none of its settings along
-            table["cache"] = cache if "strategy" in cache else {**table["cache"], **cache}
-        if {"thresholds", "quantiles"} & set(changes):
-            table = {key: value for key, value in table.items() if key not in ("thresholds", "quantiles")}
-        return Policy.from_table(table | changes, f"--method {spec.text}")
-
-    return make
-
-
-def _cache_changes(spec: Spec, options: Options) -> dict[str, Any]:
-    cache: dict[str, Any] = {}
-    if "keys" in spec.options:
-        cache["forecast"] = options.one_of("keys", ("hold", "forecast"), "hold") == "forecast"
-    for key, name, kind in (("strategy", "cache", str), ("device_mib", "device_mib", float), ("window", "window", int)):
-        if (value := options.take(name, kind, None)) is not None:
-            cache[key] = value
-    return cache
+    def _executor(self, model: Model, call: PipelineCall) -> Executor | StepExecutor:
+        orders = self._instructions(model, call)
+        identity = Identity(model.name, call.prompt, call.seed, call.guidance_facts())
+        if orders.choose is None and orders.selector is None:
+            return executor_for(
+                model.pipe,
+                model.probe,
+                policy=orders.policy,
+                identity=identity,
+                meter=self._meter,
+                on_select=model.on_select,
+            )
+        return Executor(
+            model.pipe,
+            model.probe,
+            policy=orders.policy,
+            selector=orders.selector,
+            choose=orders.choose or PlanSelector,
+            identity=identity,
+            meter=self._meter,
+            on_select=model.on_select,
+        )
 
 
 # --- our methods ---
@@ -198,7 +121,7 @@ def _fewer_steps(spec: Spec) -> Method:
     def change(call: PipelineCall) -> PipelineCall:
         if steps is None and call.steps is None:
             raise InputError(f"--method {spec.text}: the pipeline's own number of steps is not known; give steps=N.")
-        count = steps or max(1, round(compute * (call.steps or 0)))
+        count = max(1, round((compute or 0) * (call.steps or 0))) if steps is None else steps
         return replace(call, arguments={**call.arguments, "num_inference_steps": count})
 
     return Plain(spec, change)
@@ -208,11 +131,23 @@ def _jano(spec: Spec) -> Method:
     options = Options(spec)
     make = policy_maker(spec, options)
     options.end(POLICY_OPTIONS)
-    return Executed(spec, lambda model, call: {"policy": make(model)})
+    return _under(spec, make)
+
+
+def _schedule(spec: Spec) -> Method:
+    """A policy that skips whole steps, from a file, a preset or a rule."""
+    options = Options(spec)
+    make = schedule_maker(spec, options)
+    options.end(SCHEDULE_OPTIONS)
+    return _under(spec, make)
+
+
+def _under(spec: Spec, make: PolicyMaker) -> Method:
+    return Executed(spec, lambda model, call: Instructions(make(model)))
 
 
 def _uniform(spec: Spec) -> Method:
-    """Every k-th step between warm-up and cool-down, all tokens of it; the others hold or forecast the output."""
+    """Every k-th step between warm-up and cool-down, all tokens of it; the others reuse or forecast the output."""
     options = Options(spec)
     every, output = options.take("k", positive, 2), options.one_of("output", OUTPUTS, "hold")
     warmup, cooldown = options.take("warmup", int, None), options.take("cooldown", int, None)
@@ -228,7 +163,7 @@ def _uniform(spec: Spec) -> Method:
         table = {"name": spec.text, "map": "random", "tile": list(default.tile), "quantiles": {"static": 0, "moderate": 0}}
         return Policy.from_table({**table, **ends, "intervals": intervals, "output": output}, f"--method {spec.text}")
 
-    return Executed(spec, lambda model, call: {"policy": make(model)})
+    return _under(spec, make)
 
 
 def _random(spec: Spec) -> Method:
@@ -238,13 +173,13 @@ def _random(spec: Spec) -> Method:
     make = policy_maker(spec, options)
     options.end(f"draw=tiles or steps, rng, {POLICY_OPTIONS}")
 
-    def arguments(model: Model, call: PipelineCall) -> dict[str, Any]:
-        stream = 1000 * seed + call.seed
+    def instructions(model: Model, call: PipelineCall) -> Instructions:
+        policy, stream = token_level(spec, make(model)), 1000 * seed + call.seed
         if draw == "steps":
-            return {"policy": make(model), "choose": lambda plan: RandomSelector(plan, stream)}
-        return {"policy": make(model), "choose": lambda plan: PlanSelector(with_levels_by(plan, _random_tiles(plan, stream)))}
+            return Instructions(policy, lambda plan: RandomSelector(plan, stream))
+        return Instructions(policy, lambda plan: PlanSelector(with_levels_by(plan, _random_tiles(plan, stream))))
 
-    return Executed(spec, arguments)
+    return Executed(spec, instructions)
 
 
 def _random_tiles(plan: Plan, seed: int) -> np.ndarray:
@@ -260,15 +195,15 @@ def _oracle(spec: Spec) -> Method:
     options = Options(spec)
     make = policy_maker(spec, options)
     options.end(POLICY_OPTIONS)
-    known: dict[tuple[str, int], np.ndarray] = {}
+    errors: dict[tuple[str, int], np.ndarray] = {}
 
-    def arguments(model: Model, call: PipelineCall) -> dict[str, Any]:
-        key = call.prompt, call.seed
-        if key not in known:
-            known[key] = reuse_error_of(model, call)
-        return {"policy": make(model), "choose": lambda plan: PlanSelector(with_levels_by(plan, known[key]))}
+    def instructions(model: Model, call: PipelineCall) -> Instructions:
+        policy, key = token_level(spec, make(model)), (call.prompt, call.seed)
+        if key not in errors:
+            errors[key] = reuse_error_of(model, call)
+        return Instructions(policy, lambda plan: PlanSelector(with_levels_by(plan, errors[key])))
 
-    return Executed(spec, arguments)
+    return Executed(spec, instructions)
 
 
 def with_levels_by(plan: Plan, scores: np.ndarray) -> Plan:
@@ -290,18 +225,19 @@ def _ras(spec: Spec) -> Method:
         starvation=options.take("starvation", float, default.starvation),
         skip_step=options.take("skip_step", int, default.skip_step),
         skip_length=options.take("skip_length", int, default.skip_length),
-        metric=options.one_of("metric", ("std", "l2norm"), default.metric),  # type: ignore[arg-type]
+        metric=cast(Literal["std", "l2norm"], options.one_of("metric", ("std", "l2norm"), default.metric)),
         official=options.take("official", flag, default.official),
     )
-    known = "start, end (a step or N), resets=A/B, ratio, high_ratio, starvation, skip_step, skip_length, metric, official"
-    options.end(known)
-    return Executed(spec, lambda model, call: {"selector": lambda steps, grid: RasSelector(chosen, steps, grid.count)})
+    options.end("start, end (a step or N), resets=A/B, ratio, high_ratio, starvation, skip_step, skip_length, metric, official")
+    rules = Instructions(selector=lambda steps, grid: RasSelector(chosen, steps, grid.count))
+    return Executed(spec, lambda model, call: rules)
 
 
 OUR_METHODS: Mapping[str, Callable[[Spec], Method]] = {
     "full": _full,
     "jano": _jano,
     "policy": _jano,
+    "schedule": _schedule,
     "ras": _ras,
     "fewer-steps": _fewer_steps,
     "uniform": _uniform,

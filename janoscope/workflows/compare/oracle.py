@@ -1,57 +1,67 @@
-"""A full run's velocities, kept in memory, for the oracle."""
+"""A full run's own reuse error, for the oracle: captured as for a recording, and kept in memory."""
 
 import numpy as np
 
 from ...analysis import measure_convergence
-from ...capture import Watch
-from ...capture.describe import describe_scheduler
-from ...capture.layout import grid_of_call, to_tokens
-from ...capture.noise_level import noise_levels, predicted_quantity
-from ...capture.watch import NetworkCall, SchedulerStep
+from ...capture import Capture, Generation, StepFacts
 from ...conversion import NoisePath, to_flow_velocity, to_x0
-from ...grid import TokenGrid
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import generate
 from ...pipeline.model import Model
 
 
-class _Trajectory:
-    """Listens to one generation: x_t and guided prediction of every step, (token, channel) float32 of the first item."""
+class MemorySink:
+    """A sink in memory: sample and guided prediction of every step, (token, channel) float32 of the first batch element."""
 
-    def __init__(self, model: Model):
-        self._model, self.samples, self.outputs = model, list[np.ndarray](), list[np.ndarray]()
-        self._grid: TokenGrid | None = None
-        self._call: NetworkCall | None = None
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
+        self.samples: list[np.ndarray] = []
+        self.outputs: list[np.ndarray] = []
+        self.steps: list[StepFacts] = []
 
-    def generation_begins(self) -> None:
-        self.samples.clear()
-        self.outputs.clear()
+    def begin(self, generation: Generation) -> None:
+        self.generation = generation
+        self.samples, self.outputs, self.steps = [], [], []
 
-    def call_ends(self, call: NetworkCall) -> None:
-        self._call = call
+    def put(self, signal: str, values: np.ndarray, *, item: int, branch: str, dtype: str) -> None:
+        kept = {"sample": self.samples, "model_output": self.outputs}.get(signal)
+        if kept is not None and item == 0 and branch == "guided":
+            kept.append(_float32(values, dtype))
 
-    def step_begins(self, step: SchedulerStep) -> None:
-        assert self._call is not None
-        probe = self._model.probe
-        if self._grid is None:
-            config = getattr(self._model.pipe, self._call.component).config
-            self._grid = grid_of_call(probe, config, self._call.arguments, step.sample)
-        for kept, latent, signal in ((self.samples, step.sample, "sample"), (self.outputs, step.model_output, "model_output")):
-            kept.append(to_tokens(latent, probe.tokens.layout, self._grid, signal)[0].float().cpu().numpy().copy())
+    def commit(self, facts: StepFacts) -> None:
+        self.steps.append(facts)
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing to close."""
+
+    @property
+    def path(self) -> NoisePath:
+        """Noise levels of the steps."""
+        assert self.generation is not None
+        alpha, sigma = self.generation.scheduler["final"]
+        levels = np.array([(step.timestep, step.alpha, step.sigma) for step in self.steps])
+        return NoisePath(levels[:, 0], levels[:, 1], levels[:, 2], (alpha, sigma))
+
+
+def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """A copy; bfloat16 comes as its bits in uint16."""
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
 
 
 def reuse_error_of(model: Model, call: PipelineCall) -> np.ndarray:
-    """(token,): the reuse error of each token, measured on a full run made for this."""
-    trajectory = _Trajectory(model)
-    with Watch(model.pipe, model.probe.tap.components, trajectory):
+    """The error of reusing each token's velocity, measured on a full run made for this.
+
+    Returns:
+        (token,) float32, rms over all steps from which a velocity can be reused; see `analysis.measure_convergence`.
+    """
+    sink = MemorySink()
+    with Capture(model.pipe, model.probe, sink):
         generate(model, call)
-    scheduler = model.pipe.scheduler
-    kind = predicted_quantity(scheduler, model.probe.output.prediction)
-    final = describe_scheduler(scheduler)["final"]
-    timestep, alpha, sigma = (np.array(column) for column in noise_levels(scheduler))
-    path = NoisePath(timestep, alpha, sigma, (final[0], final[1]))
-    steps = range(len(trajectory.outputs))
-    pairs = list(zip(trajectory.outputs, trajectory.samples, strict=True))
-    velocities = [np.asarray(to_flow_velocity(*pairs[i], prediction=kind, point=path.at(i))) for i in steps]
-    estimates = [np.asarray(to_x0(*pairs[i], prediction=kind, point=path.at(i))) for i in steps]
+    assert sink.generation is not None
+    kind, path = sink.generation.prediction_type, sink.path
+    pairs = list(zip(sink.outputs, sink.samples, strict=True))
+    velocities = [np.asarray(to_flow_velocity(*pair, prediction=kind, point=path.at(i))) for i, pair in enumerate(pairs)]
+    estimates = [np.asarray(to_x0(*pair, prediction=kind, point=path.at(i))) for i, pair in enumerate(pairs)]
     return np.asarray(measure_convergence(velocities, estimates).reuse_error)

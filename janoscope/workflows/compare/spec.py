@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from ...errors import InputError
+
+Value = TypeVar("Value")
+Default = TypeVar("Default")
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,11 @@ class Spec:
     text: str
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """`preset=NAME` or `file=PATH` as written; empty without one."""
+        return next((f"{key}={self.options[key]}" for key in ("preset", "file") if key in self.options), "")
 
 
 def parse_spec(text: str) -> Spec:
@@ -26,12 +34,13 @@ def parse_spec(text: str) -> Spec:
 
 
 class Options:
-    """Reads a spec's options and refuses those that nobody asked for."""
+    """Reads a spec's options and refuses those that were not taken."""
 
     def __init__(self, spec: Spec):
         self._spec, self._left = spec, dict(spec.options)
 
-    def take(self, key: str, kind: Callable[[str], Any], default: Any) -> Any:
+    def take(self, key: str, kind: Callable[[str], Value], default: Default) -> Value | Default:
+        """The option's value as `kind` reads it, else the default. Raises InputError where it cannot be read."""
         text = self._left.pop(key, None)
         if text is None:
             return default
@@ -41,12 +50,13 @@ class Options:
             raise InputError(f"--method {self._spec.text}: {key} = {text!r} cannot be read ({error}).") from error
 
     def one_of(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value: str = self.take(key, str, default)
+        value = self.take(key, str, default)
         if value not in choices:
             raise InputError(f"--method {self._spec.text}: {key} = {value!r}; legal: {', '.join(choices)}.")
         return value
 
     def end(self, known: str) -> None:
+        """Refuse what is left; known: the options that the method takes, in words."""
         if self._left:
             raise InputError(f"--method {self._spec.text}: no option {', '.join(self._left)}; {self._spec.name} takes {known}.")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...capture import Capture, Tap, parse_tap
 from ...errors import InputError, RecordingError
-from ...execution import Executor, RunSummary
+from ...execution import Executor, RunSummary, StepExecutor, executor_for
 from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
@@ -36,7 +36,14 @@ class RecordHandle(Handle):
     executor: of an accelerated recording, else None. capture: None in the second process of a pair, which writes nothing.
     """
 
-    def __init__(self, layers: ExitStack, sink: RecordingSink, capture: Capture | None, executor: Executor | None, call: str):
+    def __init__(
+        self,
+        layers: ExitStack,
+        sink: RecordingSink,
+        capture: Capture | None,
+        executor: Executor | StepExecutor | None,
+        call: str,
+    ):
         super().__init__(layers, call, "recorded", lambda: capture is not None and capture.is_unused)
         self.capture, self.executor, self._sink = capture, executor, sink
         sink.on_recorder = self.close_first_at_exit
@@ -163,12 +170,14 @@ def _attach(
     """Capture, executor and pair on the pipeline, each over the one before; the process that follows has no capture."""
     with ExitStack() as stack:
         capture = stack.enter_context(Capture(pipe, sheet, sink, taps=taps)) if pair is None or pair.leads else None
-        executor = None
+        executor: Executor | StepExecutor | None = None
         if rules is not None:
             on_select = pair.selected if pair else None
-            executor = stack.enter_context(Executor(pipe, sheet, policy=rules, identity=identity, on_select=on_select))
+            attached = executor_for(pipe, sheet, policy=rules, identity=identity, on_select=on_select)
+            stack.enter_context(attached)
+            executor = attached
             if capture is not None:
-                capture.skipped = lambda: executor.skipped  # after the executor, whose step is closed when the capture looks
+                capture.skipped = lambda: attached.skipped  # after the executor, whose step is closed when the capture looks
         if pair is not None:
             stack.enter_context(pair.attached(pipe, sheet))
             if capture is not None:

@@ -22,7 +22,7 @@ from janoscope.probe import find_probe
 from janoscope.recording import open_recording
 from janoscope.workflows.calibrate.experts import common_boundary
 from janoscope.workflows.calibrate.step_caches import DEGREE, export_magcache, export_teacache, fit_polynomial, write_exports
-from janoscope.workflows.compare.library_caches import Cached, _MagCache
+from janoscope.workflows.compare.library_caches import Cached, MagCache
 from janoscope.workflows.compare.spec import parse_spec
 from janoscope.workflows.record.session import record_model
 from janoscope.workflows.record.tool_taps import export_taps
@@ -135,11 +135,11 @@ def test_ratios_of_each_expert_are_those_that_diffusers_calibrates(two_experts, 
 def test_compare_calibrates_magcache_for_each_expert(saved):
     model = load_model(str(saved("wan2.2")), device="cpu")
     call = make_call(model, CallOptions(PROMPTS[0], seed=0, steps=16, **TINY))
-    cache = _MagCache(parse_spec("magcache:threshold=1,retention=0"))
+    cache = MagCache(parse_spec("magcache:threshold=1,retention=0"))
     cache.prepare(model, call)
-    assert [len(ratios) for ratios in cache._ratios] == [5, 11]
-    assert [ratios[0] for ratios in cache._ratios] == [1, 1]
-    assert cache._ratios[0][1:] != cache._ratios[1][1:5]
+    assert [len(ratios) for ratios in cache.ratios] == [5, 11]
+    assert [ratios[0] for ratios in cache.ratios] == [1, 1]
+    assert cache.ratios[0][1:] != cache.ratios[1][1:5]
     configs = []
 
     def looks(model, call, branches):

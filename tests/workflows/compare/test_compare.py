@@ -23,7 +23,8 @@ from janoscope.results.comparison import ComparisonFiles, load_comparison, ready
 from janoscope.workflows.compare import cache_context as branches
 from janoscope.workflows.compare import contest as compare_module
 from janoscope.workflows.compare.contest import compare, make_method
-from janoscope.workflows.compare.methods import policy_maker, with_levels_by
+from janoscope.workflows.compare.methods import with_levels_by
+from janoscope.workflows.compare.policies import policy_maker
 from janoscope.workflows.compare.spec import Options, parse_spec
 
 
@@ -216,6 +217,13 @@ def test_a_cache_that_fails_on_a_family_is_a_row_that_says_why_and_the_others_go
         ("fewer-steps:steps=0", "whole number from 1"),
         ("fewer-steps:compute=0", "above 0 and at most 1"),
         ("uniform:k=0", "whole number from 1"),
+        ("schedule", "file=PATH, preset=NAME or every=K is needed"),
+        ("schedule:every=0", "whole number from 1"),
+        ("schedule:every=3,file=a.toml", "one of them"),
+        ("schedule:file=a.toml,warmup=2", "warmup and cooldown belong to every=K"),
+        ("schedule:every=3,output=guess", "legal: hold, forecast"),
+        ("schedule:every=3,tile=1/4/4", "no option tile; schedule takes preset or file"),
+        ("schedule:every=3,warmup=-1", r"schedule.warmup = -1; legal"),
     ],
 )
 def test_a_method_that_cannot_be_meant_is_refused(text, told):

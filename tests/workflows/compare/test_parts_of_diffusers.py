@@ -1,7 +1,7 @@
 """Two things that `compare` reads of diffusers without an interface for them; another version may change either.
 
-What MagCache prints when it has calibrated (`baselines._MagCache`), and the fields of hooks that hold tensors
-(`branches._collect`). Fails with the version in its message, so that one knows where to look.
+What MagCache prints when it has calibrated (`library_caches.MagCache`), and the fields of hooks that hold tensors
+(`cache_context.Branches`). Fails with the version in its message, so that one knows where to look.
 """
 
 import diffusers
@@ -15,7 +15,7 @@ from tiny_models import calls, tiny_model
 from janoscope.errors import ExecutionError
 from janoscope.workflows.compare import cache_context as branches
 from janoscope.workflows.compare.contest import make_method
-from janoscope.workflows.compare.library_caches import _MagCache
+from janoscope.workflows.compare.library_caches import MagCache
 from janoscope.workflows.compare.spec import parse_spec
 
 VERSION = f"diffusers {diffusers.__version__}"
@@ -29,7 +29,10 @@ def model():
 
 def calibrated(model):
     (call,) = calls(model)
-    return _MagCache(parse_spec("magcache"))._calibrated(model, call, STEPS)
+    cache = MagCache(parse_spec("magcache"))
+    cache.prepare(model, call)
+    (ratios,) = cache.ratios
+    return ratios
 
 
 def test_what_magcache_prints_is_what_it_measured(model, monkeypatch):
@@ -55,7 +58,7 @@ def test_control_other_words_of_magcache_are_refused(model, monkeypatch):
 def held_by_first_block_cache(model, monkeypatch, depth):
     """(bytes that we count at the end of a step, bytes of the tensors that the cache's own state names)."""
     made, counted = [], []
-    born, count = FBCSharedBlockState.__init__, branches.Branches._held_bytes
+    born, count = FBCSharedBlockState.__init__, branches.Branches.bytes_in_hooks
 
     def begun(self):
         born(self)
@@ -66,7 +69,7 @@ def held_by_first_block_cache(model, monkeypatch, depth):
         return counted[-1][0]
 
     monkeypatch.setattr(FBCSharedBlockState, "__init__", begun)
-    monkeypatch.setattr(branches.Branches, "_held_bytes", watched)
+    monkeypatch.setattr(branches.Branches, "bytes_in_hooks", watched)
     monkeypatch.setattr(branches, "DEPTH", depth)
     (call,) = calls(model)
     make_method("first-block-cache:threshold=0.05").generate(model, call, count=True)
