@@ -5,8 +5,9 @@ patch col), the order in which Flux, Qwen-Image and LTX pack their latents. Work
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -19,11 +20,19 @@ Triple = tuple[int, int, int]
 
 
 class GridTable(TypedDict):
-    """A grid in a file."""
+    """The shape of a grid in a file, as `from_json` checks it."""
 
     channels: int
     cells: tuple[int, int, int]
     patch: tuple[int, int, int]
+
+
+class GridJson(TypedDict):
+    """A grid as JSON data."""
+
+    channels: int
+    cells: list[int]
+    patch: list[int]
 
 
 @dataclass(frozen=True)
@@ -95,15 +104,22 @@ class TokenGrid:
         """Tiles per axis when the latent is cut into boxes of `tile` cells; the last of an axis may hang over the edge."""
         return tile_grid(self.cells, tile)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> GridJson:
+        """JSON data, which `from_json` reads."""
         return {"channels": self.channels, "cells": list(self.cells), "patch": list(self.patch)}
 
     @classmethod
-    def from_json(cls, data: Any) -> "TokenGrid":
+    def from_json(cls, data: object) -> "TokenGrid":
         """The inverse of `to_json`; InputError where the data are no grid."""
         if fault := misfit(data, GridTable):
             raise InputError(f"{str(data)[:80]} is no token grid: {fault}.")
-        return cls(data["channels"], tuple(data["cells"]), tuple(data["patch"]))
+        table = cast(GridTable, data)
+        return cls(table["channels"], _triple(table["cells"]), _triple(table["patch"]))
+
+
+def _triple(sizes: Sequence[int]) -> Triple:
+    frames, rows, cols = sizes
+    return frames, rows, cols
 
 
 def tile_grid(cells: Triple, tile: Triple) -> Triple:

@@ -1,14 +1,51 @@
 """How a recording prints itself."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
-if TYPE_CHECKING:
-    from .reader import Recording
+from ...grid import GridJson
+from ..provenance import UNKNOWN
+from .stored import StoredRecording
+
+SCHEMA = "janoscope-recording-summary/1"
+WIDEST = 110  # characters of a provenance section
 
 
-def summary(recording: "Recording") -> dict[str, Any]:
+class SignalSummary(TypedDict):
+    """Sizes, dtypes and counts of one signal."""
+
+    tokens: int
+    channels: int
+    dtype: str
+    source_dtype: str
+    nonfinite: int
+    nonfinite_created: int
+    storage_loss: float
+    maps: int
+
+
+class RecordingSummary(TypedDict):
+    """What `inspect --json` prints."""
+
+    schema: str
+    path: str
+    file_bytes: int
+    created: str
+    complete: bool
+    end_reason: str
+    steps: int
+    planned_steps: int | None
+    items: int
+    branches: list[str]
+    grid: GridJson
+    prediction_type: str
+    skipped_share: float | None
+    signals: dict[str, SignalSummary]
+    provenance: dict[str, dict[str, Any]]
+
+
+def summary(recording: StoredRecording) -> RecordingSummary:
     """The same as JSON data, with sizes in bytes and counts that `describe` leaves out."""
-    signals = {}
+    signals: dict[str, SignalSummary] = {}
     for name in recording.signals:
         spec = recording.spec(name)
         signals[name] = {
@@ -23,7 +60,7 @@ def summary(recording: "Recording") -> dict[str, Any]:
         }
     skipped = recording.skipped
     return {
-        "schema": "janoscope-recording-summary/1",
+        "schema": SCHEMA,
         "path": recording.path.name,
         "file_bytes": recording.path.stat().st_size,
         "created": recording.created,
@@ -41,7 +78,7 @@ def summary(recording: "Recording") -> dict[str, Any]:
     }
 
 
-def describe(recording: "Recording") -> str:
+def describe(recording: StoredRecording) -> str:
     """Dims, sizes and provenance in a few lines."""
     planned = f" of {recording.planned_steps}" if recording.planned_steps else ""
     state = "complete" if recording.complete else f"NOT complete: {recording.end_reason}"
@@ -67,8 +104,7 @@ def describe(recording: "Recording") -> str:
         )
     lines.append("Provenance:")
     for section, fields in recording.provenance.items():
-        known = {key: value for key, value in fields.items() if value != "unknown"}
-        if known:
-            text = ", ".join(f"{key}={value!r}" for key, value in known.items())
-            lines.append(f"  {section}: {text if len(text) <= 110 else text[:107] + '...'}")
+        text = ", ".join(f"{key}={value!r}" for key, value in fields.items() if value != UNKNOWN)
+        if text:
+            lines.append(f"  {section}: {text if len(text) <= WIDEST else text[: WIDEST - 3] + '...'}")
     return "\n".join(lines)

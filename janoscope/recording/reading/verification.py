@@ -1,7 +1,6 @@
 """Read every byte once and compare with what the writer noted."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,15 +10,13 @@ from ..attributes import read_attribute
 from ..checksums import header_checksum, read_reason, row_bytes, row_checksum, row_names, section_is_sound
 from ..encoding import checksum, count_nonfinite, fill_value, storage_dtype
 from ..layout import SignalSpec
+from .stored import StoredRecording
 from .structure import reading
 
-if TYPE_CHECKING:
-    from .reader import Recording
-
-Check = Callable[["Recording"], list[str]]
+Check = Callable[[StoredRecording], list[str]]
 
 
-def faults(recording: "Recording") -> list[str]:
+def faults(recording: StoredRecording) -> list[str]:
     """One line a fault: checksums, non-finite counts, token places, axes, step numbers, timestep, how it ended."""
     checks: list[Check] = [_places, _axes, _steps]
     if recording.is_summed:
@@ -37,7 +34,7 @@ def faults(recording: "Recording") -> list[str]:
     return found
 
 
-def _places(recording: "Recording") -> list[str]:
+def _places(recording: StoredRecording) -> list[str]:
     found = []
     for axis, stored, expected in zip(("frame", "row", "col"), recording.stored_places(), recording.grid.places(), strict=True):
         if not np.array_equal(stored, expected):
@@ -45,7 +42,7 @@ def _places(recording: "Recording") -> list[str]:
     return found
 
 
-def _axes(recording: "Recording") -> list[str]:
+def _axes(recording: StoredRecording) -> list[str]:
     """Scales that count 0, 1, 2 ..."""
     names = ["item", "token", "channel"]
     names += [f"{recording.spec(n).dataset}_{axis}" for n in recording.signals if recording.spec(n).is_tap for axis in names[1:]]
@@ -60,7 +57,7 @@ def _counts_up(stored: np.ndarray) -> bool:
     return np.array_equal(stored, np.arange(len(stored)))
 
 
-def _steps(recording: "Recording") -> list[str]:
+def _steps(recording: StoredRecording) -> list[str]:
     found = []
     if not np.isfinite(recording.timestep).all():
         found.append("timestep holds values that are not finite")
@@ -69,13 +66,13 @@ def _steps(recording: "Recording") -> list[str]:
     return found
 
 
-def _header(recording: "Recording") -> list[str]:
+def _header(recording: StoredRecording) -> list[str]:
     if header_checksum(recording.file) == int(recording.file.attrs[layout.HEADER_SUM]):
         return []
     return ["an attribute or a branch name differs from what the file was made with: header_crc32 does not fit"]
 
 
-def _rows(recording: "Recording") -> list[str]:
+def _rows(recording: StoredRecording) -> list[str]:
     """Small values step by step; and no more steps beyond the counter than the one that a stop may have left there."""
     file = recording.file
     names = row_names((recording.spec(name) for name in recording.signals), lambda name: name in file)
@@ -92,7 +89,7 @@ def _rows(recording: "Recording") -> list[str]:
     return found
 
 
-def _sections(recording: "Recording") -> list[str]:
+def _sections(recording: StoredRecording) -> list[str]:
     found = []
     for section in layout.SECTIONS:
         text = recording.file[f"provenance/{section}"][()].decode("ascii", "replace")
@@ -101,7 +98,7 @@ def _sections(recording: "Recording") -> list[str]:
     return found
 
 
-def _ending(recording: "Recording") -> list[str]:
+def _ending(recording: StoredRecording) -> list[str]:
     """How it ended, whether it is complete, and its length must agree."""
     stored = recording.file.attrs["end_reason"]
     reason, is_sound = read_reason(stored.decode("ascii", "replace") if isinstance(stored, bytes) else str(stored))
@@ -116,7 +113,7 @@ def _ending(recording: "Recording") -> list[str]:
     return found
 
 
-def _losses(recording: "Recording") -> list[str]:
+def _losses(recording: StoredRecording) -> list[str]:
     """The attribute is the largest of the steps' losses once a recording was closed, and 0 before."""
     found = []
     for name in recording.signals:
@@ -127,13 +124,13 @@ def _losses(recording: "Recording") -> list[str]:
     return found
 
 
-def _no_sums(recording: "Recording") -> list[str]:
+def _no_sums(recording: StoredRecording) -> list[str]:
     """A file of 1.0 has nothing of this; one that has it is newer than it says."""
     newer = layout.HEADER_SUM in recording.file.attrs or layout.STEP_SUM in recording.file
     return ["format_version has changed: it says 1.0, and checksums of 1.1 are there"] if newer else []
 
 
-def _signal(recording: "Recording", spec: SignalSpec) -> list[str]:
+def _signal(recording: StoredRecording, spec: SignalSpec) -> list[str]:
     found = []
     sums = recording.stored_rows(spec.dataset + "_crc32")
     noted = recording.stored_rows(spec.dataset + "_nonfinite")

@@ -1,17 +1,19 @@
 """A recording as an xarray.Dataset, opened only after validation: xarray alone follows whatever the file says."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import InputError, RecordingError
 from ..encoding import BFLOAT16, decode
+from .stored import StoredRecording
 
 if TYPE_CHECKING:
-    from .reader import Recording
+    import xarray
+    from xarray.core.indexing import ExplicitIndexer
 
 
-def to_xarray(recording: "Recording") -> Any:
+def to_xarray(recording: StoredRecording) -> "xarray.Dataset":
     """Root datasets, lazily read; bfloat16 bits become float32. Good for as long as the recording is open.
 
     The engine is h5netcdf: netCDF4 1.7.5 ends the process on any float16 dataset. Delete this note when it no longer does.
@@ -32,11 +34,12 @@ def to_xarray(recording: "Recording") -> Any:
         ) from error
     for name in recording.signals:
         if name in dataset and recording.spec(name).stored == BFLOAT16:
-            dataset[name] = _decoded(xr, recording, name, dataset[name])
+            dataset[name] = _decoded(name, dataset[name])
     return dataset
 
 
-def _decoded(xr: Any, recording: "Recording", name: str, bits: Any) -> Any:
+def _decoded(name: str, bits: "xarray.DataArray") -> "xarray.DataArray":
+    import xarray as xr
     from xarray.backends import BackendArray
     from xarray.core import indexing
 
@@ -45,10 +48,10 @@ def _decoded(xr: Any, recording: "Recording", name: str, bits: Any) -> Any:
 
         shape, dtype = bits.shape, np.dtype(np.float32)
 
-        def __getitem__(self, key: Any) -> np.ndarray:
+        def __getitem__(self, key: "ExplicitIndexer") -> np.ndarray:
             return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._get)
 
-        def _get(self, key: tuple[Any, ...]) -> np.ndarray:
+        def _get(self, key: tuple[int | slice | np.ndarray, ...]) -> np.ndarray:
             selected = bits.variable[key]
             return decode(np.asarray(selected.values, np.uint16), BFLOAT16)
 
