@@ -26,7 +26,7 @@ from janoscope.errors import JanoscopeError
 from janoscope.parallel import batch_split as batch_cut
 from janoscope.parallel.pair import Pair
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model import ModelOptions, load_model
 from janoscope.workflows.apply.session import apply_model
 from janoscope.workflows.compare.contest import compare
 
@@ -180,7 +180,7 @@ class Script:
 
     def verbs(self):
         """`apply` and `compare` on the bundled model, as the command line calls them."""
-        alone = load_model("demo", device="cpu")
+        alone = load_model("demo", ModelOptions(device="cpu"))
         both = replace(alone, pair=self.pair)
         rules = replace(alone.policy(None), warmup=3, cooldown=1)
         call = make_call(alone, CallOptions("red circle", seed=3, steps=8))

@@ -93,6 +93,7 @@ def calibrate(
     by replay, and nothing is validated.
     """
     from ..pipeline.inputs import check_model
+    from ..pipeline.model import ModelOptions
     from ..report.calibration import render_calibration
     from ..results.few_prompts import few_prompts_words
     from ..workflows.calibrate.directory import lacks_its_page
@@ -113,7 +114,7 @@ def calibrate(
     model, recordings = _parted(sources)
     if model is None:
         _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
-        told |= {"boundary": boundary, "load": {"probe": options["probe"]}}
+        told |= {"boundary": boundary, "load": ModelOptions(probe=options["probe"])}
     else:
         if boundary is not None:
             raise click.UsageError("--boundary is for RUNS; a MODEL's pipeline says it itself.")
@@ -121,7 +122,7 @@ def calibrate(
             hush()
         given = all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
         check_model(model, revision=options["revision"], probe=options["probe"])
-        load = take_model({**options, "model": model})
+        _, load = take_model({**options, "model": model})
         call = take_call({**options, "prompt": given[0]})
         told |= {"prompts": given, "load": load, "call": call, "recordings": recordings}
     if not force and lacks_its_page(output, target):

@@ -113,9 +113,9 @@ def compare(
     known = ready_directory(output, resume=resume, force=force)
     saving = ComparisonFiles(output, known)
     measure = _lpips() if lpips else None
-    loading, asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
+    (model, model_options), asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
     told_lpips = measure if isinstance(measure, str) else lpips
-    recipe = CompareRecipe(loading, asked, tuple(given), tuple(range(seed, seed + seeds)), tuple(chosen), told_lpips)
+    recipe = CompareRecipe(model, model_options, asked, tuple(given), tuple(range(seed, seed + seeds)), tuple(chosen), told_lpips)
     if not verbose:
         hush()
     if ray is not None:
@@ -144,7 +144,7 @@ def _here(
     from ..workflows.compare.contest import calls_of, compare
 
     writes = not follows(pair)
-    model = load_model(**recipe.load, pair=pair)
+    model = load_model(recipe.model, recipe.options, pair=pair)
     calls = calls_of(model, recipe.call, recipe.prompts, recipe.seeds)
     for warning in dict.fromkeys(warning for call in calls for warning in call.warnings) if writes else ():
         click.echo(warning, err=True)

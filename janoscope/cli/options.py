@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from ..parallel.pair import Pair
     from ..pipeline.call import CallOptions
-    from ..pipeline.model import Model
+    from ..pipeline.model import Model, ModelOptions
 
 Command = Callable[..., Any]
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
@@ -70,17 +70,18 @@ def load(options: dict[str, Any], verbose: bool, pair: "Pair | None" = None) -> 
     """Take the model options out of a command's options and load the model."""
     from ..pipeline.model import load_model
 
-    chosen = take_model(options)
+    name, chosen = take_model(options)
     if not verbose:
         hush()
-    return load_model(**chosen, pair=pair)
+    return load_model(name, chosen, pair=pair)
 
 
-def take_model(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the model options out of a command's options, as arguments of `load_model`."""
-    return {name: options.pop(name) for name in ("device", "dtype", "revision", "variant", "scheduler", "probe")} | {
-        "name": options.pop("model")
-    }
+def take_model(options: dict[str, Any]) -> "tuple[str, ModelOptions]":
+    """Take MODEL and the model options out of a command's options."""
+    from ..pipeline.model import ModelOptions
+
+    names = ("device", "dtype", "revision", "variant", "scheduler", "probe")
+    return options.pop("model"), ModelOptions(**{name: options.pop(name) for name in names})
 
 
 def take_call(options: dict[str, Any]) -> "CallOptions":

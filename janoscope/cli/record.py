@@ -122,10 +122,11 @@ def _record_one(
     pair: "Pair | None",
 ) -> None:
     from ..pipeline.call import make_call
+    from ..pipeline.provenance import RunOptions
     from ..workflows.record.session import follow, record_model
     from ..workflows.record.tool_taps import export_taps
 
-    name, loading = options["model"], take_model(dict(options))
+    name, loading = take_model(dict(options))
     model = load(options, verbose, pair)
     asked = take_call(options)
     call = make_call(model, asked)
@@ -135,7 +136,7 @@ def _record_one(
     for warning in call.warnings:
         click.echo(warning, err=True)
     how["taps"] = (*how["taps"], *export_taps(model.probe, how.pop("tools")))
-    how |= {"load": loading, "extra": asked.extra}
+    how["asked_for"] = RunOptions(name, loading, asked.extra or {})
     how |= {"policy": model.policy(policy) if policy else None, "force": force}
     how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))
     try:
@@ -216,7 +217,7 @@ def _record_many(
     rank = pair.share if pair else Rank.from_environment()
     quiet = quiet or follows(pair)
     options["prompt"] = ""
-    recipe = SetRecipe(take_model(options), take_call(options), policy=policy, **how)
+    recipe = SetRecipe(*take_model(options), take_call(options), policy=policy, **how)
     with inputs_first(lambda: check_model(model, **named)):
         plan = plan_set(directory, entries, recipe, rank=rank, force=force)
     directory.mkdir(parents=True, exist_ok=True)

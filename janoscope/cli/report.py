@@ -2,12 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import force_option, hush, quiet_option, verbose_option
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..pipeline.model import ModelOptions
 
 
 @click.command()
@@ -46,14 +49,15 @@ def report(
     A report is a folder with recipe.toml, small results, report.md and figures (docs/reports.md).
     """
     from ..evidence import render_report
+    from ..pipeline.model import ModelOptions
 
     quiet = options.pop("quiet")
-    load = {name: options.pop(name) for name in ("device", "dtype", "revision", "variant")}
+    loading = {name: options.pop(name) for name in ("device", "dtype", "revision", "variant")}
     call = {name: value for name, value in options.items() if value is not None}
     if remake:
-        directory = _remade(directory, output, force, quiet, verbose, load, call, model, prompts, seeds, quick)
+        directory = _remade(directory, output, force, quiet, verbose, ModelOptions(**loading), call, model, prompts, seeds, quick)
     else:
-        given = {"model": model, "prompts": prompts, "seeds": seeds, "quick": quick, "output": output, **load, **call}
+        given = {"model": model, "prompts": prompts, "seeds": seeds, "quick": quick, "output": output, **loading, **call}
         _refuse(given)
     for path in render_report(directory):
         click.echo(f"Wrote {path}")
@@ -65,7 +69,7 @@ def _remade(
     force: bool,
     quiet: bool,
     verbose: bool,
-    load: dict[str, Any],
+    load: "ModelOptions",
     call: dict[str, Any],
     model: str | None,
     prompts: Path | None,

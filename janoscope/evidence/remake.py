@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..pipeline.call import PipelineCall
-from ..pipeline.model import Model, load_model
+from ..pipeline.model import Model, ModelOptions, load_model
 from ..pipeline.provenance import UNKNOWN, installed_versions
 from ..results.writing import write_json
 from ..workflows.compare.measure import device_name, device_of
@@ -28,13 +28,13 @@ Load = Callable[..., Model]
 
 @dataclass(frozen=True)
 class Request:
-    """What a remake may change. model: measured instead of the bundled ones. load: further arguments of `load_model`.
+    """What a remake may change. model: measured instead of the bundled ones. load: how the model is loaded.
 
     prompts, seeds, call: instead of the subject's own. quick: the recipe's small run, which shows structure and no figures.
     """
 
     model: str | None = None
-    load: Mapping[str, Any] = field(default_factory=dict)
+    load: ModelOptions = field(default_factory=ModelOptions)
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     call: Mapping[str, Any] = field(default_factory=dict)
@@ -72,15 +72,15 @@ def remake(
     names = [slug_of(request.model)] if request.model else [subject.name for subject in bundled]
     _refuse_results(target, names, force)
     for at, name in enumerate(names):
-        device = request.load.get("device") or (None if request.model else bundled[at].device or None)
-        told = {**request.load, "name": request.model or bundled[at].model, "device": device}
-        model = load(**told)
+        device = request.load.device or (None if request.model else bundled[at].device or None)
+        argument, options = request.model or bundled[at].model, replace(request.load, device=device)
+        model = load(argument, options)
         described = subject_for(recipe, model, request.model) if request.model else bundled[at]
         subject = _changed(described, request)
         calls = make_calls(model, subject)
         _copy_recipe(recipe, target)
         with _making(target, name) as folder, progress(f"{recipe.slug} {name}") as on_step:
-            task = Task(recipe, subject, model, told, calls, folder, on_step or (lambda done, total: None))
+            task = Task(recipe, subject, model, argument, options, calls, folder, on_step or (lambda done, total: None))
             write_json(folder / MADE, _made(task, request.quick, maker.make(task)))
     return target
 
@@ -182,7 +182,7 @@ def _told(call: PipelineCall) -> dict[str, Any]:
 
 def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bool, progress: Progress) -> Path:
     """A report that runs no model of its own list."""
-    if request.model or request.prompts or request.seeds or request.call or any(request.load.values()):
+    if request.model or request.prompts or request.seeds or request.call or request.load != ModelOptions():
         raise InputError(f"{recipe.slug} runs no model: of the options only --quick has an effect on it. Leave the others out.")
     names = maker.files(recipe)
     _refuse_results(target, names, force)

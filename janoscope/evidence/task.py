@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.call import CallOptions, PipelineCall
-from ..pipeline.model import Model
+from ..pipeline.model import Model, ModelOptions
 from ..plan import Policy
 from ..workflows.compare.contest import calls_of
 from .recipe import Recipe, Subject
@@ -18,12 +18,13 @@ Made = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a maker is given. load: what loaded the model. folder: empty, becomes the subject's. on_step: (done, in all)."""
+    """What a maker needs. argument, load: of the model. folder: empty, becomes the subject's. on_step: (done, in all)."""
 
     recipe: Recipe
     subject: Subject
     model: Model
-    load: Mapping[str, Any]
+    argument: str
+    load: ModelOptions
     calls: Sequence[PipelineCall]
     folder: Path
     on_step: OnStep

@@ -1,8 +1,9 @@
 """MODEL: a hub id, a local directory, or a bundled model, loaded with its probe, default call and default policy."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 
 from ..capture import unwrapped
 from ..capture.noise_level import predicts_flow
+from ..capture.protocols import Pipeline
 from ..errors import InputError
 from ..parallel.pair import Pair
 from ..plan import Policy, Selection
 from ..probe import Probe, find_probe
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
 
+UNKNOWN = "unknown"
+ProbeSource = Probe | str | Path  # a probe, or the path of its file
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -29,7 +33,7 @@ class Model:
     name: str
     pipe: Any
     probe: Probe
-    revision: str = "unknown"
+    revision: str = UNKNOWN
     call: Mapping[str, Any] = field(default_factory=dict)
     policy_table: Mapping[str, Any] = field(default_factory=dict)
     pair: Pair | None = None
@@ -52,51 +56,109 @@ class Model:
         return named_policy(self.probe, name)
 
 
-def load_model(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    scheduler: str | None = None,
-    probe: Probe | str | Path | None = None,
-    pair: Pair | None = None,
-) -> Model:
-    """Load MODEL with `DiffusionPipeline.from_pretrained`.
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is loaded; None leaves the default.
 
     Args:
         device: torch device; the first CUDA device where there is one, else the CPU.
         dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
+        revision: of a hub model, a branch, tag or commit.
+        variant: of the weight files, for example fp16.
         scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
         probe: a probe, or the path of its file, instead of the bundled ones.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    scheduler: str | None = None
+    probe: ProbeSource | None = None
+
+    def to_json(self, name: str) -> dict[str, object]:
+        """As recipes of runs keep it, with the MODEL that was named; a probe that is no file by its content."""
+        facts: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.probe, Probe):
+            facts["probe"] = f"{self.probe.family} {hashlib.sha256(repr(self.probe).encode()).hexdigest()[:16]}"
+        return facts | {"name": name}
+
+
+def load_model(name: str, options: ModelOptions | None = None, *, pair: Pair | None = None) -> Model:
+    """Load MODEL with `DiffusionPipeline.from_pretrained`.
+
+    Args:
+        name: a hub id, a pipeline's directory, or the name of a bundled model (`demo`, `demo:video`, `demo:latte`).
+        options: how it is loaded [default: `ModelOptions()`].
         pair: the two processes that make every generation together; each has a GPU of its own where there are enough.
+
+    Returns:
+        The pipeline with its probe, default call and default policy.
 
     Raises:
         InputError: no such model, device, dtype or scheduler; janoscope.toml is broken; no probe for its transformer.
+
+    Example:
+        >>> model = janoscope.load_model("demo", janoscope.ModelOptions(device="cpu"))  # doctest: +SKIP
+        >>> model.pipe("red circle").images[0]  # doctest: +SKIP
     """
+    options = options or ModelOptions()
     directory = bundled_directory(name) or (Path(name) if Path(name).is_dir() else None)
-    device = usable_device(device or (pair.device() if pair else None))
+    device = usable_device(options.device or (pair.device() if pair else None))
     call, policy = model_defaults(directory)
     if directory is not None:
-        _refuse_hub_options(name, directory, revision, variant)
-    options = {"revision": revision, "variant": variant}
-    pipe = _load_pipeline(name, directory, _torch_dtype(dtype, device), {k: v for k, v in options.items() if v is not None})
-    if scheduler is not None:
-        pipe.scheduler = _other_scheduler(pipe, scheduler)
+        _refuse_hub_options(name, directory, options)
+    pipe = _load_pipeline(name, directory, _torch_dtype(options.dtype, device), options)
+    if options.scheduler is not None:
+        pipe.scheduler = _other_scheduler(pipe, options.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    public_name = name if name in BUNDLED or directory is None else directory.resolve().name
-    return Model(public_name, pipe, probe_of(pipe, probe), revision or _revision(pipe), call, policy, pair)
+    probe = probe_of(pipe, options.probe)
+    return Model(_public_name(name, directory), pipe, probe, options.revision or _revision(pipe), call, policy, pair)
 
 
-def probe_of(pipe: Any, probe: Probe | str | Path | None = None, sheet: Probe | str | Path | None = None) -> Probe:
+def as_model(model_or_pipe: Model | Pipeline, probe: ProbeSource | None = None) -> Model:
+    """A pipeline as a Model; a Model is returned as it is.
+
+    The name is the one that the pipeline was loaded by: a hub id, a bundled model's name, or the last part of a directory's
+    path; "unknown" where it was built by hand. A directory's own default call and policy count.
+
+    Args:
+        model_or_pipe: a Model, or any diffusers pipeline, which is used as it is: on its device, with its scheduler.
+        probe: a probe, or the path of its file, other than the one that matches the network.
+
+    Raises:
+        InputError: no probe matches the network; the directory's janoscope.toml is broken.
+
+    Example:
+        >>> as_model(DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-dev")).name  # doctest: +SKIP
+        'black-forest-labs/FLUX.1-dev'
+    """
+    if isinstance(model_or_pipe, Model):
+        return model_or_pipe
+    config = getattr(model_or_pipe, "config", None)
+    source = config.get("_name_or_path") if isinstance(config, Mapping) else None
+    if not isinstance(source, str | Path) or not str(source):
+        return Model(UNKNOWN, model_or_pipe, probe_of(model_or_pipe, probe), _revision(model_or_pipe))
+    directory = Path(source).resolve() if Path(source).is_dir() else None
+    bundled = next((name for name in BUNDLED if directory is not None and bundled_directory(name) == directory), None)
+    call, policy = model_defaults(directory)
+    name = bundled or _public_name(str(source), directory)
+    return Model(name, model_or_pipe, probe_of(model_or_pipe, probe), _revision(model_or_pipe), call, policy)
+
+
+def _public_name(name: str, directory: Path | None) -> str:
+    """What plans and recordings call a model: never a machine path."""
+    return name if name in BUNDLED or directory is None else directory.resolve().name
+
+
+def probe_of(pipe: Pipeline, probe: ProbeSource | None = None, sheet: Probe | str | Path | None = None) -> Probe:
     """The probe of a pipeline's network: of its class, else of a base class of it; or the one that is given.
 
-    probe: the older name of `probe`.
+    sheet: the old name of `probe`.
     """
     if probe is not None and sheet is not None:
-        raise InputError("probe and probe are two names of one argument; give probe alone.")
+        raise InputError("probe and sheet are two names of one argument; give probe alone.")
     probe = sheet if probe is None else probe
     network = next((getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None), None)
     if network is None and probe is None:
@@ -123,7 +185,7 @@ def usable_device(name: str | None) -> str:
     return name
 
 
-def _torch_dtype(dtype: str | None, device: str) -> Any:
+def _torch_dtype(dtype: str | None, device: str) -> torch.dtype | str:
     if dtype is None:
         return torch.float32 if torch.device(device).type == "cpu" else "auto"
     if dtype not in DTYPES:
@@ -131,22 +193,25 @@ def _torch_dtype(dtype: str | None, device: str) -> Any:
     return DTYPES[dtype]
 
 
-def _refuse_hub_options(name: str, directory: Path, revision: str | None, variant: str | None) -> None:
+def _refuse_hub_options(name: str, directory: Path, options: ModelOptions) -> None:
     """Options that a directory on disk would silently ignore."""
-    if revision is not None:
+    variant = options.variant
+    if options.revision is not None:
         raise InputError(f"--revision has no effect on {name}, a local model. Leave it out.")
     if variant is not None and not any(f".{variant}." in file.name for file in directory.rglob(f"*.{variant}*")):
         raise InputError(f"--variant {variant}: {name} holds no weights of that name. Leave it out.")
 
 
-def _load_pipeline(name: str, directory: Path | None, dtype: Any, options: Mapping[str, Any]) -> Any:
+def _load_pipeline(name: str, directory: Path | None, dtype: torch.dtype | str, options: ModelOptions) -> Any:
     from diffusers import DiffusionPipeline
 
     import janoscope.demo.vae  # noqa: F401  the bundled models, and copies that were saved of them, name its classes
 
     refuse_no_directory(name, directory)
+    named = {"revision": options.revision, "variant": options.variant}
+    named = {key: value for key, value in named.items() if value is not None}
     try:
-        return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **options)
+        return DiffusionPipeline.from_pretrained(directory or name, dtype=dtype, **named)
     except Exception as error:  # what diffusers trips over lies in files that the user chose, and it raises all kinds
         raise not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
 
@@ -172,5 +237,5 @@ def _other_scheduler(pipe: Any, name: str) -> Any:
     return other
 
 
-def _revision(pipe: Any) -> str:
-    return str(getattr(pipe.config, "_commit_hash", None) or "unknown")
+def _revision(pipe: Pipeline) -> str:
+    return str(getattr(getattr(pipe, "config", None), "_commit_hash", None) or UNKNOWN)

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,7 +17,7 @@ from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import Probe, as_probe, load_probe, parse_probe, probe_paths
 from ..recording import Recording
 from ..shape import misfit
-from .model import probe_of
+from .model import ModelOptions, probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 
 _SIZES = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
@@ -307,10 +307,21 @@ def told_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {_SIZES[key]: value for key, value in plain.items() if key in _SIZES} | {"arguments": plain}
 
 
-def told_options(load: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the command that were given: how the model was loaded, and as `call` the arguments given by name."""
-    given: dict[str, Any] = {name: str(load[name]) for name in _LOADING if load.get(name) is not None}
-    return given | ({"call": dict(extra)} if extra else {})
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asked for, with which the run can be made again.
+
+    argument: MODEL as it was typed. load: how it was loaded. extra: arguments of the call that have no option of their own.
+    """
+
+    argument: str | None = None
+    load: ModelOptions = field(default_factory=ModelOptions)
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The field `options` of the section `run`; only what was said."""
+        options: dict[str, object] = {name: str(value) for name in _LOADING if (value := getattr(self.load, name)) is not None}
+        return options | ({"call": dict(self.extra)} if self.extra else {})
 
 
 def told_probe(pipe: Any, sheet: Probe) -> dict[str, Any]:

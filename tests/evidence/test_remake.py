@@ -31,7 +31,7 @@ def silent(label):
 @pytest.fixture(scope="module")
 def demo():
     loaded = load_model("demo")
-    return lambda **options: loaded
+    return lambda name, options: loaded
 
 
 def structure(data):
@@ -211,7 +211,7 @@ def test_a_random_instance_of_the_class_runs_the_recipe_end_to_end(kind, family,
     model = random_model(family)
     folder = small_copy(slug, tmp_path)
     request = Request("org/My-Weights", quick=True, call=SIZES.get(family, {}))
-    made = remake(folder, request, progress=silent, load=lambda **options: model)
+    made = remake(folder, request, progress=silent, load=lambda name, options: model)
     assert made == tmp_path / f"{slug}-my-weights"
     facts = json.loads((made / "my-weights" / "made.json").read_text())
     assert (facts["subject"], facts["family"], facts["quick"]) == (subject_for(RECIPES[slug], model, "x").name, family, True)
@@ -231,7 +231,7 @@ def test_a_model_finds_its_subject_by_id_then_last_name_then_family():
 def test_a_model_of_an_unknown_family_is_refused(tmp_path):
     model = random_model("pixart")
     with pytest.raises(InputError, match="nothing for mine, a pixart model; it knows demo"):
-        remake(small_copy("table1", tmp_path), Request("mine"), progress=silent, load=lambda **options: model)
+        remake(small_copy("table1", tmp_path), Request("mine"), progress=silent, load=lambda name, options: model)
     assert not (tmp_path / "table1-mine").exists()
 
 
@@ -241,7 +241,7 @@ def test_results_are_kept_unless_forced_and_replaced_only_when_whole(tmp_path, m
     output = tmp_path / "made"
     (output / "mine").mkdir(parents=True)
     (output / "mine" / "old").write_text("kept")
-    arguments = {"output": output, "progress": silent, "load": lambda **options: model}
+    arguments = {"output": output, "progress": silent, "load": lambda name, options: model}
     with pytest.raises(InputError, match="holds results already"):
         remake(folder, Request("mine", quick=True), **arguments)
     monkeypatch.setattr("janoscope.evidence.kinds.gallery.apply_model", lambda *a, **k: 1 / 0)
@@ -270,7 +270,7 @@ def test_a_comparison_report_measures_lpips_where_it_can_be_had_and_says_why_not
             'call = { steps = 4, height = 112, width = 176 }\n[[subject.method]]\nspec = "fewer-steps:compute=0.5"\n'
         )
         monkeypatch.setattr(evidence_comparison, "load_lpips", lambda had=had: (lambda a, b: 0.25) if had else refused())
-        made = remake(folder, Request("mine"), progress=silent, load=lambda **options: model)
+        made = remake(folder, Request("mine"), progress=silent, load=lambda name, options: model)
         facts = json.loads((made / "mine" / "comparison.json").read_text())
         assert facts["rows"][1]["mean"]["lpips"] == (0.25 if had else None)
         assert ("no weights here" in facts["missing"].get("lpips", "")) is not had

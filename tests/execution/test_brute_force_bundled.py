@@ -6,7 +6,7 @@ import torch
 from brute_force import BruteForce
 
 from janoscope.execution import Executor
-from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model import ModelOptions, load_model
 from janoscope.pipeline.model_directory import bundled_directory
 from janoscope.plan import Policy
 
@@ -32,7 +32,7 @@ def test_same_tokens_and_same_latents_over_a_whole_generation(name, output):
     if not (bundled_directory(name) / "model_index.json").is_file():
         pytest.skip(f"the bundled model {name} is not in this checkout; python -m janoscope.demo.training.train makes it")
     prompt, tile, weight, own = CASES[name]
-    model = load_model(name, device="cpu")
+    model = load_model(name, ModelOptions(device="cpu"))
     call = dict(model.call) | {"prompt": prompt, "num_inference_steps": STEPS, "output_type": "latent"}
 
     def run():

@@ -13,6 +13,7 @@ from janoscope.cli import analyze as analyze_command
 from janoscope.errors import ExecutionError, InputError, RecordingError, TaskFailed
 from janoscope.parallel.tasks import Outcome, as_failure
 from janoscope.pipeline.call import CallOptions
+from janoscope.pipeline.model import ModelOptions
 from janoscope.workflows.analyze import cluster as analyze_cluster
 from janoscope.workflows.compare import cluster as compare_cluster
 from janoscope.workflows.compare.cluster import CompareRecipe, compare_over_ray
@@ -101,8 +102,8 @@ def model():
 
 @pytest.fixture
 def recipe(model, monkeypatch):
-    monkeypatch.setattr(compare_cluster, "load_model", lambda **load: model)
-    return CompareRecipe({}, CallOptions(prompt=""), ("a cat", "a dog"), (0, 1), METHODS)
+    monkeypatch.setattr(compare_cluster, "load_model", lambda name, options: model)
+    return CompareRecipe("demo", ModelOptions(), CallOptions(prompt=""), ("a cat", "a dog"), (0, 1), METHODS)
 
 
 def quality_of(comparison):

@@ -8,13 +8,13 @@ import torch
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.generate import generate
-from janoscope.pipeline.model import load_model, usable_device
+from janoscope.pipeline.model import ModelOptions, load_model, usable_device
 from janoscope.pipeline.model_directory import model_defaults
 
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model("demo", device="cpu")
+    return load_model("demo", ModelOptions(device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_kinds_of_result_we_read_are_taken(output_type):
 def test_a_device_that_cannot_be_used_is_refused_before_loading(monkeypatch, device):
     monkeypatch.setattr("janoscope.pipeline.model._load_pipeline", lambda *_: pytest.fail("loaded"))
     with pytest.raises(InputError, match=f"^--device {device} cannot be used: .*[.]$"):
-        load_model("demo", device=device)
+        load_model("demo", ModelOptions(device=device))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that has to be missing")

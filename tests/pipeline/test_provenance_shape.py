@@ -5,6 +5,7 @@ from recorded_runs import record_run
 
 from janoscope.errors import InputError, RecordingError
 from janoscope.pipeline.call import CallOptions
+from janoscope.pipeline.model import ModelOptions
 from janoscope.pipeline.prompts import Prompt
 from janoscope.recording import Recording
 from janoscope.workflows.analyze.recording import analyze_to_directory
@@ -56,7 +57,7 @@ def test_half_a_character_in_a_prompt_is_analysed_and_no_command_is_offered(tmp_
 def test_a_set_never_replaces_a_file_that_is_no_recording(tmp_path, force):
     mine = tmp_path / "0000-a.h5"
     mine.write_text("mine")
-    recipe = SetRecipe({"name": "demo"}, CallOptions("a"))
+    recipe = SetRecipe("demo", ModelOptions(), CallOptions("a"))
     with pytest.raises(InputError, match="move it away"):
         plan_set(tmp_path, [Prompt(0, "a")], recipe, force=force)
     assert mine.read_text() == "mine"

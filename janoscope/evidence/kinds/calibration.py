@@ -47,7 +47,7 @@ def make(task: Task) -> Made:
     told: dict[str, Any] = {"load": task.load, "call": options, "effort": effort}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
-        calibrate(task.load["name"], folder, Target(kind, float(value)), prompts=task.subject.prompts, **told)
+        calibrate(task.argument, folder, Target(kind, float(value)), prompts=task.subject.prompts, **told)
         for file in (folder / "calibration.json", *sorted(folder.glob("policy*.toml"))):
             shutil.copyfile(file, task.folder / file.name)
     new = settings.get("new_prompts")

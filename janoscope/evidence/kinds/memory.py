@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import load_model
+from ...pipeline.model import ModelOptions, load_model
 from ...pipeline.model_configs import Published, find_published
 from ...pipeline.model_directory import bundled_directory
 from ...pipeline.provenance import installed_versions
@@ -86,7 +86,7 @@ def _all_kv(published: Published, told: Memory, dtype: str) -> int:
 
 def measured_rows(name: str, steps: int) -> Iterator[dict[str, Any]]:
     """What an accelerated run of a bundled model holds in each strategy, in float32 on the CPU, beside its prediction."""
-    model = load_model(name, device="cpu", dtype="float32")
+    model = load_model(name, ModelOptions(device="cpu", dtype="float32"))
     published = find_published(name)
     setting = setting_of(published, Asked(dtype="float32"))
     weights = sum(_bytes(part) for part in model.pipe.components.values() if hasattr(part, "parameters"))

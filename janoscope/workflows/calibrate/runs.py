@@ -21,12 +21,13 @@ from ...metrics import quality
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions, PipelineCall, make_call
 from ...pipeline.generate import Generated, generate
-from ...pipeline.model import Model, load_model
+from ...pipeline.model import Model, ModelOptions, load_model
+from ...pipeline.provenance import RunOptions
 from ...plan import Policy
 from ...plan.fingerprint import Identity
 from ...results.files import append_line, read_arrays, read_journal
 from ...results.writing import write_arrays
-from ..record.session import record_model
+from ..record.session import Recorded, record_model
 from .directory import claim
 from .step_times import TimedStep
 from .surrogate import CAP_DB
@@ -78,8 +79,8 @@ class Ran:
 class Runs:
     """The runs of a calibration in `directory`: known ones are read, others made. count: generations so far, all sittings."""
 
-    def __init__(self, directory: Path, load: Mapping[str, Any], call: CallOptions, *, ray: str | None = None):
-        self.directory, self._load, self._call, self._ray = directory, dict(load), call, ray
+    def __init__(self, directory: Path, model: str, load: ModelOptions, call: CallOptions, *, ray: str | None = None):
+        self.directory, self._model, self._load, self._call, self._ray = directory, model, load, call, ray
         self._journal = directory / RUNS
         self.known = {ran.key: ran for ran in read_journal(self._journal, Ran, "journal of runs", ADVICE)}
         self.failures: list[str] = []
@@ -116,7 +117,7 @@ class Runs:
         return generation.key in self.known and all(path.exists() for path in kept)
 
     def _make_worker(self) -> Callable[[], Callable[[Generation], Ran]]:
-        made = partial(generation_worker, str(self.directory.resolve()), self._load, self._call)
+        made = partial(generation_worker, str(self.directory.resolve()), self._model, self._load, self._call)
         if self._ray is not None:
             return made
 
@@ -139,9 +140,9 @@ def _files_of(task: Generation) -> list[str]:
     return [f"{REFERENCES}/{task.key}.npz", *recorded]
 
 
-def generation_worker(directory: str, load: Mapping[str, Any], options: CallOptions) -> Callable[[Generation], Ran]:
+def generation_worker(directory: str, name: str, load: ModelOptions, options: CallOptions) -> Callable[[Generation], Ran]:
     """Load the model; the worker makes one generation after another. Raises ExecutionError where the family cannot."""
-    model, meter = load_model(**load), FlopMeter()
+    model, meter = load_model(name, load), FlopMeter()
     if model.probe.execution is None:  # before hours of full runs
         raise ExecutionError(
             f"{model.probe.title} can be recorded and analysed, not executed, so no policy can be tried on it; calibrate its "
@@ -152,21 +153,20 @@ def generation_worker(directory: str, load: Mapping[str, Any], options: CallOpti
     def work(task: Generation) -> Ran:
         call = make_call(model, replace(options, prompt=task.prompt, seed=task.seed))
         if task.policy is None:
-            return _full_run(model, call, task, root, load, options)
+            return _full_run(
+                model, call, task, root, partial(record_model, asked_for=RunOptions(name, load, options.extra or {}))
+            )
         return _accelerated_run(model, call, task, root, meter)
 
     return work
 
 
-def _full_run(
-    model: Model, call: PipelineCall, task: Generation, root: Path, load: Mapping[str, Any], options: CallOptions
-) -> Ran:
+def _full_run(model: Model, call: PipelineCall, task: Generation, root: Path, record: Callable[..., Recorded]) -> Ran:
     clock = _StepClock(model)
     if task.recorded:
         path = root / RECORDINGS / f"{task.key}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
-        told: dict[str, Any] = {"load": load, "extra": options.extra}
-        made = record_model(model, call, path, keep_output=False, force=True, **told).generated
+        made = record(model, call, path, keep_output=False, force=True).generated
     else:
         made = generate(model, call, clock.tick)
     frames = _frames(made)

@@ -4,7 +4,7 @@ Record some of the prompts, reduce them to tracks; run a few policies on them an
 validate the few on the front by real runs on the other prompts; take one. Recordings without a model: search alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import InputError
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions
+from ...pipeline.model import ModelOptions, ProbeSource
 from ...pipeline.provenance import fingerprint_of_recording
 from ...recording import open_recording
 from ..record.gather import Shards, gather_shards
@@ -32,7 +33,8 @@ TRACKS = "tracks"
 
 def calibrate_model(
     directory: Path,
-    load: Mapping[str, Any],
+    model: str,
+    load: ModelOptions,
     call: CallOptions,
     prompts: Sequence[str],
     target: Target,
@@ -46,7 +48,7 @@ def calibrate_model(
 
     Args:
         directory: keeps recordings, tracks, runs and the study; a rerun takes up what is there.
-        load: arguments of `load_model`. call: options of every generation; prompt and seed are set for each.
+        model, load: the MODEL and how it is loaded. call: options of every generation; prompt and seed are set for each.
         shards: recordings of the same model and call that the search sees beside those made here.
         expert: one of the networks of a model with two; both by default, each with its own fit.
 
@@ -55,7 +57,7 @@ def calibrate_model(
     """
     effort = effort or Effort()
     budget = Budget.of(len(prompts), effort.max_runs, effort.candidates)
-    runs = Runs(directory, load, call, ray=effort.ray)
+    runs = Runs(directory, model, load, call, ray=effort.ray)
     fit_on, held_out = _parted([Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)], budget.fit)
     if shards is not None:
         runs.make(fit_on[:1])
@@ -69,7 +71,7 @@ def calibrate_model(
     told = next(iter(ran.values())).model
     given, left_out = _beside(shards, prompts)
     paths = [*(runs.recording(g) for g in fit_on), *given]
-    tracks = _reduced(paths, directory, told["boundary"], effort, load.get("probe"), progress)
+    tracks = _reduced(paths, directory, told["boundary"], effort, load.probe, progress)
     spans = _spans(tracks, told["boundary"], expert)
     share = replace(budget, candidates=max(1, budget.candidates // len(spans)), fit_runs=budget.fit_runs // len(spans))
     work = Fitting(directory, target, effort, progress, runs, fit_on, held_out, share)
@@ -115,7 +117,7 @@ def calibrate_recordings(
     effort: Effort | None = None,
     boundary: float | None = None,
     expert: str | None = None,
-    probe: Path | None = None,
+    probe: ProbeSource | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Calibrate on recordings alone: nothing is run, so no PSNR is known and nothing is validated.
@@ -145,7 +147,7 @@ def _reduced(
     directory: Path,
     boundary: float | None,
     effort: Effort,
-    probe: Path | None,
+    probe: ProbeSource | None,
     progress: Progress,
 ) -> Tracks:
     """The recordings as tracks, each reduced once, here or over a cluster."""
@@ -164,7 +166,7 @@ def _reduced(
     return Tracks([kept_track(Path(path), Path(kept), follow, boundary, probe) for path, kept in tasks])
 
 
-def _reducer(follow: int, boundary: float | None, probe: Path | None) -> Callable[[tuple[str, str]], bool]:
+def _reducer(follow: int, boundary: float | None, probe: ProbeSource | None) -> Callable[[tuple[str, str]], bool]:
     def work(task: tuple[str, str]) -> bool:
         kept_track(Path(task[0]), Path(task[1]), follow, boundary, probe)
         return True
@@ -190,7 +192,7 @@ def calibrate(
     *,
     prompts: Sequence[str] = (),
     recordings: Sequence[str | Path] = (),
-    load: Mapping[str, Any] | None = None,
+    load: ModelOptions | None = None,
     call: CallOptions | None = None,
     effort: Effort | None = None,
     boundary: float | None = None,
@@ -204,7 +206,7 @@ def calibrate(
     Args:
         source: a hub id, local directory or bundled model; or recordings: files, directories and manifests.
         prompts: two in five are fitted on, the others held out. recordings: with a model, those that the search sees as well.
-        load: further arguments of `load_model`. call: options of every generation. boundary: with recordings of a model with two
+        load: how the model is loaded. call: options of every generation. boundary: with recordings of a model with two
             experts, where they change over. on_resume: called where an unfinished calibration is taken up.
 
     Raises:
@@ -215,23 +217,22 @@ def calibrate(
         >>> found.main.choice.expected.interval(16)  # doctest: +SKIP
     """
     load_optuna()  # its absence is told before hours of runs, not after
-    directory, effort = Path(directory), effort or Effort()
+    directory, effort, load = Path(directory), effort or Effort(), load or ModelOptions()
     told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
     given = [Path(place) for place in (recordings if isinstance(source, str) else source)]
     shards = gather_shards(given) if given else None
     if isinstance(source, str):
         Budget.of(len(prompts), effort.max_runs, effort.candidates)  # refused before a directory is made
-        arguments = {**(load or {}), "name": source}
         call = call or CallOptions(prompts[0])
-        recipe: dict[str, Any] = {"load": arguments, "call": vars(call) | {"prompt": None, "seed": None}}
+        recipe: dict[str, Any] = {"load": load.to_json(source), "call": vars(call) | {"prompt": None, "seed": None}}
         if open_directory(directory, recipe, force):
             on_resume()
-        found = calibrate_model(directory, arguments, call, prompts, target, shards=shards, **told)
+        found = calibrate_model(directory, source, load, call, prompts, target, shards=shards, **told)
     else:
         refuse_unmeasured(target)
         if shards is None:
             raise InputError("no recording was given.")
-        probe = (load or {}).get("probe")
+        probe = load.probe
         recipe = {"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe}
         if open_directory(directory, recipe, force):
             on_resume()

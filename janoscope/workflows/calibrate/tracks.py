@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...grid import TokenGrid
+from ...pipeline.model import ProbeSource
 from ...pipeline.provenance import facts_of_recording, fingerprint_of_recording, probe_of_recording
 from ...plan import OUTPUTS, Fingerprint, ModelFacts, Policy, is_one_step, random_scores, step_kinds
 from ...plan.cost import step_flops
@@ -58,7 +59,7 @@ def tokens_per_run(count: int, runs: int) -> int:
     return min(count, max(least, min(most, TOKENS_IN_ALL // max(runs, 1))))
 
 
-def reduce_recording(path: Path, follow: int, boundary: float | None = None, probe: Path | None = None) -> Track:
+def reduce_recording(path: Path, follow: int, boundary: float | None = None, probe: ProbeSource | None = None) -> Track:
     """Read a recording once. follow: tokens whose outputs are kept. boundary: where a model with two experts changes over, as a
     share of the training timesteps; the maps of both are made.
     """
@@ -89,7 +90,7 @@ def _mapping_policies(grid: TokenGrid, steps: int, span: Span) -> list[Policy]:
     return list(space.mapping_policies()) if (space := Space.of_span(grid, steps, span)) else []
 
 
-def kept_track(path: Path, kept: Path, follow: int, boundary: float | None = None, probe: Path | None = None) -> Track:
+def kept_track(path: Path, kept: Path, follow: int, boundary: float | None = None, probe: ProbeSource | None = None) -> Track:
     """`reduce_recording`, or the track that an earlier run kept of the same file at `kept`."""
     stat = path.stat()
     told = [SCHEMA, str(path.resolve()), stat.st_size, stat.st_mtime_ns, follow, boundary, str(probe)]

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 from ...errors import ExecutionError, InputError
 from ...metrics import load_lpips
 from ...parallel.tasks import Outcome, fan_out
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import load_model
+from ...pipeline.model import ModelOptions, load_model
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
 from .contest import FAILED, Contest, make_method
@@ -20,9 +19,10 @@ from .measure import device_name, device_of
 
 @dataclass(frozen=True)
 class CompareRecipe:
-    """What to compare. load: arguments of `load_model`; call: each prompt and seed are put in; lpips: whether, or why not."""
+    """What to compare. call: each prompt and seed are put in; lpips: whether, or why not."""
 
-    load: dict[str, Any]
+    model: str
+    options: ModelOptions
     call: CallOptions
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -73,7 +73,7 @@ def compare_over_ray(
 
 
 def _comparing_worker(recipe: CompareRecipe) -> Callable[[Key], Part]:
-    model = load_model(**recipe.load)
+    model = load_model(recipe.model, recipe.options)
     methods = [make_method(text) for text in dict.fromkeys((FULL, *recipe.methods))]
     lpips = load_lpips() if recipe.lpips is True else recipe.lpips or None
     machine = f"{socket.gethostname()}, {device_name(device_of(model))}"

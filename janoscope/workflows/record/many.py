@@ -13,8 +13,9 @@ from ...errors import InputError, PeerLost, RecordingError
 from ...parallel.pair import Pair
 from ...parallel.tasks import Outcome, Rank, fan_out
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import load_model
+from ...pipeline.model import ModelOptions, load_model
 from ...pipeline.prompts import Prompt
+from ...pipeline.provenance import RunOptions
 from ...plan import Policy
 from ...recording import open_recording, partial_path
 from .manifest import COMPLETE, FAILED, INTERRUPTED, MANIFEST, Entry, Manifest, sha256_of
@@ -24,12 +25,14 @@ from .tool_taps import export_taps
 
 @dataclass(frozen=True)
 class SetRecipe:
-    """How every prompt of a set is recorded. load: arguments of `load_model`; call: the options, their prompt not yet set.
+    """How every prompt of a set is recorded.
 
+    model, load: the MODEL and how it is loaded. call: the options, their prompt not yet set.
     tools: whose taps (`tool_taps.export_taps`) are recorded beside `taps`.
     """
 
-    load: dict[str, Any]
+    model: str
+    load: ModelOptions
     call: CallOptions
     taps: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
@@ -40,16 +43,17 @@ class SetRecipe:
     @property
     def key(self) -> str:
         """Changes with everything that changes what is recorded: device, dtype, and what policy and probe files say."""
-        load = self.load | {"probe": _contents(self.load.get("probe"))}
+        load = self.load.to_json(self.model)
+        load |= {"probe": _contents(load["probe"])}
         facts: dict[str, Any] = {"load": load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
         facts |= {"policy": _contents(self.policy), "store_dtype": self.store_dtype}
         facts |= {"tools": self.tools} if self.tools else {}
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _contents(name: str | Path | None) -> str | None:
+def _contents(name: object) -> str | None:
     """What stands for a policy or probe: its file's hash, wherever the file lies; a preset's name for itself."""
-    if name is None or not Path(name).is_file():
+    if not isinstance(name, str | Path) or not Path(name).is_file():
         return None if name is None else str(name)
     return sha256_of(Path(name))
 
@@ -164,7 +168,7 @@ def record_set(
 def _outcomes(
     plan: SetPlan, recipe: SetRecipe, device: str | None, ray: str | None, manifest: Manifest | None, pair: Pair | None
 ) -> Iterator[Outcome[SetTask, dict[str, Any]]]:
-    load = recipe.load | ({} if recipe.load.get("device") else {"device": device})
+    load = replace(recipe.load, device=recipe.load.device or device)
     make_worker = partial(_recording_worker, replace(recipe, load=load), pair)
     started: list[SetTask] = []
 
@@ -187,7 +191,7 @@ def _outcomes(
 
 def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask], dict[str, Any]]:
     """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
-    model = load_model(**recipe.load, pair=pair)
+    model = load_model(recipe.model, recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
     taps: tuple[Tap | str, ...] = (*recipe.taps, *export_taps(model.probe, recipe.tools))
 
@@ -200,8 +204,7 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
             model,
             call,
             Path(task.path),
-            load=task.recipe.load,
-            extra=task.recipe.call.extra,
+            asked_for=RunOptions(recipe.model, task.recipe.load, task.recipe.call.extra or {}),
             taps=taps,
             policy=policy,
             store_dtype=recipe.store_dtype,

@@ -17,7 +17,7 @@ from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
 from ...pipeline.model import Model, probe_of
 from ...pipeline.model_directory import named_policy
-from ...pipeline.provenance import UNKNOWN, installed_versions, told_arguments, told_options, told_probe
+from ...pipeline.provenance import UNKNOWN, RunOptions, installed_versions, told_arguments, told_probe
 from ...plan import Plan, Policy
 from ...plan.fingerprint import Identity
 from ...probe import Probe
@@ -218,8 +218,7 @@ def record_model(
     call: PipelineCall,
     path: Path,
     *,
-    load: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    asked_for: RunOptions | None = None,
     taps: Sequence[Tap | str] = (),
     policy: Policy | None = None,
     store_dtype: str | None = None,
@@ -230,7 +229,7 @@ def record_model(
 ) -> Recorded:
     """Generate once with a loaded model and record it; the decoded output goes beside the recording unless `keep_output` is off.
 
-    load: the arguments that `load_model` was given; extra: the call's beside its options. Both are kept in the provenance.
+    asked_for: what the user typed, kept in the provenance.
 
     Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
     """
@@ -247,8 +246,8 @@ def record_model(
             model=model.name,
             revision=model.revision,
             arguments=call.arguments,
-            options=told_options(load or {}, extra or {}),
-            model_argument=(load or {}).get("name"),
+            options=asked_for.to_json() if asked_for else {},
+            model_argument=asked_for.argument if asked_for else None,
             sheet=model.probe,
             default_policy=model.policy_table,
             taps=taps,

@@ -6,7 +6,7 @@ import pytest
 
 from janoscope.metrics import psnr
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model import ModelOptions, load_model
 from janoscope.pipeline.model_directory import bundled_directory
 from janoscope.plan import Cache
 from janoscope.workflows.apply.session import apply_model
@@ -21,7 +21,7 @@ PROMPTS = {"demo": "two blue balls on snow", "demo:video": "a red ball"}
 def test_the_picture_is_that_of_kv_but_for_noise(name):
     if not (bundled_directory(name) / "model_index.json").is_file():
         pytest.skip(f"the bundled model {name} is not in this checkout; python -m janoscope.demo.training.train makes it")
-    model = load_model(name, device="cpu")
+    model = load_model(name, ModelOptions(device="cpu"))
     call = make_call(model, CallOptions(prompt=PROMPTS[name], seed=0))
     frames = {
         strategy: apply_model(model, call, policy=replace(model.policy(None), cache=Cache(strategy))).generated.frames

@@ -14,6 +14,7 @@ from tiny_models import tiny_model
 from janoscope.cli.app import janoscope as command
 from janoscope.errors import ExecutionError, InputError
 from janoscope.pipeline.call import CallOptions
+from janoscope.pipeline.model import ModelOptions
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.report.calibration import read_calibration, render_calibration
@@ -37,14 +38,14 @@ def model():
 @pytest.fixture
 def offered(model, monkeypatch):
     """MODEL is the tiny one, whatever it is called."""
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: model)
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: model)
 
 
 @pytest.fixture(scope="module")
 def calibrated(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("calibrated") / "half"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate_runs, "load_model", lambda **_: model)
+        patch.setattr(calibrate_runs, "load_model", lambda *_: model)
         return directory, calibrate("tiny", directory, HALF, prompts=PROMPTS, effort=EFFORT)
 
 
@@ -121,7 +122,7 @@ def test_interrupted_runs_are_kept_and_a_rerun_ends_the_same(calibrated, model, 
         return interrupted
 
     original = calibrate_runs.generation_worker
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: model)
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: model)
     monkeypatch.setattr(calibrate_runs, "generation_worker", worker)
     with pytest.raises(KeyboardInterrupt):
         calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
@@ -168,7 +169,7 @@ def test_one_run_that_fails_costs_its_own_prompt(offered, monkeypatch, tmp_path)
 
 def test_a_family_that_cannot_be_executed_is_refused_before_any_run(model, monkeypatch, tmp_path):
     unable = replace(model, probe=replace(model.probe, execution=None))
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: unable)
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: unable)
     with pytest.raises(ExecutionError, match="not executed, so no policy can be tried"):
         calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
     assert not (tmp_path / "c" / "runs.jsonl").exists()
@@ -186,7 +187,7 @@ def test_few_steps_get_the_honest_answer(offered, tmp_path):
 
 def test_each_of_two_experts_has_its_own_fit_and_no_map_crosses_the_boundary(monkeypatch, tmp_path):
     model = tiny_model("wan2.2", num_inference_steps=14)
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: model)
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: model)
     target = Target("compute", 0.75)
     found = calibrate("tiny", tmp_path / "c", target, prompts=PROMPTS[:2], effort=replace(EFFORT, max_runs=10))
     first, second = found.fits
@@ -280,7 +281,7 @@ def test_refusals_come_before_any_work(arguments, message, recordings, tmp_path,
 @pytest.mark.parametrize("source", ["demo", ("RUNS",)])
 def test_a_missing_optuna_is_told_before_anything_is_run(source, recordings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: pytest.fail("a model was loaded"))
     places = source if source == "demo" else [str(recordings)]
     with pytest.raises(InputError, match="needs Optuna"):
         calibrate(places, tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
@@ -316,7 +317,7 @@ def test_ctrl_c_says_where_the_work_lies_and_exits_with_130(offered, tmp_path, m
 
 def test_what_a_cluster_is_sent_can_travel(tmp_path):
     """Ray pickles the worker, its tasks and their results."""
-    runs = calibrate_runs.Runs(tmp_path, {"name": "demo"}, CallOptions("a cat"), ray="auto")
+    runs = calibrate_runs.Runs(tmp_path, "demo", ModelOptions(), CallOptions("a cat"), ray="auto")
     task = calibrate_runs.Generation("a cat", 3, Policy.from_table(TABLE, "p"))
     ran = calibrate_runs.Ran(task.key, "a cat", 3, 1.0, 40.0, 0.5, (calibrate_runs.TimedStep("active", 0.5, 0.1),))
     worker, *rest = pickle.loads(pickle.dumps((runs._make_worker(), task, ran)))

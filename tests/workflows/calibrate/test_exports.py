@@ -17,7 +17,7 @@ from janoscope.capture import parse_tap
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.generate import generate
-from janoscope.pipeline.model import load_model, probe_of
+from janoscope.pipeline.model import ModelOptions, load_model, probe_of
 from janoscope.probe import find_probe
 from janoscope.recording import open_recording
 from janoscope.workflows.calibrate.experts import common_boundary
@@ -45,7 +45,7 @@ def recorded(model, folder, prompts=PROMPTS, steps=STEPS, **options):
 
 @pytest.fixture(scope="module")
 def demo():
-    return load_model("demo", device="cpu")
+    return load_model("demo", ModelOptions(device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def diffusers_ratios(model, prompt, seed, capsys, steps=STEPS, **options):
 @pytest.mark.parametrize("name", ["demo", "wan", "sd3"])
 def test_magcache_ratios_are_those_that_diffusers_calibrates(demo, saved, name, tmp_path, capsys):
     """Two calls a step (the demo, Wan) give a list a branch; stacked branches (SD3) one list, which is their mean."""
-    model = demo if name == "demo" else load_model(str(saved(name)), device="cpu")
+    model = demo if name == "demo" else load_model(str(saved(name)), ModelOptions(device="cpu"))
     options = {} if name == "demo" else {key: value for key, value in TINY.items() if name == "wan" or key != "frames"}
     theirs = diffusers_ratios(model, PROMPTS[0], 0, capsys, **options)
     (path,) = recorded(model, tmp_path, PROMPTS[:1], **options)
@@ -133,7 +133,7 @@ def test_ratios_of_each_expert_are_those_that_diffusers_calibrates(two_experts, 
 
 
 def test_compare_calibrates_magcache_for_each_expert(saved):
-    model = load_model(str(saved("wan2.2")), device="cpu")
+    model = load_model(str(saved("wan2.2")), ModelOptions(device="cpu"))
     call = make_call(model, CallOptions(PROMPTS[0], seed=0, steps=16, **TINY))
     cache = MagCache(parse_spec("magcache:threshold=1,retention=0"))
     cache.prepare(model, call)

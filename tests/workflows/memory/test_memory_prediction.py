@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model import ModelOptions, load_model
 from janoscope.pipeline.model_configs import Part, find_published
 from janoscope.plan import STRATEGIES, Cache, Intervals, Policy, Split
 from janoscope.probe import find_probe, load_probe, probe_paths
@@ -61,7 +61,7 @@ def traced(name, rows_of_text=9):
 )
 def test_weights_are_those_of_the_loaded_pipeline_to_the_byte(saved, name, dtype):
     place = "demo" if name == "demo" else str(saved(name))
-    loaded = load_model(place, device="cpu", dtype=dtype).pipe
+    loaded = load_model(place, ModelOptions(device="cpu", dtype=dtype)).pipe
     counted = {part.name: dict(part.bytes) for part in predicted(place, dtype=dtype, height=32, width=32, frames=1).weights}
     assert set(counted) == {name for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
     for component, by_dtype in counted.items():
@@ -169,7 +169,7 @@ RUNS = {
 def test_the_cache_is_what_apply_measures(saved, name, strategy):
     text, more = RUNS[name]
     place = "demo" if name == "demo" else str(saved(name))
-    model = load_model(place, device="cpu", dtype="float32")
+    model = load_model(place, ModelOptions(device="cpu", dtype="float32"))
     account, levels = measured(model, CallOptions("a cat", steps=6, **more), strategy)
     sizes = {key: value for key, value in more.items() if key != "extra"}
     told = predicted(place, levels=levels, dtype="float32", text_tokens=text, **sizes)

@@ -10,6 +10,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.parallel.tasks import Rank, fan_out
 from janoscope.pipeline.call import CallOptions
+from janoscope.pipeline.model import ModelOptions
 from janoscope.pipeline.prompts import Prompt, read_prompts
 from janoscope.recording import open_recording
 from janoscope.workflows.record import many as sets
@@ -176,7 +177,7 @@ def plan_of(directory, texts, recipe, **options):
 
 
 def test_a_longer_list_goes_on_and_a_file_of_unknown_origin_is_not_replaced(tmp_path):
-    recipe = SetRecipe({"name": "demo"}, CallOptions(""))
+    recipe = SetRecipe("demo", ModelOptions(), CallOptions(""))
     (tmp_path / "0000-a.h5").write_bytes(b"123")
     with pytest.raises(InputError, match=r"0000-a\.h5 exists and manifest\.jsonl does not know it; .*--force"):
         plan_of(tmp_path, "ab", recipe)
@@ -197,7 +198,7 @@ def test_a_longer_list_goes_on_and_a_file_of_unknown_origin_is_not_replaced(tmp_
 def test_the_recipe_knows_what_its_files_say_and_not_where_they_lie(tmp_path, kind):
     def key(path) -> str:
         given = {"policy": str(path)} if kind == "policy" else {}
-        return SetRecipe({"name": "demo", "probe": path if kind == "probe" else None}, CallOptions(""), **given).key
+        return SetRecipe("demo", ModelOptions(probe=path if kind == "probe" else None), CallOptions(""), **given).key
 
     one, same, other = (tmp_path / f"{name}.toml" for name in ("one", "same", "other"))
     for path, text in ((one, "a = 1"), (same, "a = 1"), (other, "a = 2")):
@@ -288,7 +289,7 @@ def test_a_line_torn_by_a_crash_is_passed_over_and_one_with_other_fields_is_not(
 
 
 def test_the_last_line_of_a_file_counts(tmp_path):
-    book, recipe = Manifest(tmp_path), SetRecipe({"name": "demo"}, CallOptions(""))
+    book, recipe = Manifest(tmp_path), SetRecipe("demo", ModelOptions(), CallOptions(""))
     (tmp_path / "0000-a.h5").write_bytes(b"123")
     for status in ("complete", "failed"):
         book.append(Entry("0000-a.h5", 0, "a", 0, status, recipe.key, bytes=3))
