@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,16 +18,16 @@ OURS = "janoscope"  # stands in the description of every SVG that we draw
 
 
 def environment() -> Environment:
-    """Templates that escape what they are given; the filter `inline` puts a drawing into the page."""
-    made = Environment(
+    """Templates that escape their values; the filter `inline` puts a drawing into the page."""
+    templates = Environment(
         loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters["inline"] = lambda drawing: Markup(drawing.inline)  # our own SVG, whose text matplotlib has escaped
-    return made
+    templates.filters["inline"] = lambda drawing: Markup(drawing.inline)  # our own SVG, whose text matplotlib has escaped
+    return templates
 
 
 def text_asset(name: str) -> Markup:
-    """A style probe or script of ours, to stand in a page as it is."""
+    """A style sheet or script of ours, to stand in a page as it is."""
     return Markup((files(__package__) / "templates" / name).read_text(encoding="utf-8"))
 
 
@@ -39,9 +38,9 @@ def write_whole(path: Path, text: str) -> Path:
 
 def remove_stale(folder: Path, names: Iterable[str]) -> None:
     """Remove SVGs that an earlier rendering left and that this one did not draw; files that are not ours stay."""
-    kept = set(names)
+    drawn = set(names)
     for path in folder.glob("*.svg"):
-        if path.stem not in kept and OURS in _description(path):
+        if path.stem not in drawn and OURS in _description(path):
             path.unlink()
 
 
@@ -50,20 +49,20 @@ def _description(path: Path) -> str:
     return text.partition("<dc:description>")[2].partition("</dc:description>")[0]
 
 
-def sentence(note: Any) -> str:
+def sentence(note: object) -> str:
     """A note as it begins in a page."""
     text = str(note)
     return text[:1].upper() + text[1:]
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A finite float, or None for everything that means `not defined` (null, NaN, infinity)."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
 
 
-def interval(value: Any) -> tuple[float, float] | None:
+def interval(value: object) -> tuple[float, float] | None:
     """A finite (low, high) pair, or None."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         return None
@@ -71,9 +70,9 @@ def interval(value: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def estimate_words(found: Mapping[str, Any], name: str, form: str = ".2f") -> str:
+def estimate_words(estimate: Mapping[str, object], name: str, form: str = ".2f") -> str:
     """`0.42 [0.30, 0.51]` of {name: value, "interval": [low, high]}; a dash where it is not defined."""
-    value, between = number(found.get(name)), interval(found.get("interval"))
+    value, between = number(estimate.get(name)), interval(estimate.get("interval"))
     if value is None:
         return "–"
     return f"{value:{form}}" + ("" if between is None else f" [{between[0]:{form}}, {between[1]:{form}}]")
@@ -101,8 +100,8 @@ class Table:
 
     def without_empty_columns(self) -> "Table":
         """The same table less the columns in which nothing was measured; the first column names the rows and stays."""
-        kept = [at for at in range(len(self.heads)) if at == 0 or any(row[at].text != NOT_DEFINED for row in self.rows)]
-        return replace(self, heads=[self.heads[at] for at in kept], rows=[[row[at] for at in kept] for row in self.rows])
+        filled = [at for at in range(len(self.heads)) if at == 0 or any(row[at].text != NOT_DEFINED for row in self.rows)]
+        return replace(self, heads=[self.heads[at] for at in filled], rows=[[row[at] for at in filled] for row in self.rows])
 
     @property
     def numeric(self) -> list[bool]:
@@ -110,19 +109,20 @@ class Table:
         return [any(row[at].is_number for row in self.rows) for at in range(len(self.heads))]
 
 
-def figure(value: Any, form: str = ".3g") -> Cell:
+def figure(value: object, form: str = ".3g") -> Cell:
     """A number, or a dash that sorts last where it is not defined."""
-    found = number(value)
-    return Cell(NOT_DEFINED, float("-inf"), is_number=True) if found is None else Cell(format(found, form), found, is_number=True)
+    finite = number(value)
+    if finite is None:
+        return Cell(NOT_DEFINED, float("-inf"), is_number=True)
+    return Cell(format(finite, form), finite, is_number=True)
 
 
-def span(value: Any, form: str = ".2f") -> Cell:
-    found = interval(value)
-    return (
-        Cell(NOT_DEFINED, float("-inf"), is_number=True)
-        if found is None
-        else Cell(f"{found[0]:{form}} to {found[1]:{form}}", found[0], is_number=True)
-    )
+def span(value: object, form: str = ".2f") -> Cell:
+    """A pair as `low to high`, sorted by its lower end, or a dash."""
+    ends = interval(value)
+    if ends is None:
+        return Cell(NOT_DEFINED, float("-inf"), is_number=True)
+    return Cell(f"{ends[0]:{form}} to {ends[1]:{form}}", ends[0], is_number=True)
 
 
 def count(value: int) -> Cell:

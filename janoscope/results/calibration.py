@@ -1,7 +1,7 @@
 """What `calibrate` leaves: calibration.json, as its reader checks it."""
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from .files import read_json
 
@@ -25,23 +25,20 @@ class Each(TypedDict):
 
 
 # `class` is no name that a Python class body can hold
-Candidate = TypedDict(
-    "Candidate",
-    {
-        "class": str,
-        "compute": float,
-        "predicted": float,
-        "policy": dict[str, Any],
-        "measured": NotRequired[Measured | None],
-        "each": NotRequired[Each],
-        "reached": NotRequired[bool],
-        "validated": NotRequired[bool],
-    },
-)
+ScoredPolicy = TypedDict("ScoredPolicy", {"class": str, "compute": float, "predicted": float, "policy": dict[str, object]})
 
 
-class Validated(TypedDict):
-    """A candidate that was run; checked beside `Candidate`."""
+class Candidate(ScoredPolicy):
+    """A policy that was scored; measured and each where it was run."""
+
+    measured: NotRequired[Measured | None]
+    each: NotRequired[Each]
+    reached: NotRequired[bool]
+    validated: NotRequired[bool]
+
+
+class ValidatedCandidate(ScoredPolicy):
+    """A candidate that was run."""
 
     measured: Measured
     each: Each
@@ -58,11 +55,11 @@ class Validation(TypedDict):
 
     prompts: int
     prediction_interval: Expected | None
-    candidates: list[Candidate]
+    candidates: list[ValidatedCandidate]
 
 
-class Notch(TypedDict):
-    """One setting relaxed."""
+class RelaxedSetting(TypedDict):
+    """One setting relaxed, and what that is predicted to give."""
 
     change: str
     compute: float
@@ -73,24 +70,48 @@ class Sensitivity(TypedDict):
     """Predictions around the chosen policy."""
 
     chosen: float
-    notches: list[Notch]
-    stretched: list[Notch]
+    notches: list[RelaxedSetting]
+    stretched: list[RelaxedSetting]
     measure: NotRequired[str]
+    collapse_db: NotRequired[float | None]
+    collapse_margin_db: NotRequired[float | None]
+
+
+class RankCorrelation(TypedDict):
+    """Of predicted with measured PSNR."""
+
+    spearman: float | None
+    rmse_db: float | None
+    runs: int
+
+
+class Ranking(TypedDict):
+    """How well predictions rank policies, within each class and across all."""
+
+    across: RankCorrelation
+    within: dict[str, RankCorrelation]
 
 
 class Surrogate(TypedDict):
-    """What the predictions are of, and how far they hold."""
+    """What the predictions are of, and how well they rank."""
 
     measure: NotRequired[str]
-    spearman: NotRequired[dict[str, Any]]
+    spearman: NotRequired[dict[str, Ranking]]
 
 
 class Target(TypedDict):
-    """What was asked for."""
+    """What the policy is to reach."""
 
     kind: str
     value: float
     words: NotRequired[str]
+
+
+class CalibratedPrompt(TypedDict):
+    """A prompt that was recorded or run."""
+
+    prompt: str
+    seed: NotRequired[int | None]
 
 
 class Model(TypedDict):
@@ -100,7 +121,7 @@ class Model(TypedDict):
     device: NotRequired[str | None]
 
 
-class Facts(TypedDict):
+class CalibrationFacts(TypedDict):
     """calibration.json."""
 
     schema: str
@@ -108,15 +129,19 @@ class Facts(TypedDict):
     reached: bool
     model: Model
     steps: int
-    prompts: list[dict[str, Any]]
+    prompts: list[CalibratedPrompt]
     runs: int
     front: list[Candidate]
     chosen: Candidate | None
     surrogate: Surrogate
     validation: Validation
     cliff: Sensitivity | None
+    note: NotRequired[str]
+    offline: NotRequired[bool]
+    left_out: NotRequired[list[str]]
+    tried: NotRequired[int]
 
 
-def read_facts(directory: Path) -> Any:
-    """calibration.json, of the shape `Facts`. Raises InputError where it is missing, damaged or of another version."""
-    return read_json(directory / RESULT, Facts, "calibration", AGAIN, schema=SCHEMA)
+def read_facts(directory: Path) -> CalibrationFacts:
+    """calibration.json. Raises InputError where it is missing, damaged or of another version."""
+    return read_json(directory / RESULT, CalibrationFacts, "calibration", AGAIN, schema=SCHEMA)

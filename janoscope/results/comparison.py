@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from ..errors import InputError
-from ..shape import checked
-from .files import read_json
+from .files import as_dataclass, read_json
 from .images import mosaic, output_name, read_frames, save_frames
 from .statistics import Estimate, Key, equal_compute, estimate, front_name, paired, undominated
 from .writing import holds_nothing, remove, write_json, write_text
@@ -66,6 +65,14 @@ class Intervals(TypedDict):
     """Of a row's means; (low, high), null where there are too few runs."""
 
     psnr: list[float | None] | None
+    compute: NotRequired[list[float | None] | None]
+    wall_s: NotRequired[list[float | None] | None]
+    cpu_s: NotRequired[list[float | None] | None]
+    speedup: NotRequired[list[float | None] | None]
+    efficiency: NotRequired[list[float | None] | None]
+    ssim: NotRequired[list[float | None] | None]
+    ms_ssim: NotRequired[list[float | None] | None]
+    lpips: NotRequired[list[float | None] | None]
 
 
 class RowFacts(TypedDict):
@@ -80,6 +87,7 @@ class RowFacts(TypedDict):
     interval: Intervals
     front: str
     on_front: NotRequired[bool]
+    times: NotRequired[str | None]
 
 
 class Difference(TypedDict):
@@ -96,6 +104,7 @@ class Paired(Difference):
 
     first: str
     second: str
+    measure: NotRequired[str]
 
 
 class AtEqualCompute(Difference):
@@ -103,9 +112,10 @@ class AtEqualCompute(Difference):
 
     row: str
     against: str
+    measure: NotRequired[str]
 
 
-class Facts(TypedDict):
+class ComparisonFacts(TypedDict):
     """comparison.json. pictures: label -> path, of which only the name counts."""
 
     schema: str
@@ -120,11 +130,12 @@ class Facts(TypedDict):
     paired: list[Paired]
     equal_compute: list[AtEqualCompute]
     call: NotRequired[dict[str, str | int | float | bool | None]]
+    reference: NotRequired[str]
 
 
-def read_facts(directory: Path) -> Any:
-    """comparison.json, of the shape `Facts`. Raises InputError where it is missing, damaged or of another version."""
-    return read_json(directory / "comparison.json", Facts, "comparison", AGAIN, schema=SCHEMA)
+def read_facts(directory: Path) -> ComparisonFacts:
+    """comparison.json. Raises InputError where it is missing, damaged or of another version."""
+    return read_json(directory / "comparison.json", ComparisonFacts, "comparison", AGAIN, schema=SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -159,15 +170,15 @@ class Run:
     def efficiency(self) -> float | None:
         return None if self.compute is None else self.speedup * self.compute
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         facts = asdict(self) | {"efficiency": self.efficiency}
         return facts if self.machine else {name: fact for name, fact in facts.items() if name != "machine"}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], origin: str, advice: str) -> "Run":
+    def from_json(cls, data: Mapping[str, object], origin: str, advice: str) -> "Run":
         """Raises InputError where the data are no run."""
         stored = {key: value for key, value in data.items() if key != "efficiency"}
-        return cls(**checked(stored, cls, f"{origin}: a run", advice))
+        return as_dataclass(stored, cls, f"{origin}: a run", advice)
 
 
 @dataclass
@@ -182,7 +193,7 @@ class Row:
     _estimated: tuple[int, Mapping[str, Estimate]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], origin: str, advice: str) -> "Row":
+    def from_json(cls, data: RowFacts, origin: str, advice: str) -> "Row":
         runs = [Run.from_json(run, origin, advice) for run in data["runs"]]
         return cls(data["label"], data["method"], data["options"], runs, data["note"])
 
@@ -212,8 +223,8 @@ class Row:
         """
         if self._estimated is None or self._estimated[0] != len(self.runs):
             weights = {m: self.values("wall_s") if m in PER_SECOND else None for m in MEASURES}
-            made = {m: estimate(values, weights=weights[m]) for m in MEASURES if (values := self.values(m))}
-            self._estimated = len(self.runs), made
+            estimates = {m: estimate(values, weights=weights[m]) for m in MEASURES if (values := self.values(m))}
+            self._estimated = len(self.runs), estimates
         return self._estimated[1]
 
     @property
@@ -227,7 +238,7 @@ class Row:
             return TOO_NOISY
         return "faster" if speedup.low > 1 else "slower"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         estimates = self.estimates()
         return {
             "label": self.label,
@@ -244,7 +255,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first.
+    """The result of `compare`. pictures: label -> (frame, row, col, RGB) uint8 of the first prompt and seed, `full` first.
 
     complete: every method was run on every call. call: the pipeline's arguments that all calls share.
     """
@@ -257,7 +268,7 @@ class Comparison:
     missing: Mapping[str, str]
     pictures: Mapping[str, np.ndarray] = field(repr=False)
     complete: bool = True
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
     def row(self, label: str) -> Row:
         """The row of that label. Raises InputError where there is none."""
@@ -266,33 +277,33 @@ class Comparison:
                 return row
         raise InputError(f"the comparison has no row {label!r}; legal: {', '.join(repr(row.label) for row in self.rows)}.")
 
-    def paired(self) -> list[dict[str, Any]]:
+    def paired(self) -> list[dict[str, object]]:
         """Differences in PSNR of every two methods, run by run."""
         rows = [row for row in self.rows if row.values("psnr")]
         pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :]]
-        found = [(a, b, paired(a.values("psnr"), b.values("psnr"))) for a, b in pairs]
-        return [{"first": a.label, "second": b.label, "measure": "psnr", **e.to_json()} for a, b, e in found if e is not None]
+        estimates = [(a, b, paired(a.values("psnr"), b.values("psnr"))) for a, b in pairs]
+        return [{"first": a.label, "second": b.label, "measure": "psnr", **e.to_json()} for a, b, e in estimates if e is not None]
 
     def fronts(self) -> dict[str, list[Row]]:
         """The rows of every method that no other row of it beats in mean PSNR at the same mean compute or less."""
         methods: dict[str, list[Row]] = {}
         for row in self.rows:
             methods.setdefault(row.front, []).append(row)
-        kept = {name: undominated([row.mean_point() for row in rows]) for name, rows in methods.items()}
-        fronts = {name: [row for row, on in zip(rows, kept[name], strict=True) if on] for name, rows in methods.items()}
+        best = {name: undominated([row.mean_point() for row in rows]) for name, rows in methods.items()}
+        fronts = {name: [row for row, on in zip(rows, best[name], strict=True) if on] for name, rows in methods.items()}
         return {name: rows for name, rows in fronts.items() if rows}
 
-    def at_equal_compute(self) -> list[dict[str, Any]]:
-        """PSNR of every row less that of every other method at the row's compute, on that method's own front."""
-        found = []
+    def at_equal_compute(self) -> list[dict[str, object]]:
+        """PSNR of every row minus that of every other method at the row's compute, on that method's own Pareto front."""
+        differences: list[dict[str, object]] = []
         for row, (name, members) in product(self.rows, self.fronts().items()):
             if name != row.front and len(members) > 1:
                 difference = equal_compute(row.points(), [member.points() for member in members])
                 if difference is not None:
-                    found.append({"row": row.label, "against": name, "measure": "psnr", **difference.to_json()})
-        return found
+                    differences.append({"row": row.label, "against": name, "measure": "psnr", **difference.to_json()})
+        return differences
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         on_front = {row.label for rows in self.fronts().values() for row in rows}
         return {
             "schema": SCHEMA,
@@ -320,14 +331,14 @@ class Comparison:
 
 def _line(row: Row, width: int) -> str:
     def cell(measure: str, form: str, size: int) -> str:
-        found = row.estimates().get(measure)
-        return f"{found.value if found else '-':>{size}{form if found else ''}}"
+        mean = row.estimates().get(measure)
+        return f"{mean.value if mean else '-':>{size}{form if mean else ''}}"
 
     cache = [run.cache_bytes for run in row.runs if run.cache_bytes is not None]
-    held = f"{max(cache) / 2**20:.1f}" if cache else "-"
+    cache_mib = f"{max(cache) / 2**20:.1f}" if cache else "-"
     notes = [note for note in (TOO_NOISY if row.times == TOO_NOISY else "", row.note) if note]
     cells = [cell("compute", ".3f", 8), cell("speedup", ".2f", 8), cell("efficiency", ".2f", 7), cell("psnr", ".2f", 7)]
-    return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {held:>10}  {'; '.join(notes)}".rstrip()
+    return f"{row.label:<{width}} {' '.join(cells)} {cell('ssim', '.4f', 7)} {cache_mib:>10}  {'; '.join(notes)}".rstrip()
 
 
 def load_comparison(directory: Path) -> Comparison:
@@ -341,49 +352,58 @@ def load_comparison(directory: Path) -> Comparison:
     rows = tuple(Row.from_json(row, str(path), advice) for row in facts["rows"])
     if [row.label for row in rows][:1] != [FULL]:
         raise InputError(f"{path} cannot be gone on with: its first row is not {FULL!r}. {advice}")
-    told = {key: facts[key] for key in ("model", "device", "dtype", "steps", "missing", "complete")}
-    return Comparison(rows=rows, pictures=_readable(directory, facts["pictures"]), call=facts.get("call", {}), **told)
+    return Comparison(
+        model=facts["model"],
+        device=facts["device"],
+        dtype=facts["dtype"],
+        steps=facts["steps"],
+        rows=rows,
+        missing=facts["missing"],
+        pictures=_readable(directory, facts["pictures"]),
+        complete=facts["complete"],
+        call=facts.get("call", {}),
+    )
 
 
 def _readable(directory: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    found = {}
+    images = {}
     for label, name in names.items():
         path = directory / IMAGES / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
         try:
-            found[label] = read_frames(path, "It is made again.")
+            images[label] = read_frames(path, "It is made again.")
         except InputError as error:
             warnings.warn(str(error), RuntimeWarning, stacklevel=3)
-    return found
+    return images
 
 
 class ComparisonFiles:
-    """The directory of one comparison: comparison.json, comparison.txt, pictures/, and of clips one that shows all side by side.
+    """The directory of one comparison: comparison.json, comparison.txt, pictures/, and of videos one that shows all side by side.
 
-    Each image is written once. `known`: an earlier comparison of this directory, whose images are there already.
+    Each image is written once. `earlier`: a comparison of this directory that is gone on with, whose images are there already.
     """
 
-    def __init__(self, directory: Path, known: Comparison | None = None):
+    def __init__(self, directory: Path, earlier: Comparison | None = None):
         self.directory = directory
         self._there: dict[str, str] = {}
-        if known is not None:
+        if earlier is not None:
             names = read_facts(directory)["pictures"]
-            self._there = {label: f"{IMAGES}/{Path(names[label]).name}" for label in known.pictures}
+            self._there = {label: f"{IMAGES}/{Path(names[label]).name}" for label in earlier.pictures}
         self._side_by_side: tuple[str, ...] = ()
-        self._began = known is not None
+        self._began = earlier is not None
 
     def clear(self) -> None:
         """Remove what an earlier comparison listed as its own here, its page and result first; nothing else."""
         names = ("report.html", "comparison.json", "comparison.txt", "side-by-side.mp4", "side-by-side.png", *FIGURES)
         try:
-            listed = read_facts(self.directory)["pictures"].values()
-        except InputError:  # damaged: what else is its own is not known
-            listed = ()
+            listed = list(read_facts(self.directory)["pictures"].values())
+        except InputError:  # damaged: what else is its own cannot be said
+            listed = []
         images = [f"{IMAGES}/{Path(name).name}" for name in listed]
         for name in (*names, *images):
             remove(self.directory / name)
 
     def save(self, comparison: Comparison) -> list[Path]:
-        """Write what is known by now; gives the paths. The result goes first: an image that is lost can be made again."""
+        """Write what was measured so far; gives the paths. The result goes first: an image that is lost can be made again."""
         if not self._began and (self.directory / "comparison.json").exists():
             self.clear()
         self._began = True
@@ -400,14 +420,14 @@ class ComparisonFiles:
         return [result, table, self.directory / IMAGES, *self._save_side_by_side(comparison)]
 
     def _save_side_by_side(self, comparison: Comparison) -> list[Path]:
-        """All clips in one, each under its name, in the order of the rows, as mp4 or animated PNG; nothing for images."""
-        clips = comparison.pictures
-        if not clips or len(next(iter(clips.values()))) == 1:
+        """All videos in one, each under its name, in the order of the rows, as mp4 or animated PNG; nothing for images."""
+        videos = comparison.pictures
+        if not videos or len(next(iter(videos.values()))) == 1:
             return []
-        path = output_name(self.directory / "side-by-side", next(iter(clips.values())))
-        if self._side_by_side != tuple(clips) or not path.exists():
-            save_frames(mosaic(clips), path)
-            self._side_by_side = tuple(clips)
+        path = output_name(self.directory / "side-by-side", next(iter(videos.values())))
+        if self._side_by_side != tuple(videos) or not path.exists():
+            save_frames(mosaic(videos), path)
+            self._side_by_side = tuple(videos)
         return [path]
 
 

@@ -6,9 +6,9 @@ import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -16,19 +16,23 @@ from ..decode import decode_json, read_bytes, read_text, reason
 from ..errors import InputError
 from ..shape import checked
 
-Line = TypeVar("Line")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Shape = TypeVar("Shape")
+Line = TypeVar("Line", bound="DataclassInstance")
 
 
 def read_json(
     path: Path,
-    shape: Any,
+    shape: type[Shape],
     what: str,
     advice: str,
     *,
     schema: str | None = None,
-    earlier: Mapping[str, Callable[[Any], Any]] | None = None,
+    earlier: Mapping[str, Callable[[dict[str, object]], dict[str, object]]] | None = None,
     finite: bool = True,
-) -> Any:
+) -> Shape:
     """The data of a JSON file of ours, which have the declared shape (janoscope/shape.py).
 
     schema: what its key `schema` must say. earlier: schemas that are read too, each with the function that gives the data as
@@ -43,9 +47,10 @@ def read_json(
     if earlier and isinstance(data, dict) and isinstance(data.get("schema"), str) and data["schema"] in earlier:
         data = earlier[data["schema"]](data) | {"schema": schema}
     if schema is not None and (not isinstance(data, dict) or data.get("schema") != schema):
-        met = str(data.get("schema"))[:60] if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path} is no {what} of this version: its schema is {met!r}, not {schema!r}. {advice}")
-    return checked(data, shape, str(path), advice)
+        stored = str(data.get("schema"))[:60] if isinstance(data, dict) else type(data).__name__
+        raise InputError(f"{path} is no {what} of this version: its schema is {stored!r}, not {schema!r}. {advice}")
+    whole: Shape = checked(data, shape, str(path), advice)
+    return whole
 
 
 def is_of_another_schema(path: Path, schema: str) -> bool:
@@ -71,12 +76,12 @@ def read_arrays(path: Path, what: str, advice: str) -> dict[str, np.ndarray]:
         if packed or claimed > path.stat().st_size:
             raise ValueError(f"it claims {claimed} bytes of arrays, or holds compressed ones, which janoscope does not write")
         with np.load(path, allow_pickle=False) as stored:
-            return {name: _array(stored, name, path) for name in stored.files}
+            return {name: _array(stored, name) for name in stored.files}
     except Exception as error:  # whatever zipfile and NumPy raise on bytes that are no archive of arrays
         raise InputError(f"{what} {path} cannot be read: {reason(error)}. {advice}") from error
 
 
-def _array(stored: Any, name: str, path: Path) -> np.ndarray:
+def _array(stored: Mapping[str, object], name: str) -> np.ndarray:
     array = stored[name]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubU":
         raise ValueError(f"{name} is no array of numbers")
@@ -92,18 +97,18 @@ def read_journal(path: Path, line: type[Line], what: str, advice: str) -> list[L
     if not path.exists():
         return []
     content = read_bytes(path, what, advice)
-    found, torn = [], []
+    lines, torn = [], []
     for number, raw in enumerate(content.split(b"\n"), start=1):
         if not raw.strip():
             continue
         if _is_torn(raw):
             torn.append(number)
             continue
-        found.append(_entry(raw, line, f"{path} line {number}", advice))
+        lines.append(_entry(raw, line, f"{path} line {number}", advice))
     if torn:
         numbers = ", ".join(map(str, torn))
         warnings.warn(f"{path}: line {numbers} was torn by a crash and counts as not written.", RuntimeWarning, stacklevel=2)
-    return found
+    return lines
 
 
 def _is_torn(raw: bytes) -> bool:
@@ -126,24 +131,33 @@ def _entry(raw: bytes, line: type[Line], origin: str, advice: str) -> Line:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{origin} is not UTF-8 ({reason(error)}). {advice}") from error
-    data = checked(decode_json(text, origin, advice, finite=False), line, origin, advice)
-    return _built(data, line)
+    return as_dataclass(decode_json(text, origin, advice, finite=False), line, origin, advice)
 
 
-def _built(data: Mapping[str, Any], kind: Any) -> Any:
-    """A dataclass of checked data: lists become tuples where it has tuples, tables dataclasses where it has those."""
+def as_dataclass(data: object, kind: type[Line], origin: str, advice: str) -> Line:
+    """A dataclass of a JSON table: lists become tuples where it has tuples, tables dataclasses where it has those.
+
+    Args:
+        origin: of the data, such as a path. advice: a sentence, how to get good ones; both for the error.
+
+    Raises:
+        InputError: the table has other keys or types than the dataclass.
+    """
+    return _built(checked(data, kind, origin, advice), kind)
+
+
+def _built(data: Mapping[str, object], kind: type[Line]) -> Line:
     hints = get_type_hints(kind)
     return kind(**{field.name: _as(data[field.name], hints[field.name]) for field in fields(kind) if field.name in data})
 
 
-def _as(value: Any, hint: Any) -> Any:
-    arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
-    if isinstance(value, list) and getattr(hint, "__origin__", None) is tuple:
-        return tuple(_as(entry, arguments[0]) for entry in value)
-    return _built(value, hint) if hasattr(hint, "__dataclass_fields__") else value
+def _as(value: object, hint: object) -> object:
+    if isinstance(value, list) and get_origin(hint) is tuple:
+        return tuple(_as(entry, get_args(hint)[0]) for entry in value)
+    return _built(value, hint) if isinstance(value, dict) and isinstance(hint, type) and is_dataclass(hint) else value
 
 
-def append_line(path: Path, data: Mapping[str, Any]) -> None:
+def append_line(path: Path, data: Mapping[str, object]) -> None:
     """Add a line to a journal, in one write under a lock, so that lines of several processes do not mix.
 
     What a crash left of a last line is ended first. The line is on the disk when this returns.
@@ -158,7 +172,7 @@ def append_line(path: Path, data: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _one_line(data: Mapping[str, Any]) -> bytes:
+def _one_line(data: Mapping[str, object]) -> bytes:
     """Readable where it can be; half characters of a prompt (lone surrogates) are spelt out."""
     try:
         return json.dumps(data, ensure_ascii=False).encode() + b"\n"

@@ -42,6 +42,8 @@ class Tags(HTMLParser):
 
 def marked(value, key=""):
     """The same JSON with MARK behind every string, and behind the keys of free tables."""
+    if isinstance(value, dict) and key == "policy":  # what else it holds is a choice, and refused where it is none
+        return value | {name: value[name] + MARK for name in ("name", "source") if name in value}
     if isinstance(value, dict):
         free = key in ("versions", "nonfinite", "guidance", "call")
         return {name + MARK * free: marked(inner, name) for name, inner in value.items()}
@@ -86,8 +88,11 @@ def render_several(folder, planting):
         facts["map_predicts"] = [
             {**row, "map": row["map"] + MARK, "target": row["target"] + MARK} for row in facts["map_predicts"]
         ]
+        own = facts.pop("id", None)  # ties the arrays to the facts, and is refused where it is another one
         (folder / "aggregate.json").write_text(json.dumps(facts | {"verdict": {"level": "weak", "sentence": "weak"}}))
         plant(folder / "aggregate.json")
+        facts = json.loads((folder / "aggregate.json").read_text())
+        (folder / "aggregate.json").write_text(json.dumps(facts | {"id": own}))
     return render_aggregate(folder), folder / "aggregate-figures"
 
 

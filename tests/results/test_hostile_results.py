@@ -198,10 +198,10 @@ def test_a_new_comparison_removes_what_the_earlier_one_listed_and_nothing_else(t
 def test_a_large_comparison_is_saved_by_one_walk_over_its_runs(tmp_path, monkeypatch):
     """Each estimate is made once for the runs there are, whatever asks for it: JSON, table, and a save without new runs."""
     calls = []
-    from janoscope.workflows import comparison as module
+    from janoscope.results import comparison as module
 
     real = module.estimate
-    monkeypatch.setattr(module, "estimate", lambda values: calls.append(1) or real(values))
+    monkeypatch.setattr(module, "estimate", lambda values, **weighed: calls.append(1) or real(values, **weighed))
     made, files = comparison(), ComparisonFiles(tmp_path)
     files.save(made)
     measures = len(calls)

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...pipeline.call import CallOptions
 from ...pipeline.prompts import read_prompts
 from ...report.calibration import calibration_figures, caption, key_figures, name_of, read_calibration
+from ...results.calibration import CalibrationFacts, ValidatedCandidate
 from ...results.comparison import Comparison, save_comparison
 from ...workflows.calibrate.stages import Effort, calibrate
 from ...workflows.calibrate.target import Target
@@ -95,7 +96,7 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     return Section("; ".join(found) + "." * bool(found), blocks)
 
 
-def _candidates(facts: Mapping[str, Any]) -> list[str]:
+def _candidates(facts: CalibrationFacts) -> list[str]:
     seen = facts["validation"]["candidates"]
     if not seen:
         return []
@@ -104,7 +105,7 @@ def _candidates(facts: Mapping[str, Any]) -> list[str]:
     return [words, table(("candidate", "compute", "predicted (dB)", "PSNR (dB)", "lowest"), rows)]
 
 
-def _candidate(point: Mapping[str, Any]) -> list[str]:
+def _candidate(point: ValidatedCandidate) -> list[str]:
     qualities = (point["predicted"], point["measured"]["psnr"], min(point["each"]["psnr"]))
     return [name_of(point), value(point["measured"]["compute"], ".3f"), *(value(db, ".1f") for db in qualities)]
 

@@ -1,9 +1,8 @@
-"""A comparison's figures: quality against compute with a front for each method, and the pictures with their errors."""
+"""A comparison's figures: quality against FLOPs with a Pareto front for each method, and the images with their errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ...errors import InputError
-from ...results.comparison import read_facts
+from ...results.comparison import ComparisonFacts, Means, RunFacts, read_facts
 from ...results.images import read_picture
 from ...results.writing import made_whole
 from ..drawable import drawable
@@ -20,9 +19,9 @@ from ..drawing.images import fitted
 from ..drawing.style import ERROR_CMAP, INK, MUTED, add_grid, new_figure, styled
 from ..drawing.svg import Drawing, to_svg
 from ..page import interval, number, write_whole
-from .document import comparison_page
+from .document import comparison_page, mean_words
 
-# told apart by lightness and by marker too, so that they stay apart in grey
+# they differ in lightness and marker too, so that they can be distinguished in grey
 COLOURS = ("#243b63", "#eda128", "#b8436f", "#3d8b7d", "#7a5ea8", "#8b5a2b", "#5c6675", "#a3b54a")
 MARKERS = "osD^vPX*"
 GUIDANCE = ("guidance_scale", "true_cfg_scale")
@@ -51,7 +50,7 @@ def render_comparison(directory: Path | str) -> list[Path]:
     """
     directory = Path(directory)
     facts = read_comparison(directory)
-    pictures = {label: picture for label, name in facts["pictures"].items() if (picture := _picture(directory, name)) is not None}
+    images = {label: image for label, name in facts["pictures"].items() if (image := _image(directory, name)) is not None}
     (directory / "figures").mkdir(exist_ok=True)
     written = []
     with styled():
@@ -59,22 +58,21 @@ def render_comparison(directory: Path | str) -> list[Path]:
         if drawing is not None:
             written.append(write_whole(directory / "figures" / "pareto.svg", drawing.svg))
         grid = directory / "figures" / "grid.png"
-        if len(pictures) > 1:
+        if len(images) > 1:
             with made_whole(grid) as making:
-                grid_figure(pictures, facts).savefig(making, dpi=200)
+                grid_figure(images, facts).savefig(making, dpi=200)
             written.append(grid)
-    page = comparison_page(facts, caption(facts), drawing, pictures)
+    page = comparison_page(facts, caption(facts), drawing, images)
     return [*written, write_whole(directory / "report.html", page)]
 
 
-def read_comparison(directory: Path) -> dict[str, Any]:
-    """The content of a directory's comparison.json."""
-    facts: dict[str, Any] = drawable(read_facts(directory))
-    return facts
+def read_comparison(directory: Path) -> ComparisonFacts:
+    """The content of a directory's comparison.json, as it can be drawn."""
+    return drawable(read_facts(directory))
 
 
-def fronts_of(facts: Mapping[str, Any]) -> list[Front]:
-    """Mean PSNR against mean compute, the rows of a method that differ in numbers alone joined to a front."""
+def fronts_of(facts: ComparisonFacts) -> list[Front]:
+    """Mean PSNR against mean compute, the rows of a method that differ in numbers alone joined to a Pareto front."""
     rows: dict[str, list[tuple[float, float, float, float, bool]]] = {}
     for row in facts["rows"]:
         compute, quality = number(row["mean"]["compute"]), number(row["mean"]["psnr"])
@@ -90,18 +88,19 @@ def _front(name: str, points: Sequence[Sequence[float]]) -> Front:
 
 
 def draw_pareto(fronts: Sequence[Front], ax: Axes) -> Axes:
-    """PSNR against compute; up and to the left is better. A line joins a method's front; bars are intervals of the means."""
+    """PSNR against FLOPs; up and to the left is better. A line joins a method's Pareto front; bars are intervals of the means."""
     for index, front in enumerate(fronts):
         # no pair of the two comes twice in 64 methods
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
-        known = np.isfinite(front.low)
-        if known.any():
-            ends = np.stack([front.quality - front.low, front.high - front.quality])[:, known]
-            ax.errorbar(front.compute[known], front.quality[known], ends, fmt="none", ecolor=colour, alpha=0.4, linewidth=1)
+        has_interval = np.isfinite(front.low)
+        if has_interval.any():
+            ends = np.stack([front.quality - front.low, front.high - front.quality])[:, has_interval]
+            x, y = front.compute[has_interval], front.quality[has_interval]
+            ax.errorbar(x, y, ends, fmt="none", ecolor=colour, alpha=0.4, linewidth=1)
         best = front.on_front
         ax.plot(front.compute[best], front.quality[best], color=colour, marker=marker, markersize=4.5, label=_broken(front.name))
         ax.plot(front.compute[~best], front.quality[~best], color=colour, marker=marker, markersize=3, linestyle="", alpha=0.5)
-    ax.set_xlabel("compute (fraction of the full run's FLOPs)")
+    ax.set_xlabel("FLOPs, share of the full run")
     ax.set_ylabel("PSNR against the full run (dB)")
     add_grid(ax, "both")
     ax.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -118,39 +117,42 @@ def _broken(name: str, longest: int = 34) -> str:
     return "\n".join(lines)
 
 
-def pareto_drawing(facts: Mapping[str, Any]) -> Drawing | None:
+def pareto_drawing(facts: ComparisonFacts) -> Drawing | None:
     """The plot as a drawing; None where no row has both compute and PSNR."""
     fronts = fronts_of(facts)
     if not fronts:
         return None
     figure, ax = new_figure(7.4, max(3.6, 0.22 * len(fronts) + 0.6))
     draw_pareto(fronts, ax)
-    title = "Quality against compute"
-    told = {f.name: ", ".join(f"{q:.1f} dB at {c:.2f}" for c, q in zip(f.compute, f.quality, strict=True)) for f in fronts}
-    alt = "; ".join(f"{name}: {points}" for name, points in told.items())
+    title = "PSNR against FLOPs, and each method's Pareto front"
+    alt = "; ".join(f"{front.name}: {_front_words(front)}" for front in fronts)
     return Drawing("pareto", title, alt, to_svg(figure, title, caption(facts)), is_wide=True)
 
 
-def caption(facts: Mapping[str, Any]) -> str:
+def _front_words(front: Front) -> str:
+    return ", ".join(f"{psnr:.1f} dB at {compute:.0%}" for compute, psnr in zip(front.compute, front.quality, strict=True))
+
+
+def caption(facts: ComparisonFacts) -> str:
     """Model, steps, size, guidance, prompts, seeds and device of a comparison."""
-    runs: list[Mapping[str, Any]] = next((row["runs"] for row in facts["rows"] if row["runs"]), [])
+    runs: list[RunFacts] = next((row["runs"] for row in facts["rows"] if row["runs"]), [])
     prompts, seeds = {run["prompt"] for run in runs}, {run["seed"] for run in runs}
     steps = facts["steps"] or "default"
     call = facts.get("call", {})
     size = f", {call['width']} x {call['height']} pixels" if "width" in call and "height" in call else ""
-    guidance = "".join(f", {key} {value:g}" for key, value in call.items() if key in GUIDANCE and value is not None)
+    guidance = "".join(f", {key} {value:g}" for key, value in call.items() if key in GUIDANCE and isinstance(value, int | float))
     runs_of = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)} x {len(seeds)} seed{'s' * (len(seeds) != 1)}"
     return f"{facts['model']}, {steps} steps{size}{guidance}, {runs_of}, {facts['dtype']} on {facts['device']}"
 
 
-def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Figure:
-    """A column a method: its picture (of a clip a strip), and under it where it differs from the first, the full run."""
-    frames = {label: fitted(strip(picture), CELL_PX * (1 if len(picture) == 1 else 3)) for label, picture in pictures.items()}
+def grid_figure(images: Mapping[str, np.ndarray], facts: ComparisonFacts) -> Figure:
+    """A column a method: its image (of a video a strip), and under it where it differs from the first, the full run."""
+    frames = {label: fitted(strip(image), CELL_PX * (1 if len(image) == 1 else 3)) for label, image in images.items()}
     reference = next(iter(frames.values()))
     errors = [error_map(reference[None], frame[None])[0] for frame in frames.values()]
     most = error_scale(errors)
     means = {row["label"]: row["mean"] for row in facts["rows"]}
-    width = PANEL_IN * (1 if len(next(iter(pictures.values()))) == 1 else 3)
+    width = PANEL_IN * (1 if len(next(iter(images.values()))) == 1 else 3)
     per_row = min(len(frames), round(6 * PANEL_IN / width))
     bands = -(-len(frames) // per_row)
     height = width * reference.shape[0] / reference.shape[1]
@@ -161,28 +163,26 @@ def grid_figure(pictures: Mapping[str, np.ndarray], facts: Mapping[str, Any]) ->
     for index, ((label, frame), error) in enumerate(zip(frames.items(), errors, strict=True)):
         band, column = divmod(index, per_row)
         axes[2 * band, column].imshow(frame)
-        axes[2 * band, column].set_title(_words(label, means.get(label, {})), fontsize=5.5, color=INK)
+        axes[2 * band, column].set_title(_words(label, means.get(label)), fontsize=5.5, color=INK)
         shown = axes[2 * band + 1, column].imshow(error, cmap=ERROR_CMAP, norm=PowerNorm(POWER, 0, most))
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.03, aspect=60, extend="max")
     bar.set_label("mean absolute difference to the full run (0..255)", color=MUTED)
     return figure
 
 
-def strip(picture: np.ndarray) -> np.ndarray:
-    """A picture (row, col, 3), or the first, middle and last frame of a clip side by side."""
-    if len(picture) == 1:
-        return np.asarray(picture[0])
-    return np.concatenate([picture[0], picture[len(picture) // 2], picture[-1]], axis=1)
+def strip(image: np.ndarray) -> np.ndarray:
+    """An image (row, col, 3), or the first, middle and last frame of a video side by side."""
+    if len(image) == 1:
+        return np.asarray(image[0])
+    return np.concatenate([image[0], image[len(image) // 2], image[-1]], axis=1)
 
 
-def _words(label: str, mean: Mapping[str, Any]) -> str:
-    compute, quality = number(mean.get("compute")), number(mean.get("psnr"))
-    told = [f"{compute:.2f}" if compute is not None else "", f"{quality:.1f} dB" if quality is not None else ""]
+def _words(label: str, mean: Means | None) -> str:
     name = label if len(label) < 27 else label[:12] + "…" + label[-13:]
-    return f"{name}\n{', '.join(text for text in told if text)}"
+    return f"{name}\n{', '.join(mean_words(mean))}"
 
 
-def _picture(directory: Path, name: str) -> np.ndarray | None:
+def _image(directory: Path, name: str) -> np.ndarray | None:
     path = directory / "pictures" / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
     try:
         return read_picture(path) if path.is_file() else None

@@ -1,5 +1,6 @@
 "use strict";
 for (const table of document.querySelectorAll("table")) {
+  if (!table.tHead) { continue; }
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   const key = (row, at) => {
     const cell = row.cells[at];

@@ -14,6 +14,7 @@ from PIL import Image
 
 from janoscope.report.comparison.figures import COLOURS, Front, draw_pareto, fronts_of, read_comparison, render_comparison
 from janoscope.report.drawing.style import new_figure
+from janoscope.results.comparison import Row, Run
 
 
 def images_of(page):
@@ -28,7 +29,7 @@ def test_the_page_stands_alone_and_says_what_is_missing(tmp_path):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "nothing is fetched"
     for told in ("LPIPS is empty: its weights could not be loaded.", "Incomplete:", "DBCache needs the optional package"):
         assert told in page
-    assert "1 of 1 pictures identical" in page
+    assert "1 of 1 images identical" in page
     assert len(images_of(page)) == 2 * len(LABELS)
 
 
@@ -53,22 +54,26 @@ def test_columns_in_which_nothing_was_measured_are_left_out(tmp_path):
 
 
 def test_a_speedup_is_the_ratio_of_the_walls_beside_it_and_says_when_it_is_noise(tmp_path):
-    """The mean of the ratios 1.97 and 0.42 said 1.19 for a row that took longer than the full run."""
+    """The mean of the ratios 1.97 and 0.42 said 1.19 for a row that took longer than the full run.
+
+    The page shows what comparison.json carries, which `Row` has from the runs.
+    """
     write(tmp_path)
     facts = json.loads((tmp_path / "comparison.json").read_text())
-    for line, walls, between in zip(
-        facts["rows"], ((5.9, 2.7), (3.0, 6.4), (2.0, 1.0)), ([1, 1], [0.42, 1.97], [2.1, 2.9]), strict=False
-    ):
-        line["runs"] = [{**line["runs"][0], "prompt": f"prompt {at}", "wall_s": wall} for at, wall in enumerate(walls)]
-        line["mean"] |= {"wall_s": sum(walls) / 2, "speedup": 1.19}
-        line["interval"]["speedup"] = between
+    for line, walls in zip(facts["rows"], ((5.9, 2.7), (3.0, 6.4), (2.0, 1.0)), strict=False):
+        compute, psnr, same = line["mean"]["compute"], line["mean"]["psnr"], line["label"] == "uniform:k=2"
+        runs = [
+            Run(f"prompt {at}", 0, wall, wall, compute, full / wall, psnr, 0.9, None, None, None, None, same)
+            for at, (wall, full) in enumerate(zip(walls, (5.9, 2.7), strict=True))
+        ]
+        line |= Row(line["label"], line["method"], {}, runs).to_json() | {"front": line["front"]}
     (tmp_path / "comparison.json").write_text(json.dumps(facts))
     render_comparison(tmp_path)
     table = (tmp_path / "report.html").read_text().partition('id="table-methods"')[2].partition("</table>")[0]
     full, jano, uniform = (re.findall(r">([^<]+)</", row.replace("<wbr>", "")) for row in table.split("<tr>")[2:5])
     assert full[2] == "1.00"
     assert jano[:4] == ["times too noisy for a speedup: its interval spans 1", "0.500", "0.91", "0.42 to 1.97"]
-    assert uniform[:4] == ["2 of 2 pictures identical", "0.600", "2.87", "2.10 to 2.90"]
+    assert uniform[:4] == ["2 of 2 images identical", "0.600", "2.87", "2.70 to 2.95"]
 
 
 @pytest.mark.parametrize(("prompts", "told"), [(1, "1 prompt stands"), (3, "3 prompts stand"), (8, "")])
