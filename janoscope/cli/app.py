@@ -13,8 +13,8 @@ from typing import TextIO
 
 import click
 
-from .. import __version__
 from ..errors import JanoscopeError
+from ..version import __version__
 
 # verb -> module that defines it, loaded when it is called or listed
 _VERBS = {

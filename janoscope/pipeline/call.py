@@ -154,7 +154,7 @@ def guidance_argument(model: Model) -> str | None:
 
 def unknown_words(model: Model, prompt: str) -> tuple[str, ...]:
     """A warning for words that every tokenizer of the pipeline turns into its unknown token."""
-    tokenizers = [part for name, part in model.pipe.components.items() if name.startswith("tokenizer") and part is not None]
+    tokenizers = [part for name, part in model.components.items() if name.startswith("tokenizer") and part is not None]
     words = re.findall(r"\w+", prompt)
     unknown = [word for word in words if tokenizers and all(_is_unknown(tokenizer, word) for tokenizer in tokenizers)]
     if not unknown:

@@ -65,7 +65,7 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
         said = " ".join(str(error).split())[:300]
         raise InputError(f"{type(model.pipe).__name__} refuses this call: {said} Change that option.") from error
     wall_s = time.perf_counter() - started
-    result = output.images if hasattr(output, "images") else output.frames
+    result = getattr(output, "images" if hasattr(output, "images") else "frames")
     if arguments.get("output_type") == "latent":
         return Generated(None, result, wall_s)
     frames = to_frames(result)

@@ -31,7 +31,7 @@ class Model:
     """
 
     name: str
-    pipe: Any
+    pipe: Pipeline
     probe: Probe
     revision: str = UNKNOWN
     call: Mapping[str, Any] = field(default_factory=dict)
@@ -48,6 +48,22 @@ class Model:
         """The network's own config."""
         config: Mapping[str, Any] = getattr(self.pipe, self.probe.tap.components[0]).config
         return config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        return torch.device(getattr(self.pipe, "_execution_device", "cpu"))
+
+    @property
+    def components(self) -> Mapping[str, object]:
+        """The pipeline's parts by name: networks, text encoders, tokenizers, VAE, scheduler."""
+        components: Mapping[str, object] = getattr(self.pipe, "components", {})
+        return components
+
+    def __repr__(self) -> str:
+        """Name, pipeline, probe and device; its defaults in a few words."""
+        defaults = f", {len(self.call)} default arguments" if self.call else ""
+        return f"Model({self.name!r}, {type(self.pipe).__name__}, probe {self.probe.family}, on {self.device}{defaults})"
 
     def policy(self, name: str | None) -> Policy:
         """A policy by preset name or file path; without one the model directory's own, else the sheet's first preset."""

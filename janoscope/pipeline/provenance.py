@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .. import __version__
 from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
 from ..execution.refused_configs import refuse_config, refuse_sampler_of
@@ -17,6 +16,7 @@ from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import Probe, as_probe, load_probe, parse_probe, probe_paths
 from ..recording import Recording
 from ..shape import misfit
+from ..version import __version__
 from .model import ModelOptions, probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 

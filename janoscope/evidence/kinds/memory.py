@@ -89,7 +89,7 @@ def measured_rows(name: str, steps: int) -> Iterator[dict[str, Any]]:
     model = load_model(name, ModelOptions(device="cpu", dtype="float32"))
     published = find_published(name)
     setting = setting_of(published, Asked(dtype="float32"))
-    weights = sum(_bytes(part) for part in model.pipe.components.values() if hasattr(part, "parameters"))
+    weights = sum(_bytes(part) for part in model.components.values() if hasattr(part, "parameters"))
     for strategy in STRATEGIES:
         policy = replace(model.policy(None), thresholds=None, cache=Cache(strategy), **MEASURED_RULES)
         account = apply_model(model, make_call(model, CallOptions(PROMPT, steps=steps)), policy=policy).account

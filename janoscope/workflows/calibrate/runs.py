@@ -201,9 +201,9 @@ def _told_of(model: Model, call: PipelineCall) -> dict[str, Any]:
     """What the main process, which may have no model, has to know."""
     pipe = model.pipe
     two = getattr(pipe, "transformer_2", None) is not None
-    boundary = pipe.config.get("boundary_ratio") if two else None
+    boundary = getattr(pipe, "config", {}).get("boundary_ratio") if two else None
     sizes = {key: call.arguments.get(key) for key in ("height", "width", "num_frames", "video_length")}
-    said = {"name": model.name, "revision": model.revision, "boundary": boundary, "device": str(pipe._execution_device)}
+    said = {"name": model.name, "revision": model.revision, "boundary": boundary, "device": str(model.device)}
     return said | {"size": {key: value for key, value in sizes.items() if value is not None}}
 
 
@@ -217,7 +217,7 @@ class _StepClock:
     """Seconds from each scheduler step to the next; the first step, which holds the encoders' time, is not among them."""
 
     def __init__(self, model: Model):
-        self._cuda = model.pipe._execution_device.type == "cuda"
+        self._cuda = model.device.type == "cuda"
         self._last: float | None = None
         self.seconds: list[float] = []
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
 from ...capture import parse_tap
 from ...errors import InputError
 from ...pipeline.provenance import probe_of_recording
 from ...recording import Recording, open_recording
 from ...results.writing import refuse_existing, write_json
+from ...version import __version__
 from ..record.gather import gather_shards
 from ..record.tool_taps import TOOLS, needed_taps
 from .experts import spans_of_recording

@@ -57,7 +57,7 @@ def clock(device: torch.device) -> Iterator[Timing]:
 
 def device_of(model: Model) -> torch.device:
     """Where the pipeline computes."""
-    return torch.device(model.pipe._execution_device)
+    return model.device
 
 
 def device_name(device: torch.device) -> str:
