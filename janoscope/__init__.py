@@ -80,6 +80,7 @@ _PUBLIC = {
     "Probe": "probe",
     "RecordHandle": "workflows.record.session",
     "Recorder": "recording",
+    "RecorderOptions": "recording",
     "Recording": "recording",
     "RunSummary": "execution",
     "Scheduler": "capture.protocols",

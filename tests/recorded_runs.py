@@ -8,7 +8,7 @@ import numpy as np
 
 from janoscope.conversion import NoisePath, to_prediction
 from janoscope.grid import TokenGrid
-from janoscope.recording import Recorder
+from janoscope.recording import Recorder, RecorderOptions
 
 PICTURE = TokenGrid(channels=3, cells=(1, 22, 26), patch=(1, 2, 2))  # 11 x 13 tokens
 CLIP = TokenGrid(channels=3, cells=(5, 14, 22), patch=(1, 2, 2))  # 5 x 7 x 11 tokens
@@ -93,7 +93,7 @@ def write(path: Path, made: Recipe, noise_path: NoisePath, arrays: dict[str, np.
         items=made.items,
         planned_steps=made.steps,
         provenance=made.provenance,
-        store_dtype=made.dtype,
+        options=RecorderOptions(store_dtype=made.dtype),
     ) as recorder:
         for step in range(made.kept or made.steps):
             for item in range(made.items):

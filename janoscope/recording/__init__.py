@@ -8,12 +8,13 @@ from .export import export
 from .layout import TapAxes, generation_path, partial_path
 from .reading.reader import RecordedStep, Recording, open_recording
 from .writing.destination import prepare_destination
-from .writing.writer import Recorder
+from .writing.writer import Recorder, RecorderOptions
 
 __all__ = [
     "FieldDiff",
     "RecordedStep",
     "Recorder",
+    "RecorderOptions",
     "Recording",
     "RecordingDiff",
     "SignalDiff",

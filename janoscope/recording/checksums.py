@@ -9,10 +9,10 @@ words.
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import layout
 from .attributes import read_attribute
@@ -30,7 +30,7 @@ def row_names(signals: Iterable[SignalSpec], has: Callable[[str], bool]) -> list
     return [name for name in names if has(name)]
 
 
-def row_bytes(name: str, values: Any) -> np.ndarray:
+def row_bytes(name: str, values: ArrayLike) -> np.ndarray:
     """One or more rows of a small dataset in the type in which they are stored and summed."""
     suffix = next((suffix for suffix in layout.ROW_COMPANIONS if name.endswith(suffix)), "")
     kind = layout.ROW_COMPANIONS[suffix] if suffix else layout.PER_STEP[name]
@@ -68,7 +68,7 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("ascii", "replace")
     return str(value.item() if isinstance(value, np.generic) else value)

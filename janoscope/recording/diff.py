@@ -1,8 +1,7 @@
-"""Where two recordings part."""
+"""What differs between two recordings."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,8 +37,8 @@ class FieldDiff:
     """One provenance field, root fact or schedule that differs."""
 
     field: str
-    a: Any
-    b: Any
+    a: object
+    b: object
 
 
 @dataclass(frozen=True)

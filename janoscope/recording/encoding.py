@@ -2,9 +2,9 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 
@@ -12,7 +12,7 @@ BFLOAT16 = "bfloat16"
 DTYPES = ("float16", BFLOAT16, "float32", "float64")
 _BFLOAT16_NAN = 0x7FC0
 # the bits of infinity, the least unsigned number that is not finite
-_EXPONENTS: dict[str, tuple[Any, int]] = {
+_EXPONENTS: dict[str, tuple[type[np.unsignedinteger], int]] = {
     "float16": (np.uint16, 0x7C00),
     BFLOAT16: (np.uint16, 0x7F80),
     "float32": (np.uint32, 0x7F80_0000),
@@ -22,16 +22,17 @@ _BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What is noted of one stored map: `found` non-finite values were in the source, `created` ones came from the cast.
+class MapSummary:
+    """What the file says of one stored map.
 
-    crc32: of the stored bytes. loss: largest absolute difference between a finite source value and its finite stored value.
+    crc32: of the stored bytes. nonfinite: values of the source. nonfinite_created: by the cast. storage_loss: largest absolute
+    difference between a finite source value and its finite stored value.
     """
 
     crc32: int
-    found: int
-    created: int
-    loss: float
+    nonfinite: int
+    nonfinite_created: int
+    storage_loss: float
 
 
 def storage_dtype(name: str) -> np.dtype:
@@ -39,8 +40,8 @@ def storage_dtype(name: str) -> np.dtype:
     return np.dtype(np.uint16) if name == BFLOAT16 else np.dtype(name)
 
 
-def fill_value(name: str) -> Any:
-    """NaN in the stored dtype: what a reader meets where nothing was written."""
+def fill_value(name: str) -> np.generic:
+    """NaN in the stored dtype: what stands where nothing was written."""
     return np.uint16(_BFLOAT16_NAN) if name == BFLOAT16 else np.dtype(name).type(np.nan)
 
 
@@ -50,7 +51,7 @@ def check_dtype_name(name: str) -> str:
     return name
 
 
-def as_source(values: Any, dtype: str | None, what: str) -> tuple[np.ndarray, str]:
+def as_source(values: ArrayLike, dtype: str | None, what: str) -> tuple[np.ndarray, str]:
     """The values as a NumPy array and the name of their dtype; no copy if none is needed.
 
     dtype: "bfloat16" when `values` are the uint16 bits of bfloat16 numbers.
@@ -113,16 +114,16 @@ def cast(values: np.ndarray, source: str, stored: str) -> np.ndarray:
     return np.ascontiguousarray(data)
 
 
-def check(values: np.ndarray, source: str, data: np.ndarray, stored: str) -> Checked:
-    """Sum and count a map: `data` is what `cast` made of `values`."""
-    found, crc32 = count_nonfinite(values, source), checksum(data)
+def summarize(values: np.ndarray, source: str, data: np.ndarray, stored: str) -> MapSummary:
+    """Checksum and counts of a map: `data` is what `cast` made of `values`."""
+    nonfinite, crc32 = count_nonfinite(values, source), checksum(data)
     if source == stored:
-        return Checked(crc32, found, 0, 0.0)
-    created = count_nonfinite(data, stored) - found
+        return MapSummary(crc32, nonfinite, 0, 0.0)
+    created = count_nonfinite(data, stored) - nonfinite
     with np.errstate(invalid="ignore"):
         difference = np.abs(decode(values, source) - decode(data, stored))
     loss = float(np.max(difference, where=np.isfinite(difference), initial=0.0))
-    return Checked(crc32, found, created, loss)
+    return MapSummary(crc32, nonfinite, created, loss)
 
 
 def checksum(data: np.ndarray) -> int:

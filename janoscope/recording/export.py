@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import RecordingError
 from .layout import GUIDED, SignalSpec, TapAxes
 from .reading.reader import Recording, open_recording
-from .writing.writer import Recorder
+from .writing.writer import Recorder, RecorderOptions
 
 
 def export(path: Path | str, out: Path | str, *, dtype: str = "float32", force: bool = False, partial: bool = False) -> Path:
@@ -27,10 +27,9 @@ def export(path: Path | str, out: Path | str, *, dtype: str = "float32", force: 
             items=source.items,
             planned_steps=source.steps if source.complete else source.planned_steps,
             provenance=provenance,
-            store_dtype=dtype,
-            marks_skipped=source.skipped is not None,
             taps={name: _axes(source, name) for name in source.signals if source.spec(name).is_tap},
             force=force,
+            options=RecorderOptions(store_dtype=dtype, marks_skipped=source.skipped is not None),
         )
         with recorder:
             for step in range(source.steps):

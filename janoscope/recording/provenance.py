@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +14,7 @@ from ..errors import InputError
 from .layout import SECTIONS
 
 UNKNOWN = "unknown"
+Sections = Mapping[str, Mapping[str, object]]
 PROVENANCE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "run": ("prompt", "negative_prompt", "seed", "guidance_scale", "height", "width", "frames", "steps", "device", "dtype"),
     "model": ("id", "revision", "variant", "pipeline", "transformer", "config_sha256"),
@@ -24,22 +24,22 @@ PROVENANCE_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def initial_provenance(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every section with every known field; what was not given says "unknown"."""
-    if unknown := set(given) - set(SECTIONS):
+def initial_provenance(provenance: Sections) -> dict[str, dict[str, object]]:
+    """Every section with every field of `PROVENANCE_FIELDS`; fields that are missing say "unknown"."""
+    if unknown := set(provenance) - set(SECTIONS):
         raise InputError(f"provenance has no section {', '.join(sorted(unknown))}; legal: {', '.join(SECTIONS)}.")
-    sections = {section: dict.fromkeys(PROVENANCE_FIELDS[section], UNKNOWN) for section in SECTIONS}
+    sections: dict[str, dict[str, object]] = {section: dict.fromkeys(PROVENANCE_FIELDS[section], UNKNOWN) for section in SECTIONS}
     sections["packages"] |= {"python": platform.python_version(), "numpy": np.__version__, "h5py": h5py.__version__}
-    if "janoscope" not in given.get("packages", {}):  # looking it up takes as long as all else here
+    if "janoscope" not in provenance.get("packages", {}):  # looking it up takes as long as all else here
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout: stays "unknown"
             sections["packages"]["janoscope"] = metadata.version("janoscope")
-    for section, fields in given.items():
+    for section, fields in provenance.items():
         sections[section] |= fields
         provenance_json(section, sections[section])
     return sections
 
 
-def provenance_json(section: str, fields: Mapping[str, Any]) -> str:
+def provenance_json(section: str, fields: Mapping[str, object]) -> str:
     """ASCII JSON of one provenance section; a prompt with any character, lone surrogates included, survives.
 
     Values that JSON cannot hold are kept as their text. Raises InputError for an unknown section or circular values.
@@ -52,7 +52,7 @@ def provenance_json(section: str, fields: Mapping[str, Any]) -> str:
         raise InputError(f"provenance section {section!r} does not fit JSON: {error}. Pass plain values.") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

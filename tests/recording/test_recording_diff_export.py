@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from janoscope.errors import InputError, RecordingError
-from janoscope.recording import Recorder, diff, export, open_recording
+from janoscope.recording import Recorder, RecorderOptions, diff, export, open_recording
 
 
 def record(path, grid, changes=(), **options):
@@ -85,7 +85,11 @@ def test_export_changes_the_dtype_and_nothing_else(tmp_path, sample_file, dtype)
 
 def test_export_of_bfloat16_to_float32_is_exact_and_keeps_absence(tmp_path, grid):
     with Recorder(
-        tmp_path / "run.h5", grid=grid, prediction_type="flow", branches=("guided", "cond"), store_dtype="bfloat16"
+        tmp_path / "run.h5",
+        grid=grid,
+        prediction_type="flow",
+        branches=("guided", "cond"),
+        options=RecorderOptions(store_dtype="bfloat16"),
     ) as recorder:
         for step in range(2):
             for name in ("sample", "model_output"):

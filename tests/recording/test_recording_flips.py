@@ -12,14 +12,14 @@ import pytest
 
 from janoscope.errors import JanoscopeError
 from janoscope.grid import TokenGrid
-from janoscope.recording import Recorder, TapAxes, open_recording
+from janoscope.recording import Recorder, RecorderOptions, TapAxes, open_recording
 
 FLIP = Path(__file__).with_name("flipped_bits.py")
 OLD = Path(__file__).parents[1] / "golden" / "recording-1.0.h5"
 GRID = TokenGrid(4, (1, 6, 5), (1, 1, 1))
 
 
-def make(path: Path, *, steps: int = 6, closed: str = "complete", **options) -> Path:
+def make(path: Path, *, steps: int = 6, closed: str = "complete", store_dtype: str | None = None) -> Path:
     """All that a file can hold: an absent branch, a tap with holes, skipped tokens, a changed dtype, a late field."""
     dice = np.random.default_rng(steps)
     taps = {"blocks.0.output": TapAxes(5, 3)}
@@ -30,9 +30,8 @@ def make(path: Path, *, steps: int = 6, closed: str = "complete", **options) -> 
         branches=("guided", "cond", "uncond"),
         planned_steps=8 if closed != "complete" else steps,
         taps=taps,
-        marks_skipped=True,
         provenance={"run": {"prompt": "a cat", "seed": 7}, "model": {"id": "tiny"}},
-        **options,
+        options=RecorderOptions(store_dtype=store_dtype, marks_skipped=True),
     )
     for step in range(steps):
         recorder.put("sample", dice.standard_normal((30, 4), np.float32))
@@ -120,7 +119,7 @@ def test_each_kind_of_small_value_is_covered(tmp_path, write_recording, version,
         path.write_bytes(OLD.read_bytes())
     else:
         provenance = {"run": {"prompt": "a cat", "seed": 7}}
-        options = {"items": 1, "branches": ("guided", "cond"), "store_dtype": "float16"}
+        options = {"items": 1, "branches": ("guided", "cond"), "options": RecorderOptions(store_dtype="float16")}
         write_recording(path, steps=2, provenance=provenance, **options)
     with open_recording(path) as recording:
         assert recording.verify() == []

@@ -8,7 +8,7 @@ import pytest
 
 from janoscope.errors import InputError, RecordingError
 from janoscope.grid import TokenGrid
-from janoscope.recording import Recorder, TapAxes, generation_path, open_recording
+from janoscope.recording import Recorder, RecorderOptions, TapAxes, generation_path, open_recording
 from janoscope.recording.encoding import decode, float32_to_bfloat16
 
 BRANCHES = ("guided", "cond", "uncond")
@@ -85,7 +85,9 @@ def test_bfloat16_rounding_is_to_nearest_even():
 def test_a_narrower_store_dtype_is_accounted_for(tmp_path, grid, recording_values):
     sample = recording_values("sample", 0)
     sample[0, :3] = [np.nan, 1e6, -1e6]  # one was there, two are made by float16
-    with Recorder(tmp_path / "run.h5", grid=grid, prediction_type="flow", store_dtype="float16") as recorder:
+    with Recorder(
+        tmp_path / "run.h5", grid=grid, prediction_type="flow", options=RecorderOptions(store_dtype="float16")
+    ) as recorder:
         recorder.put("sample", sample)
         recorder.put("model_output", np.full_like(sample, 1 + 2**-12))
         recorder.commit(timestep=1.0, alpha=0.5, sigma=0.5)
@@ -143,7 +145,11 @@ def test_taps_have_axes_of_their_own(tmp_path, grid, recording_values):
 
 def test_a_branch_that_ends_early_is_nan_and_flagged(tmp_path, grid, recording_values):
     with Recorder(
-        tmp_path / "run.h5", grid=grid, prediction_type="flow", branches=("guided", "cond"), store_dtype="bfloat16"
+        tmp_path / "run.h5",
+        grid=grid,
+        prediction_type="flow",
+        branches=("guided", "cond"),
+        options=RecorderOptions(store_dtype="bfloat16"),
     ) as recorder:
         for step in range(3):
             recorder.put("sample", recording_values("sample", step))
@@ -326,7 +332,7 @@ def test_wrong_use_of_the_writer_is_refused(tmp_path, grid, call, message):
         ("nowhere/run.h5", {}, "folder .* does not exist"),
         ("run.h5", {"branches": ("cond",)}, "hold 'guided'"),
         ("run.h5", {"items": 0}, "items is 0"),
-        ("run.h5", {"store_dtype": "int8"}, "dtype 'int8' cannot be stored; legal: float16"),
+        ("run.h5", {"options": RecorderOptions(store_dtype="int8")}, "dtype 'int8' cannot be stored; legal: float16"),
         ("run.h5", {"alpha": [[1.0]]}, "pass one value a step"),
         ("run.h5", {"provenance": {"modle": {}}}, "no section modle"),
         ("run.h5", {"grid": TokenGrid(1 << 20, (1, 1 << 10, 1 << 10), (1, 1, 1))}, "above HDF5's 4 GiB"),

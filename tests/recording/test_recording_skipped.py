@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from janoscope.errors import InputError
-from janoscope.recording import Recorder, TapAxes, diff, export, open_recording
+from janoscope.recording import Recorder, RecorderOptions, TapAxes, diff, export, open_recording
 
 TAP = "transformer_blocks.0.output"
+MARKS = RecorderOptions(marks_skipped=True)
 
 
 def skipped_at(step: int) -> np.ndarray:
@@ -14,7 +15,7 @@ def skipped_at(step: int) -> np.ndarray:
 
 
 def write(path, put_whole_step, grid, *, steps: int = 4, **options) -> None:
-    with Recorder(path, grid=grid, prediction_type="flow", planned_steps=2, marks_skipped=True, **options) as recorder:
+    with Recorder(path, grid=grid, prediction_type="flow", planned_steps=2, options=MARKS, **options) as recorder:
         for step in range(steps):
             put_whole_step(recorder, step)
             recorder.commit(timestep=step, alpha=0.5, sigma=0.5, skipped=skipped_at(step) if step else None)
@@ -41,10 +42,10 @@ def test_skipped_tokens_are_refused_where_they_would_be_lost_or_do_not_fit(tmp_p
     facts = {"timestep": 1, "alpha": 0.5, "sigma": 0.5}
     with Recorder(tmp_path / "a.h5", grid=grid, prediction_type="flow") as recorder:
         put_whole_step(recorder, 0)
-        with pytest.raises(InputError, match="marks_skipped=True"):
+        with pytest.raises(InputError, match=r"options=RecorderOptions\(marks_skipped=True\)"):
             recorder.commit(**facts, skipped=skipped_at(0))
         recorder.commit(**facts)
-    with Recorder(tmp_path / "b.h5", grid=grid, prediction_type="flow", marks_skipped=True) as recorder:
+    with Recorder(tmp_path / "b.h5", grid=grid, prediction_type="flow", options=MARKS) as recorder:
         put_whole_step(recorder, 0)
         with pytest.raises(InputError, match=r"shape \(9,\); expected one value a token, 10"):
             recorder.commit(**facts, skipped=skipped_at(0)[:9])

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from ...errors import JanoscopeError, RecordingError
 from ...grid import TokenGrid
 from .. import layout
-from ..attributes import read_attribute
+from ..attributes import Attribute, read_attribute
 from ..checksums import read_reason
 from ..encoding import BFLOAT16
 from ..layout import SignalSpec
@@ -108,7 +107,7 @@ class Validator:
 
     # attributes
 
-    def _attribute(self, owner: Any, name: str, kinds: str) -> Any:
+    def _attribute(self, owner: h5py.HLObject, name: str, kinds: str) -> Attribute:
         if name not in owner.attrs:
             raise self._refuse(f"attribute {name} is missing")
         about = owner.attrs.get_id(name)
@@ -119,7 +118,7 @@ class Validator:
         except ValueError as error:
             raise self._refuse(str(error)) from error
 
-    def _text_attribute(self, owner: Any, name: str) -> str:
+    def _text_attribute(self, owner: h5py.HLObject, name: str) -> str:
         value = self._attribute(owner, name, "SO")
         if not isinstance(value, str | bytes):
             raise self._refuse(f"attribute {name} is no text")
@@ -266,12 +265,12 @@ class Validator:
         return self.file[name]
 
     def _signal_names(self, names: set[str]) -> list[str]:
-        known = needed_names(names)
+        fixed = needed_names(names)
         taps = sorted(n.partition("/")[2] for n in names if n.startswith("taps/") and not n.endswith(layout.COMPANIONS))
         signals = [name for name in layout.CORE_SIGNALS if name in names] + taps
         for name in taps:
             layout.check_signal_name(name)
-        allowed = known | {layout.dataset_path(s) + suffix for s in signals for suffix in ("", *layout.COMPANIONS)}
+        allowed = fixed | {layout.dataset_path(s) + suffix for s in signals for suffix in ("", *layout.COMPANIONS)}
         if strange := names - allowed:
             raise self._refuse(f"it holds {sorted(strange)[0]}, which the format does not know")
         return signals

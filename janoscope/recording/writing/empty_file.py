@@ -7,10 +7,10 @@ import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ...grid import TokenGrid
 from .. import layout
@@ -52,7 +52,7 @@ def image_within_limit(header: Header) -> tuple[Header, SparseImage]:
 def make_image(header: Header) -> SparseImage:
     image = SparseImage()
     with h5py.File(image, "w", rdcc_nbytes=0) as file:
-        lay_down(file, header)
+        write_empty(file, header)
     return image
 
 
@@ -81,7 +81,7 @@ def _write_text(group: h5py.Group, name: str, text: str) -> None:
     group.create_dataset(name, data=np.array(text.encode("ascii"), f"S{width}"), dtype=f"S{width}")
 
 
-def lay_down(file: h5py.File, header: Header) -> None:
+def write_empty(file: h5py.File, header: Header) -> None:
     """Every object the file will ever have, with no step in it."""
     _root_attributes(file, header)
     file.create_dataset("steps_done", data=np.int64(0))
@@ -139,12 +139,18 @@ def _scales(file: h5py.File, header: Header) -> None:
         _attach(file, file.create_dataset(name, data=values), ("token",))
 
 
-def _per_step(file: h5py.File, name: str, room: int, lead: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+def _per_step(file: h5py.File, name: str, room: int, lead: tuple[int, ...], dtype: DTypeLike) -> h5py.Dataset:
     return _growing(file, name, room, lead, np.dtype(dtype), (layout.ROWS_PER_CHUNK, *lead))
 
 
 def _growing(
-    file: h5py.File, name: str, room: int, lead: tuple[int, ...], dtype: np.dtype, chunks: tuple[int, ...], fill: Any = None
+    file: h5py.File,
+    name: str,
+    room: int,
+    lead: tuple[int, ...],
+    dtype: np.dtype,
+    chunks: tuple[int, ...],
+    fill: np.generic | None = None,
 ) -> h5py.Dataset:
     """A dataset that gets its place in the file, and all its chunks their index entries, now.
 
@@ -190,7 +196,7 @@ def _map_dims(file: h5py.File, spec: SignalSpec) -> tuple[str, str]:
 
 
 def _companions(file: h5py.File, spec: SignalSpec, room: int, lead: tuple[int, ...], dims: tuple[str, ...]) -> None:
-    about: dict[str, tuple[Any, str]] = {
+    about: dict[str, tuple[DTypeLike, str]] = {
         "_crc32": (np.uint32, "zlib.crc32 of each stored chunk's bytes"),
         "_nonfinite": (np.int64, "non-finite values in each chunk's source; -1 where nothing was recorded"),
     }

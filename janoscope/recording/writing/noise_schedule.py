@@ -9,7 +9,7 @@ from ...errors import InputError
 from .recording_file import StepRow
 
 
-class Schedule:
+class NoiseSchedule:
     """x = alpha x0 + sigma eps for the recorded sample: one value a step."""
 
     def __init__(self, alpha: Sequence[float] | np.ndarray | None, sigma: Sequence[float] | np.ndarray | None) -> None:
@@ -26,17 +26,17 @@ class Schedule:
         """Steps that values were given for."""
         return max((len(values) for values in self._planned.values()), default=None)
 
-    def at(self, name: str, step: int, given: float | None) -> float:
-        """The value to record; a NaN must be given in so many words, an infinity never."""
+    def at(self, name: str, step: int, value: float | None) -> float:
+        """The value to record; a NaN only where `value` is one, an infinity never."""
         planned = self._planned.get(name)
-        if given is None and planned is not None and step < len(planned):
-            given = float(planned[step])
-        if given is None:
-            known = "not given" if planned is None else f"given for {len(planned)} steps"
-            raise InputError(f"{name} of step {step} is {known}; pass {name}= to commit, or one value a step to Recorder.")
-        if math.isinf(float(given)):
-            raise InputError(f"{name} of step {step} is {given}; x = alpha x0 + sigma eps needs finite numbers.")
-        return float(given)
+        if value is None and planned is not None and step < len(planned):
+            value = float(planned[step])
+        if value is None:
+            extent = "not given" if planned is None else f"given for {len(planned)} steps"
+            raise InputError(f"{name} of step {step} is {extent}; pass {name}= to commit, or one value a step to Recorder.")
+        if math.isinf(float(value)):
+            raise InputError(f"{name} of step {step} is {value}; x = alpha x0 + sigma eps needs finite numbers.")
+        return float(value)
 
     def row(
         self,
@@ -49,6 +49,7 @@ class Schedule:
         time_s: Mapping[str, float],
         peak_bytes: int | None,
     ) -> StepRow:
+        """The small values of one step. Raises InputError for a branch, timestep, alpha or sigma that cannot be recorded."""
         if unknown := set(time_s) - set(branches):
             raise InputError(f"time_s names {', '.join(sorted(unknown))}; legal: {', '.join(branches)}.")
         if not math.isfinite(float(timestep)):

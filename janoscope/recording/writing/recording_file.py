@@ -9,15 +9,15 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import RecordingError
 from .. import layout
 from ..checksums import row_names
-from ..encoding import Checked, checksum, fill_value, storage_dtype
+from ..encoding import MapSummary, checksum, fill_value, storage_dtype
 from ..layout import SignalSpec
 from .destination import Claim
 from .empty_file import Header, image_within_limit, reason_bytes, section_room, write_section
@@ -90,14 +90,14 @@ class RecordingFile:
         """One chunk of the step that was begun, past the file's cache and type conversion."""
         self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *_place(spec, item, branch), 0, 0), data)
 
-    def note_map(self, spec: SignalSpec, item: int, branch: int, checked: Checked) -> None:
+    def note_map(self, spec: SignalSpec, item: int, branch: int, summary: MapSummary) -> None:
         """What is to stand in the step's row about a map that was written."""
         assert self._row is not None
         place = _place(spec, item, branch)
-        self._row.crc32[spec.name][place] = checked.crc32
-        self._row.nonfinite[spec.name][place] = checked.found
-        self._row.created[spec.name][place] = checked.created
-        self._row.loss[spec.name][place] = checked.loss
+        self._row.crc32[spec.name][place] = summary.crc32
+        self._row.nonfinite[spec.name][place] = summary.nonfinite
+        self._row.created[spec.name][place] = summary.nonfinite_created
+        self._row.loss[spec.name][place] = summary.storage_loss
 
     def end_step(self) -> None:
         """Write the row, then acknowledge the step: flush, counter, flush (a counter before its data has lied in tests)."""
@@ -115,9 +115,9 @@ class RecordingFile:
         self.steps_done = step + 1
         self._row = None
 
-    def _row_values(self, row: StepRow) -> dict[str, Any]:
+    def _row_values(self, row: StepRow) -> dict[str, ArrayLike]:
         skipped = np.zeros(self.header.grid.count, np.int8) if row.skipped is None else row.skipped
-        values: dict[str, Any] = {"step": self.steps_done, layout.SKIPPED: skipped}
+        values: dict[str, ArrayLike] = {"step": self.steps_done, layout.SKIPPED: skipped}
         values |= {name: getattr(row, name) for name in ("timestep", "alpha", "sigma", "time_s", "peak_bytes")}
         for spec in self.header.signals:
             own = (row.crc32, row.nonfinite, row.created, row.loss)
@@ -136,7 +136,7 @@ class RecordingFile:
             self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), blank)
             row.crc32[spec.name][tuple(place)] = checksum(blank)
 
-    def _write_row(self, name: str, values: Any) -> bytes:
+    def _write_row(self, name: str, values: ArrayLike) -> bytes:
         """One step of a small dataset; by its identifier, as h5py's indexing takes four times as long. The bytes written."""
         dataset = self._with_room(name)
         row = np.asarray(values, dataset.dtype, order="C")[None]  # (1, ...)

@@ -1,9 +1,9 @@
 """The step being put together: what may be put, in which shape, and when a step is whole."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import InputError
 from ...grid import TokenGrid
@@ -14,7 +14,7 @@ from ..layout import BRANCHED, GUIDED, SignalSpec, TapAxes
 Place = tuple[str, int, int]  # signal, item, branch index
 
 
-class Gathering:
+class StepMaps:
     """Maps of the current step by place, and the signals that the first step fixed."""
 
     def __init__(
@@ -27,7 +27,7 @@ class Gathering:
         self.maps: dict[Place, np.ndarray] = {}
         self._check()
 
-    def accept(self, signal: str, values: Any, item: int, branch: str, dtype: str | None) -> tuple[Place, np.ndarray]:
+    def accept(self, signal: str, values: ArrayLike, item: int, branch: str, dtype: str | None) -> tuple[Place, np.ndarray]:
         """Check one map; its place and its values as (token, channel), not yet copied."""
         layout.check_signal_name(signal)
         place = self._place(signal, item, branch)
@@ -110,16 +110,16 @@ class Gathering:
         return SignalSpec(signal, *shape, source, self.store_dtype or source)
 
     def _note(self, signal: str, shape: tuple[int, int], source: str) -> None:
-        """Remember a signal met for the first time; hold every later map to it."""
-        known, declared = self.signals.get(signal), self.taps.get(signal)
+        """Remember a new signal; refuse later maps that differ from its first."""
+        first, declared = self.signals.get(signal), self.taps.get(signal)
         if declared is not None and shape != (declared.tokens, declared.channels):
             raise InputError(f"{signal} has shape {shape}; it was declared {(declared.tokens, declared.channels)}.")
-        if known is None and self.step:
+        if first is None and self.step:
             raise InputError(f"{signal} first came in step {self.step}; put it in step 0 too, or declare it in taps.")
-        if known is None:
+        if first is None:
             self.signals[signal] = self._spec(signal, shape, source)
-        elif (known.tokens, known.channels) != shape or known.source != source:
+        elif (first.tokens, first.channels) != shape or first.source != source:
             raise InputError(
-                f"{signal} is {source} {shape} and was {known.source} {(known.tokens, known.channels)} before; "
+                f"{signal} is {source} {shape} and was {first.source} {(first.tokens, first.channels)} before; "
                 "all steps, items and branches must agree. Cast it first."
             )

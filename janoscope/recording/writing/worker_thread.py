@@ -4,28 +4,28 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
 
-class SideThread(Generic[Result]):
+class WorkerThread(Generic[Result]):
     """Runs calls in the order they were handed over, while NumPy and zlib let go of the interpreter.
 
     No pool of `concurrent.futures`: those take no work once the interpreter exits, when an unclosed recorder is to be closed.
     """
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[tuple[Future[Result], Callable[..., Result], tuple[Any, ...]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Result], Callable[[], Result]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, function: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+    def submit(self, call: Callable[[], Result]) -> "Future[Result]":
         """Hand over a call; what it raises comes out of the future's `result`."""
         future: Future[Result] = Future()
-        self._calls.put((future, function, arguments))
+        self._calls.put((future, call))
         return future
 
     def stop(self) -> None:
@@ -33,10 +33,10 @@ class SideThread(Generic[Result]):
         self._calls.put(None)
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            future, function, arguments = call
+        while (entry := self._calls.get()) is not None:
+            future, call = entry
             try:
-                future.set_result(function(*arguments))
+                future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
-            del call, future, function, arguments  # while it waits, this thread keeps no map alive
+            del entry, future, call  # while it waits, this thread keeps no map alive

@@ -6,11 +6,12 @@ It copies, checks and hands over; it waits for the disk only when the queue is f
 import atexit
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import InputError
 from ...grid import TokenGrid
@@ -19,9 +20,26 @@ from ..layout import COMPLETE, GUIDED, TapAxes
 from ..provenance import initial_provenance, provenance_json
 from .destination import Claim
 from .empty_file import Header
-from .noise_schedule import Schedule
-from .step_maps import Gathering
-from .writer_thread import Chunk, Finish, Provenance, Step, WriterThread
+from .noise_schedule import NoiseSchedule
+from .step_maps import StepMaps
+from .writer_thread import Chunk, Finish, ProvenanceUpdate, Step, WriterThread
+
+QUEUE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class RecorderOptions:
+    """How a recording is stored, for the cases where the defaults do not do.
+
+    Args:
+        store_dtype: float16, bfloat16, float32 or float64 for all signals; None keeps the source's.
+        queue_bytes: most bytes that may wait for the disk (a single larger step is still admitted).
+        marks_skipped: the file says for every step which tokens an executor left out, see `Recorder.commit`.
+    """
+
+    store_dtype: str | None = None
+    queue_bytes: int = QUEUE_BYTES
+    marks_skipped: bool = False
 
 
 class Recorder:
@@ -40,13 +58,11 @@ class Recorder:
         alpha, sigma: per step, x = alpha x0 + sigma eps for the recorded sample; or give them to `commit`.
         provenance: {section: {field: value}} for sections run, model, scheduler, packages, capture.
         taps: sizes of inner modules' outputs by dotted path; those put in the first step need not be declared.
-        marks_skipped: the file tells for every step which tokens an executor left out, see `commit`.
-        store_dtype: float16, bfloat16, float32 or float64 for all signals; None keeps the source's.
-        queue_bytes: most bytes that may wait for the disk (a single larger step is still admitted).
         force: replace an existing recording of that name, once the new one is complete.
+        options: stored dtype, queue, marks of skipped tokens.
 
-    Raises InputError for arguments that cannot be used, and where another recorder writes `path`. Errors of the disk never
-    raise: see `failure`.
+    Raises:
+        InputError: an argument cannot be used, or another recorder writes `path`. Errors of the disk never raise: see `failure`.
 
     >>> with Recorder(path, grid=grid, prediction_type="epsilon", alpha=alphas, sigma=sigmas) as recorder:  # doctest: +SKIP
     ...     recorder.put("sample", x)
@@ -65,28 +81,24 @@ class Recorder:
         planned_steps: int | None = None,
         alpha: Sequence[float] | np.ndarray | None = None,
         sigma: Sequence[float] | np.ndarray | None = None,
-        provenance: Mapping[str, Mapping[str, Any]] | None = None,
+        provenance: Mapping[str, Mapping[str, object]] | None = None,
         taps: Mapping[str, TapAxes] | None = None,
-        marks_skipped: bool = False,
-        store_dtype: str | None = None,
-        queue_bytes: int = 256 << 20,
         force: bool = False,
+        options: RecorderOptions = RecorderOptions(),
     ) -> None:
         self.path = Path(path)
         self.grid, self.prediction_type = grid, prediction_type
         self.branches, self.items, self.planned_steps = tuple(branches), items, planned_steps
-        self._check_numbers(queue_bytes)
-        self._gathering = Gathering(grid, self.branches, items, taps or {}, store_dtype)
-        self._schedule = Schedule(alpha, sigma)
+        self._check_numbers(options.queue_bytes)
+        self._step_maps = StepMaps(grid, self.branches, items, taps or {}, options.store_dtype)
+        self._schedule = NoiseSchedule(alpha, sigma)
         self._provenance = initial_provenance(provenance or {})
-        self._marks_skipped = marks_skipped
+        self._marks_skipped = options.marks_skipped
         self._warned = self._closed = False
         self._claim = Claim(self.path, force)
         self.notice = self._claim.notice
-        self._thread = WriterThread(self._claim, queue_bytes, force)
+        self._thread = WriterThread(self._claim, options.queue_bytes, force)
         atexit.register(self._close_at_exit)
-
-    # what a caller may ask at any time
 
     @property
     def partial_path(self) -> Path:
@@ -105,18 +117,18 @@ class Recorder:
 
     @property
     def nonfinite(self) -> dict[str, int]:
-        """Non-finite values met in the source so far, by signal."""
-        return dict(self._thread.found)
+        """Non-finite values of the source so far, by signal."""
+        return dict(self._thread.nonfinite)
 
     @property
     def nonfinite_created(self) -> dict[str, int]:
         """Values that were finite and are not in the stored dtype, by signal."""
-        return dict(self._thread.created)
+        return dict(self._thread.nonfinite_created)
 
     @property
     def storage_loss(self) -> dict[str, float]:
         """Largest absolute difference caused by store_dtype so far, by signal."""
-        return dict(self._thread.loss)
+        return dict(self._thread.storage_loss)
 
     @property
     def bytes_written(self) -> int:
@@ -125,12 +137,10 @@ class Recorder:
 
     @property
     def queue_peak_bytes(self) -> int:
-        """Most bytes that were held for the disk at once."""
+        """Most bytes that waited for the disk at once."""
         return self._thread.queue.peak
 
-    # one step
-
-    def put(self, signal: str, values: Any, *, item: int = 0, branch: str = GUIDED, dtype: str | None = None) -> None:
+    def put(self, signal: str, values: ArrayLike, *, item: int = 0, branch: str = GUIDED, dtype: str | None = None) -> None:
         """Add one map of the current step; the data are copied, so the caller may reuse its buffer.
 
         values: (token, channel), or for the core signals a latent (channel, frame, row, col) of cells, or (channel, row, col)
@@ -138,11 +148,11 @@ class Recorder:
         Waits while the queue is full. Raises InputError for a wrong shape, type, item, branch, or a map put twice.
         """
         self._refuse_closed("put")
-        place, array = self._gathering.accept(signal, values, item, branch, dtype)
+        place, array = self._step_maps.accept(signal, values, item, branch, dtype)
         if self._failed():
             return
         self._thread.queue.reserve(array.nbytes)
-        self._gathering.maps[place] = self._thread.buffers.copy_of(array)
+        self._step_maps.maps[place] = self._thread.buffers.copy_of(array)
 
     def commit(
         self,
@@ -174,35 +184,33 @@ class Recorder:
         )
         row.skipped = self._check_skipped(skipped)
         if self._failed():
-            self._drop_gathered()
+            self._drop_step()
             return
-        self._gathering.check_whole(set(absent))
+        self._step_maps.check_whole(set(absent))
         if self._committed == 0:
             self._thread.start(self._header())
-        signals, maps = self._gathering.signals, self._gathering.next_step()
+        signals, maps = self._step_maps.signals, self._step_maps.next_step()
         chunks = tuple(Chunk(signals[name], item, branch, data) for (name, item, branch), data in maps.items())
         del maps
-        self._thread.queue.send(Step(row, chunks), gathered=True)
+        self._thread.queue.send(Step(row, chunks), with_reserved=True)
 
     @property
     def _committed(self) -> int:
-        return self._gathering.step
+        return self._step_maps.step
 
     def flush(self) -> None:
         """Wait until every committed step is on file, or recording has failed."""
         self._thread.drain()
         self._failed()
 
-    def update_provenance(self, section: str, fields: Mapping[str, Any]) -> None:
-        """Add or replace fields of one provenance section; what is learned late may come late, until `close`."""
+    def update_provenance(self, section: str, fields: Mapping[str, object]) -> None:
+        """Add or replace fields of one provenance section; until `close`."""
         self._refuse_closed("update_provenance")
         merged = {**self._provenance.get(section, {}), **fields}
         text = provenance_json(section, merged)
         self._provenance[section] = merged
         if self._committed:
-            self._thread.queue.send(Provenance(section, text))
-
-    # the end
+            self._thread.queue.send(ProvenanceUpdate(section, text))
 
     def close(self, end_reason: str = COMPLETE) -> None:
         """Finish. "complete" makes the final file; any other reason leaves `<name>.partial.h5`. May be called twice."""
@@ -212,7 +220,7 @@ class Recorder:
         atexit.unregister(self._close_at_exit)
         if end_reason == COMPLETE:
             end_reason = self._ending()
-        self._drop_gathered()
+        self._drop_step()
         if self._committed:
             self._thread.queue.send(Finish(end_reason))
             self._thread.join()
@@ -235,7 +243,7 @@ class Recorder:
 
     def _ending(self) -> str:
         """Whether what was recorded is what was planned; a recording that is short of it never calls itself complete."""
-        if self._gathering.maps:
+        if self._step_maps.maps:
             self._warn(f"step {self._committed} of {self.path.name} was put but not committed; it is left out.")
         if not self._committed and self.failure is None:
             self._warn(f"no step was committed, so {self.path.name} was not written. Call commit after the puts of each step.")
@@ -244,8 +252,6 @@ class Recorder:
             self._warn(f"{self.path.name} ended after {steps}; it stays {self.partial_path.name}.")
             return "stopped early"
         return COMPLETE
-
-    # inside
 
     def _check_numbers(self, queue_bytes: int) -> None:
         if not self.prediction_type.isascii() or not self.prediction_type:
@@ -261,7 +267,8 @@ class Recorder:
             return None
         if not self._marks_skipped:
             raise InputError(
-                "skipped tokens were given to a recording that does not mark them; pass marks_skipped=True to Recorder."
+                "skipped tokens were given to a recording that does not mark them; "
+                "pass options=RecorderOptions(marks_skipped=True) to Recorder."
             )
         if np.shape(skipped) != (self.grid.count,):
             raise InputError(f"skipped has shape {np.shape(skipped)}; expected one value a token, {self.grid.count}.")
@@ -270,7 +277,7 @@ class Recorder:
     def _header(self) -> Header:
         room = min(self.planned_steps or self._schedule.length or layout.ROWS_PER_CHUNK, layout.MAX_ROOM)
         texts = {section: provenance_json(section, self._provenance[section]) for section in layout.SECTIONS}
-        signals = self._gathering.all_signals()
+        signals = self._step_maps.all_signals()
         return Header(
             self.grid,
             self.prediction_type,
@@ -283,23 +290,25 @@ class Recorder:
             room=room,
         )
 
-    def _refuse_closed(self, verb: str) -> None:
+    def _refuse_closed(self, method: str) -> None:
         if self._closed:
-            raise InputError(f"{verb} after close: {self.path.name} is finished. Make a new Recorder for another recording.")
+            raise InputError(f"{method} after close: {self.path.name} is finished. Make a new Recorder for another recording.")
 
     def _failed(self) -> bool:
-        """Whether the writer has given up; said aloud once, on the caller's thread."""
+        """Whether the writer has given up; warns once, on the caller's thread."""
         if self.failure is None:
             return False
         if not self._warned:
             self._warned = True
-            kept = f"{self.steps_done} steps are kept"
-            self._warn(f"recording of {self.path.name} stopped: {self.failure}. The generation goes on; {kept}.")
+            self._warn(
+                f"recording of {self.path.name} stopped: {self.failure}. "
+                f"The generation goes on; {self.steps_done} steps are kept."
+            )
         return True
 
     def _warn(self, text: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
-    def _drop_gathered(self) -> None:
-        self._gathering.maps.clear()
-        self._thread.queue.forget_gathered()
+    def _drop_step(self) -> None:
+        self._step_maps.maps.clear()
+        self._thread.queue.forget_reserved()

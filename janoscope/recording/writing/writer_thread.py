@@ -12,19 +12,20 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from ...errors import RecordingError
-from ..encoding import Checked, cast, check
+from ..encoding import MapSummary, cast, summarize
 from ..layout import COMPLETE, SignalSpec, partial_path
 from .buffer_pool import BufferPool
 from .byte_queue import ByteQueue
 from .destination import Claim
 from .empty_file import Header
 from .recording_file import RecordingFile, StepRow
-from .worker_thread import SideThread
+from .worker_thread import WorkerThread
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,40 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
+    """One whole step."""
+
     row: StepRow
     chunks: tuple[Chunk, ...]
 
 
 @dataclass(frozen=True)
-class Provenance:
+class ProvenanceUpdate:
+    """New text of one provenance section."""
+
     section: str
     text: str
 
 
 @dataclass(frozen=True)
 class Finish:
+    """The last message: how the recording ended."""
+
     end_reason: str
 
 
 @dataclass(frozen=True)
-class Drained:
-    """Asks to be told when everything sent before it is done."""
+class DrainRequest:
+    """`event` is set when everything sent before it is done."""
 
     event: threading.Event
 
 
-Message = Step | Provenance | Finish | Drained
+Message = Step | ProvenanceUpdate | Finish | DrainRequest
+Argument = TypeVar("Argument")
 # A caller who has just committed is in the sampler's Python code, which h5py's calls would keep waiting: they go once the network
 # computes. Half a millisecond a step at Flux size. Not where steps are waiting.
 CALLER_FIRST_S = 0.002
-CHECKED_BEHIND = 1  # map whose sums may be outstanding while the next is written
+SUMMARIES_BEHIND = 1  # map whose checksum may be outstanding while the next is written
 
 
 class WriterThread:
@@ -79,23 +87,23 @@ class WriterThread:
         self.steps_done = 0
         self.bytes_written = 0
         self.failure: str | None = None
-        self.found: Counter[str] = Counter()
-        self.created: Counter[str] = Counter()
-        self.loss: dict[str, float] = {}
+        self.nonfinite: Counter[str] = Counter()
+        self.nonfinite_created: Counter[str] = Counter()
+        self.storage_loss: dict[str, float] = {}
         self._file: RecordingFile | None = None
         self._thread: threading.Thread | None = None
-        self._checks: SideThread[Checked] = SideThread("janoscope-checks")
+        self._summaries: WorkerThread[MapSummary] = WorkerThread("janoscope-checksums")
 
     def start(self, header: Header) -> None:
         # daemon: an interpreter that exits must not wait for a recorder nobody closed; the recorder's exit hook closes it
         self._thread = threading.Thread(target=self._run, args=(header,), name="janoscope-writer", daemon=True)
-        self._checks.start()
+        self._summaries.start()
         self._thread.start()
 
     def drain(self) -> None:
         if self._thread is not None and self._thread.is_alive():
             done = threading.Event()
-            self.queue.send(Drained(done))
+            self.queue.send(DrainRequest(done))
             done.wait()
 
     def join(self) -> None:
@@ -115,29 +123,29 @@ class WriterThread:
             self._handle(message)
             del message  # its arrays must be gone before their bytes are released
             self.queue.release(size)
-        self._checks.stop()
+        self._summaries.stop()
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Drained(event):
+            case DrainRequest(event):
                 event.set()
             case Step():
                 if self.queue.is_empty:
                     time.sleep(CALLER_FIRST_S)
                 self._attempt(self._append, message)
-            case Provenance():
+            case ProvenanceUpdate():
                 self._attempt(self._set_provenance, message)
             case Finish(end_reason):
                 self._attempt(self._finish, end_reason)
 
-    def _attempt(self, action: Callable[[Any], None], argument: Any) -> None:
+    def _attempt(self, action: Callable[[Argument], None], argument: Argument) -> None:
         """Nothing that goes wrong here may reach the generation; after a failure everything is discarded."""
         if self.failure is not None:
             return
         try:
             action(argument)
         except Exception as error:
-            self.failure = in_words(error)
+            self.failure = error_line(error)
             self._give_up(self.failure)
 
     def _create(self, header: Header) -> None:
@@ -147,34 +155,34 @@ class WriterThread:
     def _append(self, step: Step) -> None:
         file = self._on_file()
         file.begin_step(step.row)
-        behind: deque[tuple[Chunk, Future[Checked]]] = deque()
+        behind: deque[tuple[Chunk, Future[MapSummary]]] = deque()
         for chunk in step.chunks:
             spec, data = chunk.spec, cast(chunk.values, chunk.spec.source, chunk.spec.stored)
-            behind.append((chunk, self._checks.submit(check, chunk.values, spec.source, data, spec.stored)))
+            behind.append((chunk, self._summaries.submit(partial(summarize, chunk.values, spec.source, data, spec.stored))))
             file.write_map(spec, chunk.item, chunk.branch, data)
             self.bytes_written += data.nbytes
-            if len(behind) > CHECKED_BEHIND:
+            if len(behind) > SUMMARIES_BEHIND:
                 self._note(file, *behind.popleft())
-        for chunk, checked in behind:
-            self._note(file, chunk, checked)
+        for chunk, pending in behind:
+            self._note(file, chunk, pending)
         file.end_step()
         self.steps_done = file.steps_done
 
-    def _note(self, file: RecordingFile, chunk: Chunk, pending: Future[Checked]) -> None:
-        name, checked = chunk.spec.name, pending.result()
+    def _note(self, file: RecordingFile, chunk: Chunk, pending: Future[MapSummary]) -> None:
+        name, summary = chunk.spec.name, pending.result()
         self.buffers.give_back(chunk.values)  # written and summed
-        file.note_map(chunk.spec, chunk.item, chunk.branch, checked)
-        self.found[name] += checked.found
-        self.created[name] += checked.created
-        self.loss[name] = max(self.loss.get(name, 0.0), checked.loss)
+        file.note_map(chunk.spec, chunk.item, chunk.branch, summary)
+        self.nonfinite[name] += summary.nonfinite
+        self.nonfinite_created[name] += summary.nonfinite_created
+        self.storage_loss[name] = max(self.storage_loss.get(name, 0.0), summary.storage_loss)
 
-    def _set_provenance(self, update: Provenance) -> None:
+    def _set_provenance(self, update: ProvenanceUpdate) -> None:
         self._on_file().set_provenance(update.section, update.text)
 
     def _finish(self, end_reason: str) -> None:
         file = self._on_file()
         for spec in file.header.signals:
-            file.set_loss(spec, self.loss.get(spec.name, 0.0))
+            file.set_loss(spec, self.storage_loss.get(spec.name, 0.0))
         if end_reason != COMPLETE:
             file.set_end_reason(end_reason)
             file.close()
@@ -202,7 +210,7 @@ class WriterThread:
         return self._file
 
 
-def in_words(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """One line; of the system's errors only what the system says, as HDF5 adds addresses and file descriptors."""
     if isinstance(error, OSError) and error.errno is not None:
         return f"[Errno {error.errno}] {os.strerror(error.errno)}"

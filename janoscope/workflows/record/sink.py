@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...capture import Generation, StepFacts, Tap
-from ...recording import Recorder, TapAxes, generation_path
+from ...recording import Recorder, RecorderOptions, TapAxes, generation_path
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -80,9 +80,8 @@ class RecordingSink:
             planned_steps=generation.steps,
             provenance=self._sections(generation),
             taps={name: TapAxes(size.tokens, size.channels, size.dtype) for name, size in generation.taps.items()},
-            marks_skipped=self._marks_skipped,
-            store_dtype=self._store_dtype,
             force=self._force,
+            options=RecorderOptions(store_dtype=self._store_dtype, marks_skipped=self._marks_skipped),
         )
         self.recorders.append(recorder)
         self._open = recorder

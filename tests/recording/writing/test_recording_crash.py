@@ -18,7 +18,7 @@ from replay_writer import BRANCHES, array
 from janoscope.errors import JanoscopeError
 from janoscope.grid import TokenGrid
 from janoscope.recording import Recorder, open_recording
-from janoscope.recording.encoding import cast, check
+from janoscope.recording.encoding import cast, summarize
 from janoscope.recording.layout import SECTIONS, SignalSpec
 from janoscope.recording.writing.empty_file import Header, make_image
 from janoscope.recording.writing.recording_file import RecordingFile, StepRow
@@ -125,7 +125,7 @@ def test_every_write_may_be_the_last_one(tmp_path, counter_first):
         for place in range(4):
             spec, values = specs[1] if place == 3 else specs[0], data[step, place]
             file.write_map(spec, 0, place % 3, values)
-            file.note_map(spec, 0, place % 3, check(values, "float32", values, "float32"))
+            file.note_map(spec, 0, place % 3, summarize(values, "float32", values, "float32"))
         file.end_step()
         acknowledged.append(len(disk.log))
 
@@ -161,8 +161,8 @@ def test_the_checksums_fit_after_every_single_write(tmp_path):
         for place in (0, 1, 3) if step == 2 else range(4):  # a branch is absent at step 2
             spec, values = specs[place == 3], dice.standard_normal((6, 2), np.float32)
             data = cast(values, "float32", spec.stored)
-            checked = check(values, "float32", data, spec.stored)
-            losses[spec.name] = max(losses[spec.name], checked.loss)
+            checked = summarize(values, "float32", data, spec.stored)
+            losses[spec.name] = max(losses[spec.name], checked.storage_loss)
             file.write_map(spec, 0, place % 3, data)
             file.note_map(spec, 0, place % 3, checked)
         file.end_step()

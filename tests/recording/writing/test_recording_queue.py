@@ -14,7 +14,7 @@ from janoscope.recording.writing.byte_queue import ByteQueue
 def test_a_full_queue_blocks_until_bytes_are_released():
     queue: ByteQueue[str] = ByteQueue(100)
     queue.reserve(60)
-    queue.send("first", gathered=True)
+    queue.send("first", with_reserved=True)
     entered = threading.Event()
 
     def second() -> None:
@@ -34,14 +34,14 @@ def test_a_step_larger_than_the_queue_is_admitted_alone():
     queue: ByteQueue[str] = ByteQueue(100)
     for _ in range(5):
         queue.reserve(60)
-    queue.send("large", gathered=True)
+    queue.send("large", with_reserved=True)
     assert queue.take() == ("large", 300)
 
 
 def test_forgotten_bytes_do_not_count():
     queue: ByteQueue[str] = ByteQueue(100)
     queue.reserve(90)
-    queue.forget_gathered()
+    queue.forget_reserved()
     queue.send("message")
     assert queue.take() == ("message", 0)
     queue.reserve(90)
@@ -52,7 +52,7 @@ PROGRAM = """
 import sys, threading
 import numpy as np
 from janoscope.grid import TokenGrid
-from janoscope.recording import Recorder
+from janoscope.recording import Recorder, RecorderOptions
 from janoscope.recording.writing.byte_queue import ByteQueue
 from janoscope.recording.writing.recording_file import RecordingFile
 write, reserve = RecordingFile.write_map, ByteQueue.reserve
@@ -61,7 +61,7 @@ def slow(self, *arguments):
     moves.wait()
     write(self, *arguments)
 def watched(self, size):
-    if self._in_flight and self._gathering + self._in_flight + size > self.limit:
+    if self._in_flight and self._reserved + self._in_flight + size > self.limit:
         moves.set()
     reserve(self, size)
     moves.clear()
@@ -72,7 +72,8 @@ steps = 24
 def peak():  # not ru_maxrss, which a process inherits from the larger one that started it
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 base = peak()
-with Recorder(sys.argv[1], grid=grid, prediction_type="flow", queue_bytes=int(sys.argv[2]), planned_steps=steps) as recorder:
+options = RecorderOptions(queue_bytes=int(sys.argv[2]))
+with Recorder(sys.argv[1], grid=grid, prediction_type="flow", options=options, planned_steps=steps) as recorder:
     for step in range(steps):
         recorder.put("sample", latent)
         recorder.put("model_output", latent)

@@ -7,7 +7,7 @@ import pytest
 
 from janoscope.recording.writing import buffer_pool as buffers
 from janoscope.recording.writing.buffer_pool import BufferPool
-from janoscope.recording.writing.worker_thread import SideThread
+from janoscope.recording.writing.worker_thread import WorkerThread
 
 
 def test_a_buffer_is_used_again_for_its_own_size_and_type_only():
@@ -45,10 +45,10 @@ def test_a_caller_far_ahead_waits_a_moment_for_a_used_buffer(monkeypatch, wait_s
 
 
 def test_calls_run_in_order_on_one_other_thread_and_errors_come_out():
-    side: SideThread[tuple[int, int]] = SideThread("test")
-    side.start()
-    futures = [side.submit(lambda n=n: (n // n, threading.get_ident())) for n in (1, 0, 2)]
-    side.stop()
+    worker: WorkerThread[tuple[int, int]] = WorkerThread("test")
+    worker.start()
+    futures = [worker.submit(lambda n=n: (n // n, threading.get_ident())) for n in (1, 0, 2)]
+    worker.stop()
     assert futures[0].result(5)[1] == futures[2].result(5)[1] != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         futures[1].result(5)
