@@ -201,7 +201,7 @@ WIDE = {
     "workflows/calibrate/stages.py calibrate",
     "workflows/record/session.py record",
 }
-CROWDED = {"cli", "workflows/calibrate"}
+CROWDED = {"cli"}
 
 
 def parameters(function):

@@ -10,7 +10,7 @@ from ...grid import TokenGrid
 from ...pipeline.model_configs import find_published
 from ...plan import ModelFacts, entry_tokens
 from ...plan.cost import step_flops
-from ..calibrate.budget import Budget
+from ..calibrate.target import Budget
 from ..record.sink import expected_size
 
 GB, TB, HOUR = 1e9, 1e12, 3600.0

@@ -1,19 +1,18 @@
-"""What is asked for, which few candidates are worth a real run, which of them is taken, and how near it stands to a cliff."""
+"""Which few candidates are worth a real run, and which of them is taken."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...plan.policy import skips_steps_only
-from .expectation import Expectation, Pick, chosen_by_others, lead, most_likely_best
+from .expectation import Expectation, Lead, Pick, chosen_by_others, lead, most_likely_best
 from .search import Candidate, front
 from .target import COMPUTE_TOLERANCE, Target
 
 ABOVE = 0.005  # how far above its target a candidate may be predicted
 PSNR_MARGINS_DB = (0.0, 1.5, 3.0, 5.0, 8.0)  # above a target PSNR: predictions err
-PREDICTION_DB = 2.0  # how far predicted differences of means stray between kinds; 0.5 to 2.3 on the bundled image model
+PREDICTION_DB = 2.0  # how far predicted differences of means are off between kinds; 0.5 to 2.3 on the bundled image model
 
 
 def worth_running(candidates: Sequence[Candidate], target: Target, count: int) -> list[Candidate]:
@@ -21,8 +20,8 @@ def worth_running(candidates: Sequence[Candidate], target: Target, count: int) -
     a kind; along the front for the others. Empty where none comes near the target."""
     band = target.band
     if target.kind == "psnr":
-        found = [_cheapest(candidates, target.value + margin) for margin in PSNR_MARGINS_DB]
-        return _different([c for c in found if c is not None])[:count]
+        cheapest = [_cheapest(candidates, target.value + margin) for margin in PSNR_MARGINS_DB]
+        return _different([c for c in cheapest if c is not None])[:count]
     if target.kind == "pareto":
         line = front(candidates, band)
         places = np.linspace(0, len(line) - 1, min(count, len(line))).round().astype(int)
@@ -65,7 +64,7 @@ class Validated:
         values = getattr(self, figure)
         return float(np.median(values) if figure == "speedup" else np.mean(values))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         means = {figure: self.mean(figure) for figure in ("psnr", "compute", "speedup")}
         each = {"psnr": list(self.psnr), "compute": list(self.compute), "speedup": list(self.speedup)}
         return self.candidate.to_json() | {"measured": means, "each": each}
@@ -74,19 +73,19 @@ class Validated:
 @dataclass(frozen=True)
 class Choice:
     """The policy taken. reached: whether it meets the target; expected: PSNR on new prompts, None without validation. lead: over
-    the next candidate, see `calibrate_statistics.lead`."""
+    the next candidate."""
 
     taken: Candidate
     validated: Validated | None
     reached: bool
     expected: Expectation | None = None
-    lead: Mapping[str, Any] | None = None
+    lead: Lead | None = None
 
 
 def choose(validated: Sequence[Validated], target: Target) -> Choice:
     """The best of the validated: the highest PSNR within a target cost, the lowest compute at a target PSNR.
 
-    Candidates that the prompts do not tell apart are told apart by prediction.
+    Between candidates that the prompts do not separate, predictions decide.
     """
     meets = [v for v in validated if _meets(v, target)]
     pool = meets or list(validated)
@@ -109,9 +108,9 @@ def _least(pool: Sequence[Validated], cost: Callable[[Validated], float]) -> int
     return min(range(len(pool)), key=lambda index: cost(pool[index]))
 
 
-def _lead(pool: Sequence[Validated], table: np.ndarray, at: int) -> dict[str, Any] | None:
-    found = lead(table, at)
-    return None if found is None else found | {"over": pool[found["over"]].candidate.method}
+def _lead(pool: Sequence[Validated], table: np.ndarray, at: int) -> Lead | None:
+    ahead = lead(table, at)
+    return None if ahead is None else Lead(ahead.by, ahead.standard_error, pool[int(ahead.over)].candidate.method)
 
 
 def _meets(validated: Validated, target: Target) -> bool:

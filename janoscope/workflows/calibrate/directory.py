@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from ...errors import InputError
 from ...results.calibration import RESULT, read_facts
@@ -33,11 +33,11 @@ class Recipe(TypedDict):
     """recipe.json. asked: what every run depends on. files: written by the calibration, relative to the directory."""
 
     schema: str
-    asked: dict[str, Any]
+    asked: dict[str, object]
     files: list[str]
 
 
-def open_directory(directory: Path, recipe: Mapping[str, Any], force: bool) -> bool:
+def open_directory(directory: Path, recipe: Mapping[str, object], force: bool) -> bool:
     """Make the directory ready; gives whether an earlier, unfinished calibration is taken up.
 
     recipe: what every run depends on (model, options of its calls, recordings). Target, prompts and effort may differ: runs
@@ -86,31 +86,31 @@ def lacks_its_page(directory: Path, target: Target) -> bool:
     """Whether a finished calibration for this target lies there without its page: stopped between the two."""
     if not (directory / RESULT).exists() or (directory / PAGE).exists() or not (directory / RECIPE).exists():
         return False
-    found = read_facts(directory)["target"]
-    return (found["kind"], found["value"]) == (target.kind, target.value)
+    earlier = read_facts(directory)["target"]
+    return (earlier["kind"], earlier["value"]) == (target.kind, target.value)
 
 
-def _recipe(directory: Path, asked: Mapping[str, Any]) -> Recipe | None:
+def _recipe(directory: Path, asked: Mapping[str, object]) -> Recipe | None:
     """recipe.json; one of version 0.1.0 for the same calibration is given the list that it lacks."""
     path = directory / RECIPE
     if not path.exists():
         return None
-    found: dict[str, Any] = read_json(path, dict[str, Any], "recipe of a calibration", f"To go on, {_AWAY}", finite=False)
-    if found.get("schema") == SCHEMA:
+    content: dict[str, object] = read_json(path, dict[str, object], "recipe of a calibration", f"To go on, {_AWAY}", finite=False)
+    if content.get("schema") == SCHEMA:
         recipe: Recipe = read_json(path, Recipe, "recipe of a calibration", f"To go on, {_AWAY}", finite=False)
         if outside := [name for name in recipe["files"] if not _is_inside(name)]:
             raise InputError(f"{path} lists {outside[0]!r}, which lies outside of its directory; {_AWAY}")
         return recipe
-    if set(found) not in _EARLIER_RECIPES:
+    if set(content) not in _EARLIER_RECIPES:
         raise InputError(f"{path} is of no calibration and would be replaced; {_AWAY}")
-    if found != asked:
+    if content != asked:
         raise InputError(
             f"{directory} holds another calibration by an earlier version, which kept no list of its files; "
             "choose another directory with -o, or empty this one."
         )
     there = [path.relative_to(directory).as_posix() for pattern in _EARLIER_FILES for path in directory.glob(pattern)]
     policies = [path.name for path in directory.glob("policy*.toml") if _POLICY.fullmatch(path.name)]
-    return {"schema": SCHEMA, "asked": found, "files": [*ALWAYS, *policies, *there]}
+    return {"schema": SCHEMA, "asked": content, "files": [*ALWAYS, *policies, *there]}
 
 
 def _is_inside(name: str) -> bool:
@@ -138,5 +138,5 @@ def _remove(directory: Path, names: Iterable[str], listed: Iterable[str]) -> Non
             folder.rmdir()
 
 
-def _write(directory: Path, asked: Mapping[str, Any], files: Iterable[str]) -> None:
+def _write(directory: Path, asked: Mapping[str, object], files: Iterable[str]) -> None:
     write_json(directory / RECIPE, {"schema": SCHEMA, "asked": dict(asked), "files": list(dict.fromkeys(files))})

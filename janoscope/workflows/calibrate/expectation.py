@@ -1,14 +1,13 @@
 """What may be expected of a policy on new prompts, from the prompts it was validated on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 LEVEL = 0.95
 COLLAPSE_DB = 25.0  # about where a picture is no longer the same one
-STRAY_DEVIATIONS, STRAY_DB = 4.0, 6.0  # a run below its policy's median by more than both has strayed
+STRAY_DEVIATIONS, STRAY_DB = 4.0, 6.0  # a run below its policy's median by more than both is an outlier
 JEFFREYS = 0.5  # strays, and runs that did not, that are believed in before any was seen
 DRAWS = 20_000
 Pick = Callable[[np.ndarray], int]
@@ -84,7 +83,7 @@ class Expectation:
         low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         sizes = sorted({1, self.prompts, 16, 100})
         return {
             "mean": self.mean,
@@ -114,7 +113,7 @@ def chosen_by_others(table: np.ndarray, pick: Pick = best_mean) -> list[int]:
 def most_likely_best(table: np.ndarray, predicted: Sequence[float], prediction_error_db: float) -> int:
     """The candidate that measured and predicted figures together put first.
 
-    table: (candidate, prompt), dB, measured. Each candidate is held against the one with the best mean: the mean of their paired
+    table: (candidate, prompt), dB, measured. Each candidate is compared with the one of the best mean: the mean of their paired
     differences, and the predicted difference, weighed by their variances. Where prompts settle the matter (the paired standard
     error is small) predictions do not count; where one prompt decides a mean they do.
     """
@@ -129,13 +128,23 @@ def most_likely_best(table: np.ndarray, predicted: Sequence[float], prediction_e
     return int(merits.argmax())
 
 
-def lead(table: np.ndarray, taken: int) -> dict[str, Any] | None:
-    """How far one candidate is ahead of the best of the others, over prompts in pairs; None where nothing can be compared.
+@dataclass(frozen=True)
+class Lead:
+    """How far (dB) the taken candidate is ahead of the best of the others. over: the other's index, or its name."""
 
-    In dB: `by`, its `standard_error`, and `over`, the other's index.
-    """
+    by: float
+    standard_error: float
+    over: int | str
+
+    def to_json(self) -> dict[str, object]:
+        """As calibration.json has it."""
+        return asdict(self)
+
+
+def lead(table: np.ndarray, taken: int) -> Lead | None:
+    """How far one candidate is ahead of the best of the others, over prompts in pairs; None where nothing can be compared."""
     if len(table) < 2 or table.shape[1] < 2:
         return None
     other = max((index for index in range(len(table)) if index != taken), key=lambda index: float(table[index].mean()))
     ahead = table[taken] - table[other]
-    return {"by": float(ahead.mean()), "standard_error": float(ahead.std(ddof=1) / np.sqrt(len(ahead))), "over": other}
+    return Lead(float(ahead.mean()), float(ahead.std(ddof=1) / np.sqrt(len(ahead))), other)

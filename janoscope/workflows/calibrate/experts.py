@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from .space import Span
 TRAIN_TIMESTEPS = 1000  # where a scheduler's config does not say
 
 
-def expert_spans(timesteps: np.ndarray, boundary: float | None, scheduler: Mapping[str, Any]) -> list[Span]:
+def expert_spans(timesteps: np.ndarray, boundary: float | None, scheduler: Mapping[str, object]) -> list[Span]:
     """The steps of each network: all, or those before and after a boundary, below which the second expert takes over.
 
     boundary: as a share of the training timesteps, as Wan's `boundary_ratio` is. scheduler: its description.
@@ -21,7 +20,9 @@ def expert_spans(timesteps: np.ndarray, boundary: float | None, scheduler: Mappi
     steps = len(timesteps)
     if boundary is None:
         return [Span(0, steps)]
-    first = int((timesteps >= boundary * scheduler.get("config", {}).get("num_train_timesteps", TRAIN_TIMESTEPS)).sum())
+    config = scheduler.get("config")
+    timesteps_in_all = config.get("num_train_timesteps", TRAIN_TIMESTEPS) if isinstance(config, Mapping) else TRAIN_TIMESTEPS
+    first = int((timesteps >= boundary * timesteps_in_all).sum())
     spans = [Span(0, first, "transformer"), Span(first, steps, "transformer_2")]
     return [span for span in spans if len(span)]
 
@@ -34,17 +35,21 @@ def recorded_boundary(recording: Recording) -> float | None:
 
 def spans_of_recording(recording: Recording, boundary: float | None = None) -> list[Span]:
     """The steps of each network of a recording. boundary: for one that does not say it itself."""
-    known = recorded_boundary(recording)
-    return expert_spans(np.array(recording.timestep), boundary if known is None else known, recording.provenance["scheduler"])
+    recorded = recorded_boundary(recording)
+    return expert_spans(
+        np.array(recording.timestep), boundary if recorded is None else recorded, recording.provenance["scheduler"]
+    )
 
 
 def common_boundary(paths: Sequence[Path]) -> float | None:
     """The boundary that the recordings say; InputError where they differ."""
-    found = {}
+    boundaries = {}
     for path in paths:
         with open_recording(path) as recording:
-            found[recorded_boundary(recording)] = path.name
-    if len(found) > 1:
-        told = ", ".join(f"{name}: {value}" for value, name in found.items())
-        raise InputError(f"the recordings are of models whose experts change over at different places ({told}); take them apart.")
-    return next(iter(found), None)
+            boundaries[recorded_boundary(recording)] = path.name
+    if len(boundaries) > 1:
+        where = ", ".join(f"{name}: {value}" for value, name in boundaries.items())
+        raise InputError(
+            f"the recordings are of models whose experts change over at different places ({where}); take them apart."
+        )
+    return next(iter(boundaries), None)

@@ -4,21 +4,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
-from .budget import Budget, Effort
 from .choice import Validated, choose, choose_unseen, worth_running
-from .cliff import cliff
 from .result import Fit
 from .runs import Generation, Ran, Runs
 from .search import Band, Candidate, Scorer, front, probes, search
+from .sensitivity import sensitivity
 from .space import Space, Span, nothing_to_skip
-from .step_times import StepTimes
-from .surrogate import Observed, Surrogate, agreement, cross_validated, fit_surrogate, method_class
-from .target import Target
+from .surrogate import Agreement, Observed, StepTimes, Surrogate, agreement, cross_validated, fit_surrogate, method_class
+from .target import Budget, Effort, Target
 from .tracks import Tracks
 
 STUDY = "study.journal"
@@ -67,7 +64,7 @@ class Fitting:
             front=tuple(front(candidates, self.target.band)),
             validated=tuple(validated),
             choice=choice,
-            cliff=None if choice is None else cliff(scorer, space, choice.taken),
+            sensitivity=None if choice is None else sensitivity(scorer, space, choice.taken),
             tried=len(candidates),
             note="" if choice else _out_of_reach(self.target, candidates),
         )
@@ -98,9 +95,9 @@ class Fitting:
         return StepTimes.measured(steps, [s for ran in fitted for s in ran.steps], float(np.median(outside)))
 
     def _search(self, scorer: Scorer, space: Space, band: Band) -> list[Candidate]:
-        told = {"trials": self.effort.trials, "seed": self.effort.seed}
+        effort = self.effort
         with self.progress("search") as on_step:
-            return search(scorer, space, band, self.directory / STUDY, on_trial=on_step, **told)
+            return search(scorer, space, band, self.directory / STUDY, trials=effort.trials, seed=effort.seed, on_trial=on_step)
 
     def _validate(self, few: Sequence[Candidate]) -> list[Validated]:
         """Every candidate on every held-out prompt; prompts where a candidate failed count for none."""
@@ -134,7 +131,7 @@ def _wide(target: Target) -> Band:
     return Band("compute", 0.25, 0.9)
 
 
-def _agreement(observed: Sequence[Observed], validated: Sequence[Validated]) -> dict[str, Any]:
+def _agreement(observed: Sequence[Observed], validated: Sequence[Validated]) -> dict[str, Agreement]:
     """How the surrogate ranks: single runs of the fit, each predicted without its own policy; and the validated, mean by mean."""
     runs = agreement(
         [method_class(run.policy) for run in observed], cross_validated(observed).tolist(), [run.psnr for run in observed]

@@ -1,9 +1,8 @@
-"""Calibration: what `calibrate` found, its files, and the provenance that its policies carry."""
+"""Calibration: the result of `calibrate`, its files, and the provenance that its policies carry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ...pipeline.provenance import installed_versions
 from ...plan import Fingerprint, Policy
@@ -13,9 +12,9 @@ from ...results.writing import write_json, write_text
 from .choice import Choice, Validated
 from .directory import claim
 from .search import Candidate
+from .sensitivity import Sensitivity
 from .space import Span
-from .step_times import StepTimes
-from .surrogate import Surrogate
+from .surrogate import Agreement, StepTimes, Surrogate
 from .target import Target
 
 
@@ -26,11 +25,11 @@ class Fit:
     span: Span
     surrogate: Surrogate | None = None
     times: StepTimes | None = None
-    agreement: Mapping[str, Any] = field(default_factory=dict)
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
     front: tuple[Candidate, ...] = ()
     validated: tuple[Validated, ...] = ()
     choice: Choice | None = None
-    cliff: Mapping[str, Any] | None = None
+    sensitivity: Sensitivity | None = None
     tried: int = 0
     note: str = ""
 
@@ -39,7 +38,7 @@ class Fit:
         """How many held-out prompts the candidates were measured on."""
         return len(self.validated[0].psnr) if self.validated else 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         expected = self.choice.expected if self.choice else None
         return {
             "expert": self.span.expert,
@@ -54,27 +53,31 @@ class Fit:
                 "prediction_interval": expected.to_json() if expected else None,
                 "candidates": [validated.to_json() for validated in self.validated],
             },
-            "cliff": self.cliff,
+            "cliff": self.sensitivity,
             "note": self.note,
         }
 
 
-def _chosen(choice: Choice | None) -> dict[str, Any] | None:
+def _chosen(choice: Choice | None) -> dict[str, object] | None:
     if choice is None:
         return None
     taken = choice.validated.to_json() if choice.validated else choice.taken.to_json()
-    return taken | {"reached": choice.reached, "validated": choice.validated is not None, "lead": choice.lead}
+    lead = choice.lead.to_json() if choice.lead else None
+    return taken | {"reached": choice.reached, "validated": choice.validated is not None, "lead": lead}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` found. fits: one, or one for each expert. made_with: the recordings'. model: name, revision, device, size.
-    prompts: (prompt, seed). runs: generations made, in all sittings. left_out: in words."""
+    """The result of `calibrate`.
+
+    fits: one, or one for each expert. made_with: the recordings'. model: name, revision, device, size. prompts: (prompt, seed).
+    runs: generations made, in all sittings. left_out: in words.
+    """
 
     target: Target
     fits: tuple[Fit, ...]
     made_with: Fingerprint
-    model: Mapping[str, Any]
+    model: Mapping[str, object]
     prompts: tuple[tuple[str, int | None], ...]
     runs: int
     left_out: tuple[str, ...] = ()
@@ -94,7 +97,7 @@ class Calibration:
     def reached(self) -> bool:
         return self.main.choice is not None and self.main.choice.reached
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         made = self.made_with
         return {
             "schema": SCHEMA,
@@ -116,10 +119,10 @@ class Calibration:
         }
 
     def __str__(self) -> str:
-        return "\n".join([*(_told(fit) for fit in self.fits), *(f"note: {reason}" for reason in self.left_out)])
+        return "\n".join([*(_in_words(fit) for fit in self.fits), *(f"note: {reason}" for reason in self.left_out)])
 
 
-def _told(fit: Fit) -> str:
+def _in_words(fit: Fit) -> str:
     """A few lines for people."""
     head = f"{fit.span.expert}: " if fit.span.expert else ""
     if fit.choice is None:
@@ -140,10 +143,10 @@ def _told(fit: Fit) -> str:
             lines.append(f"mean PSNR over 16 new prompts: 95 % prediction interval {interval[0]:.1f} to {interval[1]:.1f} dB")
         if lead := fit.choice.lead:
             lines.append(
-                f"{abs(lead['by']):.1f} dB {'ahead of' if lead['by'] >= 0 else 'behind'} the next candidate ({lead['over']}), "
-                f"standard error {lead['standard_error']:.1f}"
+                f"{abs(lead.by):.1f} dB {'ahead of' if lead.by >= 0 else 'behind'} the next candidate ({lead.over}), "
+                f"standard error {lead.standard_error:.1f}"
             )
-    steepest = fit.cliff and fit.cliff["steepest"]
+    steepest = fit.sensitivity and fit.sensitivity["steepest"]
     if steepest:
         lines.append(
             f"one notch looser ({steepest['change']}) is predicted to cost {steepest['drop_db']:.1f} dB "
@@ -195,40 +198,41 @@ def _with_provenance(calibration: Calibration, fit: Fit, candidate: Candidate, s
     return replace(candidate.policy, name=name, source=source, measured_on=_measured_on(calibration, fit, candidate, seen))
 
 
-def _measured_on(calibration: Calibration, fit: Fit, candidate: Candidate, seen: Validated | None) -> dict[str, Any]:
-    made, model = calibration.made_with, calibration.model
-    told: dict[str, Any] = {
-        "model": made.model,
+def _measured_on(calibration: Calibration, fit: Fit, candidate: Candidate, seen: Validated | None) -> dict[str, object]:
+    run, model = calibration.made_with, calibration.model
+    size = model.get("size")
+    facts: dict[str, object] = {
+        "model": run.model,
         "revision": str(model.get("revision", "unknown")),
-        "transformer": dict(made.transformer),
-        "scheduler": made.scheduler["class"] if isinstance(made.scheduler, Mapping) else str(made.scheduler),
-        "steps": made.steps,
-        "tokens": list(made.grid.tokens),
-        "size": dict(model.get("size", {})),
-        "guidance": made.guidance["scale"],
+        "transformer": dict(run.transformer),
+        "scheduler": run.scheduler["class"] if isinstance(run.scheduler, Mapping) else str(run.scheduler),
+        "steps": run.steps,
+        "tokens": list(run.grid.tokens),
+        "size": dict(size) if isinstance(size, Mapping) else {},
+        "guidance": run.guidance["scale"],
         "device": str(model.get("device", "none")),
         "prompts": len(calibration.prompts),
         "versions": {k: v for k, v in installed_versions().items() if k in ("janoscope", "torch", "diffusers")},
         "predicted": {"compute": round(candidate.compute, 4), "db": round(candidate.quality, 2)},
     }
     if fit.span.expert is not None:
-        told["expert"] = {"name": fit.span.expert, "steps": [fit.span.first, fit.span.last]}
+        facts["expert"] = {"name": fit.span.expert, "steps": [fit.span.first, fit.span.last]}
     if seen is None:
-        return _without_none(told | {"validated": False})
-    told |= {"compute": round(seen.mean("compute"), 4), "speedup": round(seen.mean("speedup"), 3)}
-    told["psnr"] = {"mean": round(seen.mean("psnr"), 2), "prompts": len(seen.psnr)}
+        return _without_none(facts | {"validated": False})
+    facts |= {"compute": round(seen.mean("compute"), 4), "speedup": round(seen.mean("speedup"), 3)}
+    psnr: dict[str, object] = {"mean": round(seen.mean("psnr"), 2), "prompts": len(seen.psnr)}
     expected = fit.choice.expected if fit.choice and fit.choice.validated is seen else None
     if expected is not None and (interval := expected.interval(16)):
-        told["psnr"] |= {
+        psnr |= {
             "expected": round(expected.mean, 2),
             "spread": round(expected.spread, 2),
             "interval_16_prompts": [round(end, 2) for end in interval],
         }
-    return _without_none(told | {"validated": True})
+    return _without_none(facts | {"psnr": psnr, "validated": True})
 
 
-def _without_none(told: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in told.items() if value is not None and value != {}}
+def _without_none(facts: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in facts.items() if value is not None and value != {}}
 
 
 def write_calibration(calibration: Calibration, directory: Path) -> list[Path]:

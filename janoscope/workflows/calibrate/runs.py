@@ -29,8 +29,7 @@ from ...results.files import append_line, read_arrays, read_journal
 from ...results.writing import write_arrays
 from ..record.session import Recorded, record_model
 from .directory import claim
-from .step_times import TimedStep
-from .surrogate import CAP_DB
+from .surrogate import CAP_DB, TimedStep
 
 RUNS = "runs.jsonl"
 ADVICE = "Remove that line, or take another directory."

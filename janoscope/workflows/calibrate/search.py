@@ -12,9 +12,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...plan import Policy
-from .space import Space
-from .step_times import StepTimes
-from .surrogate import Surrogate, method_class
+from .space import Part, Parts, Space
+from .surrogate import StepTimes, Surrogate, method_class
 from .tracks import Score, Tracks
 
 POPULATION = 100  # candidates a generation
@@ -41,7 +40,7 @@ class Candidate:
     def method(self) -> str:
         return method_class(self.policy)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         figures = {"compute": self.compute, "speedup": self.speedup, "predicted": self.quality, "predicted_worst": self.worst}
         return {"class": self.method, **figures, "policy": self.policy.to_json()}
 
@@ -97,7 +96,7 @@ def _search(
     seen: dict[str, Candidate] = {}
 
     def tried(params: Mapping[str, Any]) -> Candidate:
-        policy = space.policy(params)
+        policy = space.policy(Parts(**params))
         key = json.dumps(policy.to_json())
         if key not in seen:
             seen[key] = scorer.candidate(policy)
@@ -116,8 +115,8 @@ def _search(
             study.sampler.get_parent_population(study, earlier)
         born = [study.ask(parts) for _ in range(POPULATION)]
         for index, child in enumerate(born):
-            found = tried(child.params)
-            study.tell(child, (float(np.clip(band.of(found), band.low, band.high)), found.quality))
+            candidate = tried(child.params)
+            study.tell(child, (float(np.clip(band.of(candidate), band.low, band.high)), candidate.quality))
             if on_trial is not None:
                 on_trial(generation * POPULATION + index + 1, trials)
         kept.add_trials(study.get_trials(deepcopy=False)[-POPULATION:])
@@ -160,8 +159,8 @@ def _kept_study(optuna: Any, journal: Path, name: str) -> Any:
 def _identity(scorer: Scorer, space: Space, band: Band, seed: int) -> str:
     """Changes with everything that decides what the search finds."""
     times = scorer.times.to_json() if scorer.times else None
-    told = [scorer.surrogate.to_json(), times, space.to_json(), vars(band), seed, scorer.tracks.runs]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    facts = [scorer.surrogate.to_json(), times, space.to_json(), vars(band), seed, scorer.tracks.runs]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _distributions(optuna: Any, space: Space) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def probes(scorer: Scorer, space: Space, band: Band, count: int, seed: int) -> l
     Those drawn once show the surrogate bad policies too; the others lie where the search will look.
     """
     rng = np.random.default_rng(seed)
-    classes = [
+    classes: list[dict[str, Part]] = [
         {"levels": levels, "output": output, "keys": keys}
         for output in reversed(space.outputs)
         for levels, keys in ((2, "forecast"), (3, "hold"), (1, "hold"))
@@ -200,7 +199,7 @@ def probes(scorer: Scorer, space: Space, band: Band, count: int, seed: int) -> l
     return found
 
 
-def drawn_policy(space: Space, rng: np.random.Generator, given: Mapping[str, Any] | None = None) -> Policy:
-    """Any policy of the space; given: parts that are settled."""
-    params = {name: values[int(rng.integers(len(values)))] for name, values in space.choices().items()}
-    return space.policy(params | {"low": float(rng.random()), "span": float(rng.random())} | dict(given or {}))
+def drawn_policy(space: Space, rng: np.random.Generator, settled: Mapping[str, Part] | None = None) -> Policy:
+    """Any policy of the space; settled: parts that are not drawn."""
+    params: dict[str, Any] = {name: values[int(rng.integers(len(values)))] for name, values in space.choices().items()}
+    return space.policy(Parts(**params | {"low": float(rng.random()), "span": float(rng.random())} | dict(settled or {})))

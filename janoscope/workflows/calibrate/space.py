@@ -1,9 +1,9 @@
 """The space that calibration searches: which values each part of a policy may take for a grid and a number of steps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import TypeAlias
 
 from ...analysis.importance import LEAST_CHANNELS
 from ...grid import TokenGrid, Triple
@@ -19,6 +19,7 @@ TILE_TOKENS = (1, 2, 4)  # a side, in tokens; frames of a clip: 1 or 2
 TEMPORAL_WEIGHTS = (0.0, 0.4, 0.7)
 LEAST_TILES = 16  # fewer tell no place from another
 ACTIVE, FACTORS, LONGEST = (1, 2, 3, 4), (1, 2, 3), 12
+Part: TypeAlias = str | int | float  # of a candidate
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,30 @@ class Span:
 
     def __len__(self) -> int:
         return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a candidate is put together from.
+
+    levels: 1, every token is active, so the policy skips whole steps; 2, no moderate tokens; 3, all. tile: index among the
+    space's. low, span: 0 to 1, where the scores are cut. cut: whether by quantile or by threshold.
+    """
+
+    levels: int
+    map: str
+    warmup: int
+    cooldown: int
+    tile: int
+    temporal_weight: float
+    cut: str
+    active: int
+    moderate_factor: int
+    static_factor: int
+    output: str
+    keys: str
+    low: float
+    span: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +99,7 @@ class Space:
             outputs=outputs,
         )
 
-    def choices(self) -> dict[str, tuple[Any, ...]]:
+    def choices(self) -> dict[str, tuple[Part, ...]]:
         """The parts of a candidate that are chosen from a list."""
         return {
             "levels": (1, 2, 3),
@@ -91,36 +116,33 @@ class Space:
             "keys": ("hold", "forecast"),
         }
 
-    def policy(self, params: Mapping[str, Any], name: str = "candidate") -> Policy:
-        """The policy of a candidate's parts; `low` and `span` (0..1) say where the scores are cut.
-
-        levels 1: every token is active, the policy skips whole steps; 2: no moderate tokens.
-        """
-        active = params["active"]
-        moderate = min(active * params["moderate_factor"], LONGEST)
-        static = min(moderate * params["static_factor"], LONGEST)
-        low = round(params["low"], 2)
-        high = round(low + params["span"] * (1 - low), 2) if params["levels"] == 3 else low
-        cut = params["cut"]
-        if params["levels"] == 1:
+    def policy(self, parts: Parts, name: str = "candidate") -> Policy:
+        """The policy of a candidate's parts."""
+        active = parts.active
+        moderate = min(active * parts.moderate_factor, LONGEST)
+        static = min(moderate * parts.static_factor, LONGEST)
+        low = round(parts.low, 2)
+        high = round(low + parts.span * (1 - low), 2) if parts.levels == 3 else low
+        cut = parts.cut
+        if parts.levels == 1:
             cut, low, high, moderate, static = "quantiles", 0.0, 0.0, max(active, 2), max(active, 2)
             active = static
-        elif params["levels"] == 2:
+        elif parts.levels == 2:
             moderate = static
         table = {
             "name": name,
-            "map": "random" if params["levels"] == 1 else params["map"],
-            "warmup": params["warmup"],
-            "cooldown": params["cooldown"],
-            "tile": list(self.tiles[params["tile"]]),
-            "temporal_weight": params["temporal_weight"],
+            "map": "random" if parts.levels == 1 else parts.map,
+            "warmup": parts.warmup,
+            "cooldown": parts.cooldown,
+            "tile": list(self.tiles[parts.tile]),
+            "temporal_weight": parts.temporal_weight,
             "initial_latent": self.initial_latent,
             cut: {"static": low, "moderate": high},
             "intervals": {"static": static, "moderate": moderate, "active": active},
-            "output": params["output"],
-            "cache": {"strategy": "kv", "forecast": params["keys"] == "forecast" and params["levels"] > 1},
+            "output": parts.output,
+            "cache": {"strategy": "kv", "forecast": parts.keys == "forecast" and parts.levels > 1},
         }
-        return Policy.from_table(table, f"candidate {dict(params)}")
+        return Policy.from_table(table, f"candidate {parts}")
 
     def mapping_policies(self) -> Iterator[Policy]:
         """A policy for every map that a candidate may ask for; random ones need no recording."""
@@ -141,7 +163,7 @@ class Space:
                     "map",
                 )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -17,7 +17,6 @@ from ...pipeline.model import ModelOptions, ProbeSource
 from ...pipeline.provenance import fingerprint_of_recording
 from ...recording import open_recording
 from ..record.gather import Shards, gather_shards
-from .budget import Budget, Effort
 from .directory import claim, open_directory
 from .experts import common_boundary
 from .fitting import Fitting, Progress, silent
@@ -25,7 +24,7 @@ from .result import Calibration, write_calibration
 from .runs import Generation, Runs
 from .search import load_optuna
 from .space import Span
-from .target import Target
+from .target import Budget, Effort, Target
 from .tracks import Tracks, kept_track, tokens_per_run
 
 TRACKS = "tracks"

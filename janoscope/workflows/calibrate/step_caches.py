@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class PromptFit:
     """How well the common polynomial fits one recording. rmse: of the output's relative distance."""
 
     prompt: str
-    seed: Any
+    seed: int | None
     r2: float
     rmse: float
 
@@ -47,7 +46,7 @@ class TeaCacheFit:
     pairs: int
     per_prompt: tuple[PromptFit, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"schema": "janoscope-teacache/1", "degree": DEGREE, **asdict(self)}
 
 
@@ -66,7 +65,7 @@ class MagCacheRatios:
     spread: Mapping[str, tuple[float, ...]]
     recordings: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"schema": "janoscope-magcache/1", "num_inference_steps": len(self.mag_ratios), **asdict(self)}
 
 
@@ -84,7 +83,7 @@ def export_teacache(
     Raises InputError where a recording lacks the tap, where there are too few points for the degree, and where two networks were
     recorded and none is named.
     """
-    points: list[tuple[str, Any, np.ndarray, np.ndarray]] = []
+    points: list[tuple[str, int | None, np.ndarray, np.ndarray]] = []
     name = ""
     for path in recordings:
         with open_recording(path) as recording:
@@ -178,8 +177,8 @@ def write_exports(
     }
     for path in files.values():
         refuse_existing(path, force)
-    told = shards.made_with.to_json()
-    facts = {key: told[key] for key in ("model", "transformer", "grid", "steps", "scheduler", "guidance")}
+    fingerprint = shards.made_with.to_json()
+    facts = {key: fingerprint[key] for key in ("model", "transformer", "grid", "steps", "scheduler", "guidance")}
     facts["recordings"] = [{"file": one.path.name, "prompt": one.prompt, "seed": one.seed} for one in shards.recordings]
     results = {  # all of them before anything is written
         (tool, expert): _EXPORTS[tool](shards.paths, probe, expert=expert, boundary=boundary) for tool, expert in files
@@ -189,9 +188,14 @@ def write_exports(
     for (tool, expert), result in results.items():
         path, network = files[tool, expert], {"network": expert} if expert else {}
         write_json(path, result.to_json() | network | {"measured_on": facts, "janoscope": __version__})
-        text = (f"for pipe.{expert}:\n" if expert else "") + _DESCRIBE[tool](result)
+        text = (f"for pipe.{expert}:\n" if expert else "") + describe(result)
         written.append(Exported(path, text, shards.left_out))
     return written
+
+
+def describe(result: TeaCacheFit | MagCacheRatios) -> str:
+    """Lines to paste into the tool, and how far to trust them."""
+    return describe_teacache(result) if isinstance(result, TeaCacheFit) else describe_magcache(result)
 
 
 def describe_teacache(fit: TeaCacheFit) -> str:
@@ -242,8 +246,8 @@ def _steps_of(recording: Recording, expert: str | None, boundary: float | None) 
     if len(spans) == 1 and expert is None:
         return range(spans[0].first, spans[0].last)
     if expert not in of:
-        told = " and ".join(f"{name} ({len(steps)} steps)" for name, steps in of.items())
-        raise InputError(f"{recording.path.name} is of {told}, which are not calibrated together; name one with expert=.")
+        networks = " and ".join(f"{name} ({len(steps)} steps)" for name, steps in of.items())
+        raise InputError(f"{recording.path.name} is of {networks}, which are not calibrated together; name one with expert=.")
     return of[expert]
 
 
@@ -306,4 +310,3 @@ _EXPORTS: Mapping[str, Callable[..., TeaCacheFit | MagCacheRatios]] = {
     "teacache": export_teacache,
     "magcache": export_magcache,
 }
-_DESCRIBE: Mapping[str, Callable[[Any], str]] = {"teacache": describe_teacache, "magcache": describe_magcache}

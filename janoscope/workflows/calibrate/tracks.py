@@ -93,8 +93,8 @@ def _mapping_policies(grid: TokenGrid, steps: int, span: Span) -> list[Policy]:
 def kept_track(path: Path, kept: Path, follow: int, boundary: float | None = None, probe: ProbeSource | None = None) -> Track:
     """`reduce_recording`, or the track that an earlier run kept of the same file at `kept`."""
     stat = path.stat()
-    told = [SCHEMA, str(path.resolve()), stat.st_size, stat.st_mtime_ns, follow, boundary, str(probe)]
-    identity = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    source = [SCHEMA, str(path.resolve()), stat.st_size, stat.st_mtime_ns, follow, boundary, str(probe)]
+    identity = hashlib.sha256(json.dumps(source).encode()).hexdigest()
     if kept.exists() and (track := _read(kept, identity)) is not None:
         return track
     track = reduce_recording(path, follow, boundary, probe)
@@ -122,13 +122,13 @@ def _read(path: Path, identity: str) -> Track | None:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["identity"]) != identity:
                 return None
-            told = json.loads(str(stored["told"]))
-            maps = {name: stored[f"map{index}"] for index, name in enumerate(told["maps"])}
+            stored_facts = json.loads(str(stored["told"]))
+            maps = {name: stored[f"map{index}"] for index, name in enumerate(stored_facts["maps"])}
             weights = StepWeights(stored["latent"], stored["coordinate"])
-            facts = ModelFacts(**told["facts"]) if told["facts"] else None
-            fingerprint = Fingerprint.from_json(told["fingerprint"])
+            facts = ModelFacts(**stored_facts["facts"]) if stored_facts["facts"] else None
+            fingerprint = Fingerprint.from_json(stored_facts["fingerprint"])
             return Track(
-                fingerprint, facts, weights, stored["tokens"], stored["grams"], maps, told["signal"], stored["timesteps"]
+                fingerprint, facts, weights, stored["tokens"], stored["grams"], maps, stored_facts["signal"], stored["timesteps"]
             )
     except (OSError, ValueError, KeyError, EOFError):
         return None

@@ -14,23 +14,23 @@ from janoscope.plan import Fingerprint, Policy, StepKind, step_kinds, token_rank
 from janoscope.plan.replay import StepWeights, gram
 from janoscope.workflows.apply.departures import departures
 from janoscope.workflows.calibrate import expectation as calibrate_statistics
-from janoscope.workflows.calibrate.budget import Budget
 from janoscope.workflows.calibrate.choice import Validated, choose, worth_running
 from janoscope.workflows.calibrate.expectation import Expectation, Strays, best_mean, chosen_by_others, lead, most_likely_best
 from janoscope.workflows.calibrate.levels import OrderedMap
-from janoscope.workflows.calibrate.search import Band, Candidate, Scorer, front, search
+from janoscope.workflows.calibrate.search import Band, Candidate, Scorer, drawn_policy, front, search
 from janoscope.workflows.calibrate.space import Space, Span
-from janoscope.workflows.calibrate.step_times import StepTimes, TimedStep
 from janoscope.workflows.calibrate.surrogate import (
     Observed,
+    StepTimes,
     Surrogate,
+    TimedStep,
     agreement,
     cross_validated,
     fit_surrogate,
     method_class,
     rank_correlation,
 )
-from janoscope.workflows.calibrate.target import Target
+from janoscope.workflows.calibrate.target import Budget, Target
 from janoscope.workflows.calibrate.tracks import Track, Tracks, map_key, tokens_per_run
 
 GRID = TokenGrid(4, (1, 16, 16), (1, 2, 2))
@@ -143,10 +143,9 @@ def test_a_map_that_was_not_kept_is_refused(tracks):
 def test_every_choice_of_the_space_is_a_policy_whose_map_is_kept(tracks):
     rng = np.random.default_rng(0)
     for _ in range(300):
-        params = {name: values[rng.integers(len(values))] for name, values in SPACE.choices().items()}
-        made = SPACE.policy(params | {"low": float(rng.random()), "span": float(rng.random())})
-        assert made.warmup + made.cooldown < STEPS
-        tracks.score(made)
+        drawn = drawn_policy(SPACE, rng)
+        assert drawn.warmup + drawn.cooldown < STEPS
+        tracks.score(drawn)
 
 
 @pytest.mark.parametrize("grid", [GRID, TokenGrid(4, (5, 12, 20), (1, 2, 2))], ids=["picture", "clip"])
@@ -353,9 +352,9 @@ def test_predictions_decide_only_what_prompts_do_not():
     assert best_mean(decided_by_one) == 1
     assert most_likely_best(decided_by_one, [53, 49], 2.0) == 0
     assert most_likely_best(decided_by_one, [51, 51], 2.0) == 1, "control: no prediction, no say"
-    found = lead(decided_by_one, 0)
-    assert (found["by"], found["over"]) == (-1.0, 1)
-    assert found["standard_error"] == pytest.approx(2.0)
+    behind = lead(decided_by_one, 0)
+    assert (behind.by, behind.over) == (-1.0, 1)
+    assert behind.standard_error == pytest.approx(2.0)
     assert lead(decided_by_one[:1], 0) is None
 
 
