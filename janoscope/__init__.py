@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from .workflows.analyze.recording import analyze as analyze
     from .workflows.apply.session import ApplyHandle as ApplyHandle
     from .workflows.apply.session import apply as apply
-    from .workflows.calibrate.budget import Effort as Effort
     from .workflows.calibrate.result import Calibration as Calibration
     from .workflows.calibrate.stages import calibrate as calibrate
+    from .workflows.calibrate.target import Effort as Effort
     from .workflows.calibrate.target import Target as Target
     from .workflows.compare.contest import compare as compare
     from .workflows.record.session import RecordHandle as RecordHandle
@@ -66,7 +66,7 @@ _PUBLIC = {
     "Calibration": "workflows.calibrate.result",
     "CallOptions": "pipeline.call",
     "Comparison": "results.comparison",
-    "Effort": "workflows.calibrate.budget",
+    "Effort": "workflows.calibrate.target",
     "Executor": "execution",
     "Handle": "pipeline.handle",
     "JanoscopeError": "errors",
