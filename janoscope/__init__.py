@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .plan import make_plan as make_plan
     from .probe import Probe as Probe
     from .recording import Recorder as Recorder
+    from .recording import RecorderOptions as RecorderOptions
     from .recording import Recording as Recording
     from .recording import TapAxes as TapAxes
     from .recording import open_recording as open_recording
