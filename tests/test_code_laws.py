@@ -158,17 +158,9 @@ def test_a_global_setter_is_found(statement, name):
     assert set_globally(statement) == {name}
 
 
-# what the first network call of a generation shows, set as one at its beginning; nothing may join them
-LATE = {
-    "execution/run.py": "Run",
-    "execution/step_executor.py": "StepExecutor",
-}
-
-
 def test_no_attribute_is_born_late():
     found = {str(path.relative_to(PACKAGE)): late for path in modules() if (late := born_late(path.read_text()))}
-    classes = {(place, name.split(".")[0]) for place, late in found.items() for name in late}
-    assert classes - set(LATE.items()) == set()
+    assert found == {}
 
 
 @pytest.mark.parametrize(

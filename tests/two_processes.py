@@ -98,10 +98,10 @@ class Script:
                     patch = InstancePatch(network, "forward", by_halves(tiny.probe))
                     generate(tiny.pipe, tiny.call, **changes)
                     patch.remove()
-            bytes_alone = one.executor.account.cache_bytes if how else 0
+            bytes_alone = one.executor.summary.cache_bytes if how else 0
         with janoscope.record(tiny.pipe, self.directory / f"{name}-two.h5", pair=self.pair, **how) as two:
             latents = generate(tiny.pipe, tiny.call, **changes)
-        account = two.executor.account if how else None
+        account = two.executor.summary if how else None
         owners = (getattr(tiny.pipe, tiny.probe.tap.components[0]), tiny.pipe.scheduler)
         self.tell(
             **{
@@ -110,7 +110,7 @@ class Script:
                     "left": [key for part in owners for key in ("forward", "step", "set_timesteps") if key in vars(part)],
                     "paths": [path.name for path in two.paths],
                     "cache_bytes": [bytes_alone, account.cache_bytes if account else 0],
-                    "compute": [one.executor.account.compute if how and self.pair.leads else None, account and account.compute],
+                    "compute": [one.executor.summary.compute if how and self.pair.leads else None, account and account.compute],
                 }
             }
         )

@@ -1,7 +1,8 @@
 """What a recording or plan says it was made with, as far as a live pipeline shows it."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 
@@ -14,6 +15,11 @@ def public_config(config: Any) -> dict[str, Any]:
     plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
     result: dict[str, Any] = json.loads(json.dumps(plain, default=str, sort_keys=True))
     return result
+
+
+def config_of(module: torch.nn.Module) -> Mapping[str, object]:
+    """A diffusers network's config; of a compiled network that of the one inside."""
+    return cast(Mapping[str, object], unwrapped(module).config)
 
 
 def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]  # given a method, what takes its place
+
 
 class _Replacement:
     """Stands in for a bound method. A deep copy of the owner, as pipelines with sound make of schedulers, gets the plain one."""

@@ -41,12 +41,12 @@ def sampler_weights(scheduler: Any, arguments: Mapping[str, Any] | None = None) 
     once, again = (run(torch.full((1,), 5.0), mixed[:, None], seed) for seed in seeds)
     start = run(torch.full((1,), 5.0), torch.zeros(steps, 1))
     if not torch.equal(once, again):
-        raise ExecutionError(f"{name} adds noise at its steps, so a skipped step cannot be corrected; {_ADVICE}.")
+        raise ExecutionError(f"{name} adds noise at its steps, so a skipped step cannot be corrected; {FORECAST_INSTEAD}.")
     expected = start + (weights * mixed).sum()
     scale = expected.abs() + (weights.abs() * mixed).sum() + start.abs()
     if not torch.isfinite(once).all() or ((once - expected).abs() > _LINEAR * scale).any():
         raise ExecutionError(
-            f"{name} is not linear in the outputs (thresholding or clipping), which a correction needs; {_ADVICE}."
+            f"{name} is not linear in the outputs (thresholding or clipping), which a correction needs; {FORECAST_INSTEAD}."
         )
     return weights.double().numpy()
 
@@ -68,7 +68,7 @@ def recorded_weights(scheduler: Any, steps: int) -> list[float] | None:
 # its noise comes from the call's generator and is scaled without regard to the outputs: with the same seed the full run has the
 # same
 _NOISE_APART = ("CogVideoXDPMScheduler",)
-_ADVICE = 'take output = "forecast", or another sampler with --scheduler'
+FORECAST_INSTEAD = 'take output = "forecast", or another sampler with --scheduler'
 
 
 class _Replica:

@@ -88,7 +88,7 @@ def frozen_run(
             generate()
         finally:
             frozen.remove()
-    kinds = tuple(executor.account.kinds)
+    kinds = tuple(executor.summary.kinds)
     if not any(kind in ("moderate", "active") for kind in kinds):
         raise ExecutionError(f"none of {len(kinds)} steps was partial, so nothing was tested; make {FROZEN_STEPS} steps.")
     return FrozenRun(tuple(frozen.calls), kinds, ROUNDING * frozen.resolution)

@@ -2,41 +2,26 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from ..capture.attachments import AttachmentKind, attachments_of
-from ..capture.describe import describe_scheduler
 from ..capture.patch import patches_of
 from ..errors import ExecutionError
 from ..grid import TokenGrid
 from ..plan import Cache, Policy
 from ..probe import Probe
-from .refused_configs import RUN_PLAIN, refuse_sampler_of
+from .refused_configs import RUN_PLAIN
 
 
 def refuse_policy(policy: Policy, planned: bool = False) -> None:
-    """Refuse fields of a policy that this executor would have to ignore. planned: a plan holds the levels already."""
+    """Refuse fields of a policy that this executor would have to ignore. planned: a plan says the levels already."""
     if planned:
         return
     if policy.map == "oracle":
         raise ExecutionError("the oracle map is made from the full run, not in mid-generation; use `compare --method oracle`.")
     if (least := policy.least_warmup) > policy.warmup:
         raise ExecutionError(f"warmup = {policy.warmup} leaves too little to make a {policy.map} map from; the least is {least}.")
-
-
-def refuse_sampler(scheduler: Any) -> None:
-    """Refuse to correct forecasts under a sampler whose step is not linear in the newest prediction alone."""
-    refuse_sampler_of(describe_scheduler(scheduler))
-
-
-def refuse_noise(step: Mapping[str, Any]) -> None:
-    """Refuse to correct forecasts where the sampler's step is told to add noise (DDIM's eta)."""
-    if step.get("eta"):
-        raise ExecutionError(
-            f'output = "corrected" needs a step without noise, and this run has eta = {step["eta"]}: take output = "forecast".'
-        )
 
 
 def refuse_cache(cache: Cache) -> None:
@@ -88,7 +73,7 @@ def refuse_backend(module: str, backend: str) -> None:
         )
 
 
-def refuse_held_scheduler(scheduler: Any) -> None:
+def refuse_held_scheduler(scheduler: object) -> None:
     """Refuse a scheduler that the executor of another pipeline listens to: it would take our steps for its own."""
     if any(patch.by for patch in patches_of(scheduler, "step")):
         raise ExecutionError(
@@ -97,20 +82,20 @@ def refuse_held_scheduler(scheduler: Any) -> None:
         )
 
 
-def refuse_call(sheet: Probe, arguments: Mapping[str, Any]) -> None:
+def refuse_call(probe: Probe, arguments: Mapping[str, object]) -> None:
     """Refuse a network call whose extra inputs do not follow skipped tokens."""
-    assert sheet.execution is not None
-    for name in sheet.execution.refuse:
+    assert probe.execution is not None
+    for name in probe.execution.refuse:
         if arguments.get(name) is not None:
-            raise ExecutionError(f"{sheet.title} was called with {name}, which skipped tokens cannot follow; {RUN_PLAIN}.")
-    timestep = arguments.get(sheet.tap.timestep)
+            raise ExecutionError(f"{probe.title} was called with {name}, which skipped tokens cannot follow; {RUN_PLAIN}.")
+    timestep = arguments.get(probe.tap.timestep)
     if timestep is not None and getattr(timestep, "ndim", 0) > 1:
         raise ExecutionError(f"the pipeline gives every token its own timestep, which skipped tokens cannot follow; {RUN_PLAIN}.")
 
 
-def refuse_channels(sheet: Probe, grid: TokenGrid, sample: torch.Tensor) -> None:
+def refuse_channels(probe: Probe, grid: TokenGrid, sample: torch.Tensor) -> None:
     """Refuse a pipeline that appends a picture's channels to the network's input (image to video)."""
-    axis = 2 if sheet.tokens.layout == "BFCHW" else 1
+    axis = 2 if probe.tokens.layout == "BFCHW" else 1
     channels = sample.shape[-1] // math.prod(grid.patch) if sample.ndim == 3 else sample.shape[axis]
     if channels != grid.channels:
         raise ExecutionError(
@@ -119,9 +104,9 @@ def refuse_channels(sheet: Probe, grid: TokenGrid, sample: torch.Tensor) -> None
         )
 
 
-def refuse_sequence(sheet: Probe, grid: TokenGrid, given: torch.Tensor) -> None:
+def refuse_sequence(probe: Probe, grid: TokenGrid, given: torch.Tensor) -> None:
     """Refuse reference pictures that stand behind the picture's own tokens."""
-    if sheet.tokens.layout == "packed" and given.shape[1] != grid.count:
+    if probe.tokens.layout == "packed" and given.shape[1] != grid.count:
         raise ExecutionError(
             f"the network was given {given.shape[1]} tokens for a picture of {grid.count}: reference pictures cannot be "
             f"accelerated; {RUN_PLAIN}."

@@ -1,27 +1,26 @@
 """What the executor refuses by the configs of network and sampler alone, so that an analysis can say it before anything runs."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from ..capture.sampler_weights import FORECAST_INSTEAD
 from ..errors import ExecutionError
-from ..plan import ONE_STEP_SAMPLERS, is_one_step
 from ..probe import Probe
 
 RUN_PLAIN = "run without the executor"
 
 
-def refuse_sampler_of(scheduler: Mapping[str, Any]) -> None:
-    """The same for a sampler described by its class and config."""
-    if not is_one_step(scheduler):
+def refuse_recorded_sampler(scheduler: Mapping[str, object]) -> None:
+    """Refuse to correct outputs under the sampler of a recording, which keeps its weights, or None where it has none."""
+    if scheduler.get("weights", ()) is None:
         raise ExecutionError(
-            f'output = "corrected" needs a sampler that uses each prediction once ({", ".join(ONE_STEP_SAMPLERS)}), which '
-            f'{scheduler["class"]} does not: take output = "forecast", or another sampler with --scheduler.'
+            f"{scheduler['class']} adds noise or clips what it is handed, so a skipped output cannot be corrected; "
+            f"{FORECAST_INSTEAD}."
         )
 
 
-def refuse_config(sheet: Probe, config: Mapping[str, Any]) -> None:
+def refuse_config(probe: Probe, config: Mapping[str, object]) -> None:
     """Refuse a variant of the family whose tokens do not run through the blocks as the probe says."""
-    assert sheet.execution is not None
-    for key in sheet.execution.refuse_config:
+    assert probe.execution is not None
+    for key in probe.execution.refuse_config:
         if config.get(key):
-            raise ExecutionError(f"{sheet.title} with {key} = {config[key]!r} in its config cannot be accelerated; {RUN_PLAIN}.")
+            raise ExecutionError(f"{probe.title} with {key} = {config[key]!r} in its config cannot be accelerated; {RUN_PLAIN}.")

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
-from ..execution.refused_configs import refuse_config, refuse_sampler_of
+from ..execution.refused_configs import refuse_config, refuse_recorded_sampler
 from ..plan import Fingerprint, ModelFacts, Policy, run_facts
 from ..plan.fingerprint import Identity, fingerprint_of
 from ..probe import Probe, as_probe, load_probe, parse_probe, probe_paths
@@ -193,8 +193,8 @@ def refused_by_apply(recording: Recording, sheet: Probe | None, policy: Policy) 
         return f"{sheet.title} can be recorded and analysed, not executed: its probe has no [execution]."
     try:
         refuse_config(sheet, transformer["config"] if isinstance(transformer, dict) else {})
-        if policy.output == "corrected" and isinstance(scheduler["config"], dict):
-            refuse_sampler_of(scheduler)
+        if policy.output == "corrected":
+            refuse_recorded_sampler(scheduler)
     except ExecutionError as error:
         return str(error)
     return None

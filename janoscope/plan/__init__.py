@@ -10,10 +10,11 @@ from .fingerprint import Difference, Fingerprint, transformer_identity
 from .levels import TokenLevel, highest, random_scores, token_ranks
 from .plan import SCHEMA, Plan, make_plan, plan_from_ranks
 from .policy import OUTPUTS, STRATEGIES, Cache, Enhance, Intervals, Policy, Split, preset
+from .policy_selector import PolicySelector
 from .ras import RasOptions, RasSelector
 from .replay import ONE_STEP_SAMPLERS, final_weights, is_one_step
 from .schedule import StepKind, ladder, skipped_groups, step_kinds
-from .selector import ObservingSelector, PlanSelector, RandomSelector, Selection, Selector, source_steps
+from .selector import PlanSelector, RandomSelector, Selection, Selector, source_steps
 from .step_schedule import StepSchedule
 
 __all__ = [
@@ -29,10 +30,10 @@ __all__ = [
     "Fingerprint",
     "Intervals",
     "ModelFacts",
-    "ObservingSelector",
     "Plan",
     "PlanSelector",
     "Policy",
+    "PolicySelector",
     "Predicted",
     "RandomSelector",
     "RasOptions",

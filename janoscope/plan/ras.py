@@ -4,12 +4,17 @@ Steps count from 0. A RAS step computes the tokens kept by the choice made at th
 its last computed prediction. Importance comes from outside: the standard deviation (or norm) of each token's prediction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from ..analysis.arrays import Array, to_host
+from ..analysis.importance import ras_importance
 from ..errors import ExecutionError, InputError
+from ..grid import TokenGrid
+from .plan import Plan
 from .schedule import StepKind
 from .selector import Selection, selection_of
 
@@ -89,19 +94,23 @@ def drop_mask(importance: np.ndarray, drops: np.ndarray, skip: int, options: Ras
 
 
 class RasSelector:
-    """The state of one RAS run: drop counts, and the choice in force. Make a new one for each generation."""
+    """The state of one RAS run: drop counts, and the choice in force. Make a new one for each generation.
 
-    def __init__(self, options: RasOptions, steps: int, tokens: int) -> None:
+    Args:
+        grid: of the run's latent.
+        sigma: (step + 1,): of every step and after the last; its differences scale all tokens alike.
+    """
+
+    plan: Plan | None = None  # RAS needs none
+
+    def __init__(self, options: RasOptions, grid: TokenGrid, sigma: Sequence[float]) -> None:
         self.options = options
-        self._steps = steps
-        self._end = steps if options.end is None else options.end
-        self._skip = skip_counts(options, steps, tokens)
-        self._drops = np.zeros(tokens)  # only differences matter, so the official start at -(steps + 1) changes nothing
+        self._grid, self._sigma = grid, sigma
+        self._steps = len(sigma) - 1
+        self._end = self._steps if options.end is None else options.end
+        self._skip = skip_counts(options, self._steps, grid.count)
+        self._drops = np.zeros(grid.count)  # only differences matter, so the official start at -(steps + 1) changes nothing
         self._dropped: np.ndarray | None = None
-
-    @property
-    def metric(self) -> Literal["std", "l2norm"]:
-        return self.options.metric
 
     @property
     def drops(self) -> np.ndarray:
@@ -117,7 +126,15 @@ class RasSelector:
         last = self._end - 1 if self.options.official else self._end
         return following < self._steps and following <= last and self.is_ras(following)
 
-    def observe(self, step: int, importance: np.ndarray) -> None:
+    def observe(self, step: int, sample: Array, output: Array) -> None:
+        """Choose by the step's guided prediction, (item, channel, frame, row, col); of a batch by the most important item."""
+        gap = {"sigma": self._sigma[step], "sigma_next": self._sigma[step + 1]}
+        tokens, metric = self._grid.pack(output), self.options.metric
+        importance = np.stack([to_host(ras_importance(item, self._grid, **gap, metric=metric)) for item in tokens])
+        self.choose(step, importance.max(axis=0))
+
+    def choose(self, step: int, importance: np.ndarray) -> None:
+        """Choose the next step's tokens by the importance (token,) of this step's prediction, where the next step skips any."""
         if self.wants(step):
             self._dropped = drop_mask(importance, self._drops, int(self._skip[step + 1]), self.options)
             self._drops = self._drops + self._dropped
@@ -126,8 +143,14 @@ class RasSelector:
         if not self.is_ras(step):
             return Selection(self._full_kind(step), None)
         if self._dropped is None:
-            raise ExecutionError(f"RAS has no choice for step {step}: hand the importance of step {step - 1} to observe() first.")
+            raise ExecutionError(f"RAS has no choice for step {step}: show step {step - 1} to observe() first.")
         return selection_of(StepKind.ACTIVE, np.flatnonzero(~self._dropped))
+
+    def writes_keys(self, step: int) -> bool:
+        return self.select(step).kind is StepKind.REFRESH
+
+    def skipped_groups(self) -> list[np.ndarray]:
+        return [np.arange(self._grid.count)]
 
     def _full_kind(self, step: int) -> StepKind:
         """K and V are written in full at the step before `start` and at resets; past the end nothing reads them."""

@@ -93,7 +93,7 @@ def test_what_is_accelerated_is_the_new_objects(what, after_one):
     full = generate(reference, call)
     with Executor(reference, probe_named("flux"), policy=policy) as executor:
         wanted = generate(reference, call)
-        account = executor.account.to_json()
+        account = executor.summary.to_json()
     pipe, call = build("flux")
     with Executor(pipe, probe_named("flux"), policy=policy) as executor:
         if after_one:
@@ -102,8 +102,8 @@ def test_what_is_accelerated_is_the_new_objects(what, after_one):
         made = generate(pipe, call)
     assert torch.equal(made, wanted)
     assert not torch.equal(made, full), "control: the plain run differs"
-    assert executor.account.to_json() == account
-    assert executor.account.compute < 1
+    assert executor.summary.to_json() == account
+    assert executor.summary.compute < 1
     assert vars_of(pipe)[1] == [0, 0]
     assert torch.equal(generate(pipe, call), full)
     assert "forward" not in vars(pipe.transformer)

@@ -60,7 +60,7 @@ def test_picks_the_same_tokens_and_ends_at_the_same_latents(name, output, keys, 
     assert ladder(executor.plan.step_kind) == "WWWR.amaRm.C"
     assert set(brute.levels.tolist()) == {1, 2, 3}
     np.testing.assert_array_equal(executor.plan.ranks, brute.levels)
-    assert [step.tokens for step in executor.account.steps] == [int(computed.sum()) for computed in brute.computed]
+    assert [step.tokens for step in executor.summary.steps] == [int(computed.sum()) for computed in brute.computed]
     assert (got - expected).abs().max() < 1e-4
     if (output, keys) != ("hold", "hold"):
         assert (got - held[name][0]).abs().max() > 1e-3, "a forecast must differ from holding"

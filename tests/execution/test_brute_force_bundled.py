@@ -51,7 +51,7 @@ def test_same_tokens_and_same_latents_over_a_whole_generation(name, output):
     with BruteForce(model.pipe, grid, STEPS, by_hand, to_grid, hooked=lambda key: own(key, grid.count)) as brute:
         expected = run()
     np.testing.assert_array_equal(executor.plan.ranks, brute.levels)
-    assert [step.tokens for step in executor.account.steps] == [int(computed.sum()) for computed in brute.computed]
+    assert [step.tokens for step in executor.summary.steps] == [int(computed.sum()) for computed in brute.computed]
     assert (got - expected).abs().max() < 1e-4
     plain = run()
     assert (got - plain).abs().max() > 1e-3, "skipping must show, or the comparison says nothing"

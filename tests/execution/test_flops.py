@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from janoscope.execution.flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, flop_counter, shapes_of
+from janoscope.execution.counting.flops import CallKind, CountedNetwork, FlopMeter, SomeTokens, flop_counter, shapes_of
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.rows import Rows
 from janoscope.probe import find_probe
@@ -99,13 +99,13 @@ def test_an_adapter_loaded_between_generations_is_counted():
     tiny = Tiny("flux")
     with tiny.executor(policy()) as executor:
         generate(tiny.pipe, tiny.call)
-        without = [step.flops for step in executor.account.steps]
+        without = [step.flops for step in executor.summary.steps]
         tiny.pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "ff.net.0.proj"]))
         generate(tiny.pipe, tiny.call)
-        counted = [step.flops for step in executor.account.steps]
+        counted = [step.flops for step in executor.summary.steps]
         tiny.pipe.transformer.disable_adapters()
         generate(tiny.pipe, tiny.call)
-        disabled = [step.flops for step in executor.account.steps]
+        disabled = [step.flops for step in executor.summary.steps]
     tiny.pipe.transformer.enable_adapters()
     real = []
     with flop_counter() as counter:
@@ -125,7 +125,7 @@ def test_nothing_is_counted_while_a_pipeline_generates():
     calls = len(modes)
     assert calls
     assert modes == [None] * calls
-    assert executor.account.steps[0].flops > 0
+    assert executor.summary.steps[0].flops > 0
     assert len(modes) == calls, "counting runs a copy, without the network's hooks"
     with flop_counter():
         generate(tiny.pipe, tiny.call)
@@ -155,7 +155,7 @@ def test_blocks_are_still_compiled_after_a_counted_generation(counter, fresh_dyn
     else:
         with tiny.executor(policy()) as executor:
             generate(tiny.pipe, tiny.call)
-        assert executor.account.compute < 1
+        assert executor.summary.compute < 1
         with flop_counter():
             generate(tiny.pipe, tiny.call)
     later = Tiny("flux")
@@ -175,7 +175,7 @@ def test_operators_without_a_formula_are_named():
 
 def test_a_network_that_reads_values_is_estimated_by_the_formula(monkeypatch):
     tiny = Tiny("flux")
-    counted = tiny.run(policy())[1].account
+    counted = tiny.run(policy())[1].summary
     kind = type(tiny.pipe.transformer)
     plain = kind.forward
 
@@ -185,7 +185,7 @@ def test_a_network_that_reads_values_is_estimated_by_the_formula(monkeypatch):
         return plain(self, hidden_states, **more)
 
     monkeypatch.setattr(kind, "forward", reads_a_value)
-    account = tiny.run(policy())[1].account
+    account = tiny.run(policy())[1].summary
     with pytest.warns(RuntimeWarning, match="estimated by a formula: FluxTransformer2DModel cannot be traced"):
         assert account.compute == pytest.approx(counted.compute, abs=0.05)
 

@@ -131,7 +131,7 @@ def _partial_counts(tiny):
 
     with Executor(tiny.pipe, tiny.probe, policy=FROZEN_POLICY) as executor:
         generate(tiny.pipe, tiny.call, num_inference_steps=FROZEN_STEPS)
-    return {step.tokens for step in executor.account.steps} - {executor.account.image_tokens}
+    return {step.tokens for step in executor.summary.steps} - {executor.summary.image_tokens}
 
 
 @pytest.mark.parametrize(

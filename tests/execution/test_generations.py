@@ -31,13 +31,13 @@ def tiny(request):
 def test_a_generation_refreshed_at_every_step_equals_the_plain_one_bit_for_bit(tiny, policy):
     output, executor = tiny.run(policy(**EVERY_STEP_REFRESHED))
     assert torch.equal(output, tiny.expected)
-    assert executor.account.kinds == ["warmup"] * 2 + ["refresh"] * 5 + ["cooldown"]
-    assert executor.account.compute == 1.0
+    assert executor.summary.kinds == ["warmup"] * 2 + ["refresh"] * 5 + ["cooldown"]
+    assert executor.summary.compute == 1.0
 
 
 def test_partial_steps_account_for_what_they_computed_and_leave_nothing_behind(tiny, policy):
     output, executor = tiny.run(policy())
-    account, tokens = executor.account, executor.account.image_tokens
+    account, tokens = executor.summary, executor.summary.image_tokens
     assert output.isfinite().all()
     assert account.nonfinite == 0
     assert (output - tiny.expected).abs().max() > 1e-4, "tokens were skipped, so something must differ"
@@ -62,7 +62,7 @@ def test_its_plan_given_back_makes_the_same_generation(tiny, policy):
     output, executor = tiny.run(policy())
     obeyed, second = tiny.run(plan=executor.plan)
     assert torch.equal(obeyed, output)
-    assert second.account.to_json() == executor.account.to_json()
+    assert second.summary.to_json() == executor.summary.to_json()
 
 
 def test_an_exception_in_mid_run_restores_the_pipeline(tiny, policy, monkeypatch):
@@ -111,7 +111,7 @@ def test_bf16_generations_hold_the_same_laws(tiny, policy, strategy):
     assert partial.isfinite().all()
     assert partial.dtype == expected.dtype
     assert not torch.equal(partial, expected)
-    assert executor.account.cache_bytes > 0
+    assert executor.summary.cache_bytes > 0
     obeyed, _ = half.run(plan=executor.plan, **halved)
     assert torch.equal(obeyed, partial)
     assert torch.equal(half.plain(**halved), expected)

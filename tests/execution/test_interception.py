@@ -159,7 +159,7 @@ def test_control_a_backend_that_is_not_met_is_refused():
     tiny.pipe.transformer.set_attention_backend("flex")
     with tiny.executor(policy()) as executor:
         hooks, _ = executor._networks["transformer"]
-        executor._call.backends, hooks._meet_backend = set(), lambda *_: None  # nobody listens there
+        executor._state.backends, hooks._meet_backend = set(), lambda *_: None  # nobody listens there
         with pytest.raises(ExecutionError, match=r"blocks\.0\.attn was served .* 0 times"):
             generate(tiny.pipe, tiny.call)
 

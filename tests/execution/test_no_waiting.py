@@ -52,7 +52,7 @@ def _assert_nothing_is_fetched(family, more, monkeypatch):
         honest = getattr(Run, name)
 
         def call(self, *args, **kwargs):
-            step = len(self.account.steps)
+            step = len(self.summary.steps)
             with Waits() as mode:
                 result = honest(self, *args, **kwargs)
             waits.setdefault(step, []).extend(mode.met)
@@ -63,6 +63,6 @@ def _assert_nothing_is_fetched(family, more, monkeypatch):
     for name in ("call", "step_ends"):
         monkeypatch.setattr(Run, name, watched(name))
     _, executor = tiny.run(policy(intervals={"static": 4, "moderate": 2, "active": 1}, **more), num_inference_steps=10)
-    assert executor.account.kinds[2:] == ["refresh", "active", "moderate", "active", "refresh", "active", "moderate", "cooldown"]
+    assert executor.summary.kinds[2:] == ["refresh", "active", "moderate", "active", "refresh", "active", "moderate", "cooldown"]
     assert {step: met for step, met in waits.items() if met and 2 <= step < 9} == {}
     assert waits[9], "control: the count of non-finite values is fetched once, after the last step"

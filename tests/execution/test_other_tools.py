@@ -57,7 +57,7 @@ def test_a_second_executor_is_refused_and_the_first_goes_on(tiny):
         with pytest.raises(ExecutionError, match=r"transformer has executor janoscope\.Executor .* remove it first"):
             tiny.executor(policy())
         assert torch.equal(generate(tiny.pipe, tiny.call), expected)
-    assert first.account.compute < 1
+    assert first.summary.compute < 1
     clean(tiny)
     assert torch.equal(tiny.run(policy())[0], expected)
 

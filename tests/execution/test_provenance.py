@@ -1,6 +1,7 @@
 """Where served keys, values and outputs come from, told by their values; and whole RAS runs against the official ones."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -37,7 +38,7 @@ def test_served_keys_come_from_the_steps_that_the_plan_says(family, monkeypatch)
     def watching(self, given, number):
         result = honest(self, given, number)
         if self._layer == layer and self._cache is executor._run._caches._kept["transformer", 0]:
-            count = executor.account.image_tokens
+            count = executor.summary.image_tokens
             image = slice(-count, None) if tiny.probe.execution.text == "first" else slice(0, count)
             step = executor._run._step
             rows = torch.arange(count) if self._rows is None else self._rows.image(torch.device("cpu"))
@@ -91,7 +92,7 @@ def test_a_whole_ras_run_drops_the_official_tokens_and_ends_at_the_official_samp
     last, source, dropped = np.full(grid.count, -1), [], []
 
     def say(hidden):
-        step, rows = len(executor.account.steps), executor._call.rows
+        step, rows = len(executor.summary.steps), executor._state.rows
         chosen = torch.arange(grid.count) if rows is None else rows.image(hidden.device)
         assert hidden.shape[1] == len(chosen)
         last[chosen.numpy()] = step
@@ -100,7 +101,7 @@ def test_a_whole_ras_run_drops_the_official_tokens_and_ends_at_the_official_samp
         return velocity[step][chosen][None]
 
     pipe.transformer.proj_out.forward = say
-    with Executor(pipe, probe, selector=lambda steps, grid: RasSelector(options, steps, grid.count)) as executor:
+    with Executor(pipe, probe, selector=partial(RasSelector, options)) as executor:
         start = grid.pack(torch.from_numpy(golden["x0"])[None, :, None])
         text = {"prompt_embeds": torch.zeros(1, 9, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
         size = {"height": 8 * params["H"], "width": 8 * params["W"]}

@@ -11,11 +11,10 @@ from tiny_transformers import COLS, ROWS
 
 from janoscope.capture import Capture
 from janoscope.errors import ExecutionError, InputError
-from janoscope.execution import Executor
-from janoscope.execution import run as run_module
+from janoscope.execution import Executor, generation_facts
+from janoscope.execution import executor as executor_module
 from janoscope.execution.refusal import refuse_compiled
-from janoscope.execution.warmup import Warmup
-from janoscope.plan import highest
+from janoscope.plan import PolicySelector, highest
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +44,9 @@ def test_an_item_of_a_batch_equals_itself_alone_where_the_mask_is_the_same(flux)
 def test_two_guidance_passes_a_step_are_accounted_for_and_cached_apart(flux):
     _, one = flux.run(policy())
     _, two = flux.run(policy(), **TWO_PASSES["flux"])
-    assert {step.calls for step in two.account.steps} == {2}
-    assert two.account.cache_bytes == 2 * one.account.cache_bytes
-    assert two.account.compute == pytest.approx(one.account.compute)
+    assert {step.calls for step in two.summary.steps} == {2}
+    assert two.summary.cache_bytes == 2 * one.summary.cache_bytes
+    assert two.summary.compute == pytest.approx(one.summary.compute)
 
 
 def _with_guidance_until_step_2(tiny, used):
@@ -70,23 +69,23 @@ def _with_guidance_until_step_2(tiny, used):
 def test_guidance_that_ends_midway_goes_on_with_one_branch():
     """What is stored no longer fits, so all is refreshed."""
     output, executor = _with_guidance_until_step_2(Tiny("sd3"), policy())
-    assert [step.step for step in executor.account.steps if step.forced] == [3]
+    assert [step.step for step in executor.summary.steps if step.forced] == [3]
     assert output.isfinite().all()
 
 
 def test_compute_is_against_the_calls_that_a_full_run_makes_too():
     """Nothing is skipped, so nothing is saved, though five of eight steps cost half as much as the first."""
     _, executor = _with_guidance_until_step_2(Tiny("sd3"), policy(intervals={"static": 1, "moderate": 1, "active": 1}))
-    account = executor.account
+    account = executor.summary
     assert account.compute == 1.0
     assert [step.flops for step in account.steps] == [step.full_flops for step in account.steps]
     by_the_first_step = sum(step.flops for step in account.steps) / (len(account.steps) * account.steps[0].flops)
     assert by_the_first_step < 0.9, "control: measured by the first step, the end of guidance counts as saved"
     _, some = _with_guidance_until_step_2(Tiny("sd3"), policy(intervals={"static": 3, "moderate": 3, "active": 3}))
-    reused = [step for step in some.account.steps if step.flops == 0]
+    reused = [step for step in some.summary.steps if step.flops == 0]
     assert reused
-    assert {step.full_flops for step in reused} == {some.account.steps[-1].full_flops}
-    assert some.account.compute < 1
+    assert {step.full_flops for step in reused} == {some.summary.steps[-1].full_flops}
+    assert some.summary.compute < 1
 
 
 def test_two_pipelines_at_once_know_nothing_of_each_other(flux):
@@ -101,10 +100,10 @@ def test_two_pipelines_at_once_know_nothing_of_each_other(flux):
 def test_a_second_transformer_begins_with_a_refresh_of_its_own():
     tiny = Tiny("wan2.2")
     _, executor = tiny.run(policy())
-    assert [step.step for step in executor.account.steps if step.forced] == [3]
+    assert [step.step for step in executor.summary.steps if step.forced] == [3]
     with tiny.executor(policy(intervals={"static": 3, "moderate": 3, "active": 3})) as executor:
         generate(tiny.pipe, tiny.call)
-    assert [(step.kind, step.forced) for step in executor.account.steps][2:4] == [("refresh", False), ("reuse", True)]
+    assert [(step.kind, step.forced) for step in executor.summary.steps][2:4] == [("refresh", False), ("reuse", True)]
 
 
 def test_a_run_from_a_picture_counts_its_own_steps(flux):
@@ -115,10 +114,10 @@ def test_a_run_from_a_picture_counts_its_own_steps(flux):
     plain = generate(pipe, call, num_inference_steps=10)
     with Executor(pipe, flux.probe, policy=policy(intervals={"static": 1, "moderate": 1})) as executor:
         assert torch.equal(generate(pipe, call, num_inference_steps=10), plain)
-    assert len(executor.account.steps) == 8
+    assert len(executor.summary.steps) == 8
     with Executor(pipe, flux.probe, policy=policy()) as executor:
         skipped = generate(pipe, call, num_inference_steps=10)
-    assert executor.account.kinds[-1] == "cooldown"
+    assert executor.summary.kinds[-1] == "cooldown"
     assert (skipped - plain).abs().max() > 1e-4
 
 
@@ -137,15 +136,16 @@ def _from_a_clip():
 def test_a_run_from_a_clip_counts_its_own_steps_though_its_scheduler_does_not(monkeypatch):
     """DDIM has no begin_index: only the first timestep says that two steps are left out."""
     given = []
-    monkeypatch.setattr(run_module, "Warmup", lambda *arguments: given.append(arguments[3]) or Warmup(*arguments))
+    watched = lambda *arguments: given.append(arguments[3]) or PolicySelector(*arguments)
+    monkeypatch.setattr(executor_module, "PolicySelector", watched)
     executor = _from_a_clip()
-    assert (len(executor.account.steps), executor.plan.fingerprint.steps) == (8, 8)
-    assert executor.account.kinds[-1] == "cooldown"
+    assert (len(executor.summary.steps), executor.plan.fingerprint.steps) == (8, 8)
+    assert executor.summary.kinds[-1] == "cooldown"
     right = given[0]
-    monkeypatch.setattr(run_module, "_timestep", lambda arguments: None)
+    monkeypatch.setattr(generation_facts, "_timestep", lambda arguments: None)
     wrong = _from_a_clip()
     assert wrong.plan.fingerprint.steps == 10, "control: without the timestep the run ends before its cool-down"
-    assert wrong.account.kinds[-1] != "cooldown"
+    assert wrong.summary.kinds[-1] != "cooldown"
     assert [getattr(given[1], name)[2:].tolist() for name in ("timestep", "alpha", "sigma")] == [
         getattr(right, name).tolist() for name in ("timestep", "alpha", "sigma")
     ], "the warm-up's noise levels are those of the steps made"
@@ -205,7 +205,7 @@ def test_weights_that_are_fetched_block_by_block_work(flux):
     assert next(tiny.pipe.transformer.parameters()).device.type == "meta"
     output, executor = tiny.run(policy())
     assert torch.equal(output, expected)
-    assert tiny.run(policy())[1].account.to_json() == executor.account.to_json()
+    assert tiny.run(policy())[1].summary.to_json() == executor.summary.to_json()
 
 
 @pytest.mark.parametrize("family", ["flux", "wan", "sd3"])
@@ -307,5 +307,5 @@ def test_non_finite_predictions_are_counted(flux):
         tiny.pipe.transformer.proj_out.bias[0] = float("nan")
     with tiny.executor(policy(map="random")) as executor:
         generate(tiny.pipe, tiny.call)
-    assert executor.account.nonfinite == ROWS * COLS + 7 * ROWS * COLS * 16, "one channel at first, then everything it has met"
-    assert "non-finite" in str(executor.account)
+    assert executor.summary.nonfinite == ROWS * COLS + 7 * ROWS * COLS * 16, "one channel at first, then everything it has met"
+    assert "non-finite" in str(executor.summary)

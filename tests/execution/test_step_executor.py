@@ -88,7 +88,7 @@ def test_skipped_steps_call_no_network_and_reuse_what_was_handed(name):
     assert torch.equal(handed[0], full[0])
     assert torch.equal(handed[1], full[1])
     assert not torch.equal(handed[2], full[2])  # the control: this step of the full run is another
-    assert executor.account.compute == pytest.approx(len(computed) / steps, abs=0.2 if two_experts else 1e-9)
+    assert executor.summary.compute == pytest.approx(len(computed) / steps, abs=0.2 if two_experts else 1e-9)
     assert executor.plan is not None
     _, _, after, _ = run(pipe, call)
     assert torch.equal(after, plain)
@@ -100,7 +100,7 @@ def test_everything_computed_is_the_plain_run_bit_for_bit(name):
     full, _, plain, _ = run(pipe, call)
     _, _, made, executor = run(pipe, call, policy_of("forecast", tuple(range(len(full))), len(full)))
     assert torch.equal(made, plain)
-    assert executor.account.compute == 1.0
+    assert executor.summary.compute == 1.0
 
 
 @pytest.mark.parametrize("name", ["flux", "sd3", "wan", "latte", "lumina2", "z-image", "hidream"])
@@ -125,7 +125,7 @@ def test_what_the_sampler_is_handed_is_the_combination_of_what_was_computed(name
             own[step] = (handed[step] - others) / made.handed[step, step]
         else:
             torch.testing.assert_close(handed[step], others, atol=2e-5 * float(others.abs().max()), rtol=1e-4)
-    assert executor.account.kinds == ["refresh" if step in COMPUTED else "reuse" for step in range(STEPS)]
+    assert executor.summary.kinds == ["refresh" if step in COMPUTED else "reuse" for step in range(STEPS)]
 
 
 def rewound(scheduler):

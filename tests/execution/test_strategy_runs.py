@@ -1,5 +1,6 @@
 """Whole generations under every cache strategy, every family: the same latents as under kv, and as many bytes as predicted."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -23,7 +24,7 @@ def test_every_strategy_ends_at_the_latents_of_kv_with_the_bytes_that_were_predi
     tiny, made = Tiny(family), {}
     for strategy in ("kv", "hidden", "offload", EIGHT_BITS[FAMILIES.index(family) % 2]):
         output, executor = tiny.run(policy(cache=table(strategy), warmup=1), num_inference_steps=6)
-        account, predicted = executor.account, executor.plan.predicted
+        account, predicted = executor.summary, executor.plan.predicted
         assert account.cache_bytes == pytest.approx(predicted.cache_bytes, rel=0.02), strategy
         assert account.compute == pytest.approx(made["kv"][1] if made and strategy != "hidden" else account.compute)
         assert (account.cache_host_bytes > 0) == (strategy == "offload")
@@ -39,7 +40,7 @@ def test_every_strategy_ends_at_the_latents_of_kv_with_the_bytes_that_were_predi
 def test_control_a_prediction_for_another_strategy_is_told_apart():
     """What the two percent are for: scales left out, and the text's rows, are more than that on these networks."""
     tiny = Tiny("flux")
-    taken = {strategy: tiny.run(policy(cache=table(strategy)))[1].account.cache_bytes for strategy in STRATEGIES}
+    taken = {strategy: tiny.run(policy(cache=table(strategy)))[1].summary.cache_bytes for strategy in STRATEGIES}
     assert all(b / a > 1.02 for a, b in pairwise(sorted(taken.values()))), taken
 
 
@@ -62,15 +63,15 @@ def test_a_cache_may_take_the_place_of_the_policys_the_plans_and_a_selectors():
     for given in ({"policy": policy()}, {"plan": plan}):
         got, again = tiny.run(**given, options={"cache": Cache("hidden")})
         assert (got - expected).abs().max() < 1e-5
-        assert again.account.cache_strategy == again.plan.policy.cache.strategy == "hidden"
-        assert again.account.cache_bytes < executor.account.cache_bytes / 2
+        assert again.summary.cache_strategy == again.plan.policy.cache.strategy == "hidden"
+        assert again.summary.cache_bytes < executor.summary.cache_bytes / 2
     options = RasOptions(start=2, end=7, resets=(4,))
-    ras = {"selector": lambda steps, grid: RasSelector(options, steps, grid.count)}
+    ras = {"selector": partial(RasSelector, options)}
     outputs = {}
     for strategy in ("kv", "offload"):
         with Executor(tiny.pipe, tiny.probe, **ras, cache=Cache(strategy)) as executor:
             outputs[strategy] = generate(tiny.pipe, tiny.call)
-        assert (executor.account.cache_host_bytes > 0) == (strategy == "offload")
+        assert (executor.summary.cache_host_bytes > 0) == (strategy == "offload")
     assert torch.equal(outputs["kv"], outputs["offload"])
 
 

@@ -38,7 +38,7 @@ def assert_executed_and_recorded(tiny):
     assert torch.equal(tiny.run(policy(**EVERY_TOKEN))[0], plain)
     skipping, executor = tiny.run(policy())
     assert tiny.attributes() == before
-    assert executor.account.compute < 0.9
+    assert executor.summary.compute < 0.9
     assert (skipping - plain).abs().max() > 1e-4
     sink = MemorySink()
     with Capture(tiny.pipe, tiny.probe, sink), watched(tiny.pipe, tiny.probe.tap.components) as steps:
@@ -97,7 +97,7 @@ def test_model_offload_puts_the_network_back_after_every_generation_and_the_exec
     with tiny.executor(policy()) as executor:
         for _ in range(3):
             assert torch.equal(generate(tiny.pipe, tiny.call), expected)
-            assert executor.account.compute < 0.9
+            assert executor.summary.compute < 0.9
     assert torch.equal(tiny.plain(), Tiny("flux").plain())
     assert_executed_and_recorded(tiny)
     monkeypatch.setattr(InstancePatch, "renew", lambda self: None)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from janoscope.errors import ExecutionError, InputError
+from janoscope.grid import TokenGrid
 from janoscope.plan import RasOptions, RasSelector, StepKind
 from janoscope.plan.ras import drop_mask, skip_counts
 
@@ -32,10 +33,15 @@ def case(request):
     return json.loads(str(arrays["params"])), arrays
 
 
+def selector_of(options, steps, tokens):
+    """A selector over tokens in a row, of two channels, whose sigma falls from 1 to 0."""
+    return RasSelector(options, TokenGrid(2, (1, 1, tokens), (1, 1, 1)), np.linspace(1, 0, steps + 1))
+
+
 def replay(options, arrays):
     """Dropped tokens and source steps of a run, (step, token), as the selector gives them."""
     steps, tokens = arrays["dropped"].shape
-    selector = RasSelector(options, steps, tokens)
+    selector = selector_of(options, steps, tokens)
     last, dropped, source = np.full(tokens, -1), [], []
     for step in range(steps):
         selection = selector.select(step)
@@ -44,7 +50,7 @@ def replay(options, arrays):
         source.append(last.copy())
         dropped.append(~np.isin(np.arange(tokens), computed))
         if selector.wants(step):
-            selector.observe(step, arrays["metric_raw"][step])
+            selector.choose(step, arrays["metric_raw"][step])
     return np.stack(dropped), np.stack(source)
 
 
@@ -67,7 +73,7 @@ def test_drops_and_source_steps_match_the_official_run(case):
 def test_flags_and_skip_counts_match_the_official_manager(case):
     params, arrays = case
     steps, tokens = arrays["dropped"].shape
-    selector = RasSelector(options_of(params), steps, tokens)
+    selector = selector_of(options_of(params), steps, tokens)
     assert [selector.is_ras(step) for step in range(steps)] == arrays["is_ras"].tolist()
     assert [selector.wants(step) for step in range(steps)] == arrays["is_next_ras"].tolist()
     np.testing.assert_array_equal(skip_counts(options_of(params), steps, tokens), arrays["skip_list"])
@@ -76,12 +82,12 @@ def test_flags_and_skip_counts_match_the_official_manager(case):
 def test_drop_counts_match_the_official_ones_up_to_their_common_start(case):
     params, arrays = case
     steps, tokens = arrays["dropped"].shape
-    selector = RasSelector(options_of(params), steps, tokens)
+    selector = selector_of(options_of(params), steps, tokens)
     checked = 0
     for step in range(steps):
         if selector.wants(step):
             np.testing.assert_array_equal(selector.drops - (steps + 1), arrays["drop_count_before"][step])
-            selector.observe(step, arrays["metric_raw"][step])
+            selector.choose(step, arrays["metric_raw"][step])
             checked += 1
     assert checked == arrays["is_next_ras"].sum() >= 5
 
@@ -100,12 +106,12 @@ def test_the_corrected_rule_differs_from_the_official_one(case):
 def test_the_official_rule_reuses_its_choice_at_the_end_and_the_corrected_one_chooses_anew():
     options = {"start": 2, "end": 5, "resets": (), "starvation": 0.0}
     for official in (True, False):
-        selector = RasSelector(RasOptions(**options, official=official), 9, 4)
+        selector = selector_of(RasOptions(**options, official=official), 9, 4)
         chosen = {}
         for step in range(9):
             chosen[step] = selector.select(step).indices
             if selector.wants(step):
-                selector.observe(step, np.roll([1.0, 2.0, 3.0, 4.0], step))
+                selector.choose(step, np.roll([1.0, 2.0, 3.0, 4.0], step))
         assert (chosen[5].tolist() == chosen[4].tolist()) is official
 
 
@@ -113,13 +119,13 @@ def test_starvation_feeds_itself_officially_and_balances_when_corrected():
     importance = np.random.default_rng(0).uniform(1, 2, 64)
     never = {}
     for official in (True, False):
-        selector = RasSelector(RasOptions(start=1, resets=(), official=official), 20, 64)
+        selector = selector_of(RasOptions(start=1, resets=(), official=official), 20, 64)
         computed = np.zeros(64, dtype=int)
         for step in range(20):
             selection = selector.select(step)
             if selection.indices is not None:
                 computed[selection.indices] += 1
-            selector.observe(step, importance)
+            selector.choose(step, importance)
         never[official] = int((computed == 0).sum())
     assert never == {True: 32, False: 0}
 
@@ -141,14 +147,38 @@ def test_a_skip_may_grow_at_every_step():
 
 
 def test_one_step_alone_may_be_corrected():
-    selector = RasSelector(RasOptions(start=2, end=2, resets=(), official=False), 6, 4)
+    selector = selector_of(RasOptions(start=2, end=2, resets=(), official=False), 6, 4)
     assert [selector.is_ras(step) for step in range(6)] == [False, False, True, False, False, False]
     assert [selector.wants(step) for step in range(6)] == [False, True, False, False, False, False]
 
 
-def test_the_metric_is_told_to_whoever_measures():
-    for metric in ("std", "l2norm"):
-        assert RasSelector(RasOptions(metric=metric), 10, 4).metric == metric
+@pytest.mark.parametrize(("metric", "dropped"), [("std", [2, 3]), ("l2norm", [0, 1])])
+def test_a_step_is_judged_by_the_spread_or_the_size_of_its_tokens_update(metric, dropped):
+    """Two channels a token: 9 and 9 have the largest norm and no spread, 1 and -1 the reverse."""
+    output = np.array([[[9.0, 9.0, 1.0, 1.0]], [[9.0, 9.0, -1.0, -1.0]]])[None, :, None]  # (item, channel, frame, row, col)
+    selector = selector_of(RasOptions(start=1, resets=(), metric=metric), 3, 4)
+    assert selector.wants(0)
+    selector.observe(0, output, output)
+    assert np.setdiff1d(range(4), selector.select(1).indices).tolist() == dropped
+
+
+def test_of_a_batch_the_most_important_item_counts():
+    plain, busy = np.zeros((2, 1, 1, 4)), np.zeros((2, 1, 1, 4))  # (channel, frame, row, col)
+    busy[0, ..., 2:], busy[1, ..., 2:] = 5.0, -5.0
+    selector = selector_of(RasOptions(start=1, resets=()), 3, 4)
+    selector.observe(0, None, np.stack([plain, busy]))
+    assert np.setdiff1d(range(4), selector.select(1).indices).tolist() == [2, 3]
+
+
+def test_keys_are_written_at_refreshes_alone_and_any_token_may_be_skipped():
+    """RAS keeps keys and values of its full steps; partial ones write their own rows over them, others have no reader."""
+    selector = selector_of(RasOptions(start=3, end=7, resets=(5,)), 10, 4)
+    writes = []
+    for step in range(10):
+        writes.append(selector.writes_keys(step))
+        selector.choose(step, np.arange(4.0))
+    assert writes == [False, False, True, False, False, True, False, False, False, False]
+    assert [group.tolist() for group in selector.skipped_groups()] == [[0, 1, 2, 3]]
 
 
 def test_equal_importance_is_told_apart_by_order():
@@ -166,18 +196,18 @@ def test_a_growing_skip_is_centred_on_the_average_in_whole_lengths_and_cut_to_64
 
 
 def test_kinds_write_the_caches_before_the_start_and_at_resets():
-    selector = RasSelector(RasOptions(start=3, end=7, resets=(5,)), 10, 4)
+    selector = selector_of(RasOptions(start=3, end=7, resets=(5,)), 10, 4)
     kinds = []
     for step in range(10):
         kinds.append(selector.select(step).kind)
-        selector.observe(step, np.arange(4.0))
+        selector.choose(step, np.arange(4.0))
     w, r, a, c = StepKind.WARMUP, StepKind.REFRESH, StepKind.ACTIVE, StepKind.COOLDOWN
     assert kinds == [w, w, r, a, a, r, a, a, c, c]
 
 
 def test_a_step_without_the_importance_it_needs_is_refused():
-    selector = RasSelector(RasOptions(start=2), 10, 4)
-    with pytest.raises(ExecutionError, match="no choice for step 2: hand the importance of step 1"):
+    selector = selector_of(RasOptions(start=2), 10, 4)
+    with pytest.raises(ExecutionError, match="no choice for step 2: show step 1 to observe"):
         selector.select(2)
 
 

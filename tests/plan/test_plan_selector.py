@@ -6,14 +6,13 @@ import pytest
 
 from janoscope.grid import TokenGrid
 from janoscope.plan import (
+    Cache,
     Fingerprint,
-    ObservingSelector,
     PlanSelector,
     Policy,
     RandomSelector,
-    RasOptions,
-    RasSelector,
     StepKind,
+    ladder,
     plan_from_ranks,
     source_steps,
     step_kinds,
@@ -124,8 +123,22 @@ def test_random_tokens_have_the_plans_kinds_and_counts_and_change_from_step_to_s
     assert any((RandomSelector(plan, 6).select(s).indices != drawn.select(s).indices).any() for s in (3, 4, 5))
 
 
-def test_only_selectors_that_choose_as_they_go_ask_for_importance():
+def test_a_selector_that_obeys_a_plan_has_it_from_the_start_and_wants_no_step():
     plan = plan_of(policy_of(2, 1, 8, 4), [1, 2, 3], 20)
-    assert isinstance(RasSelector(RasOptions(), 20, 16), ObservingSelector)
-    assert not isinstance(PlanSelector(plan), ObservingSelector)
-    assert not isinstance(RandomSelector(plan, 0), ObservingSelector)
+    for selector in (PlanSelector(plan), RandomSelector(plan, 0)):
+        assert selector.plan is plan
+        assert not any(selector.wants(step) for step in range(20))
+
+
+def test_keys_are_written_where_a_partial_step_reads_them():
+    plan = plan_of(policy_of(2, 1, 4, 2), [1, 2, 3], 9)
+    assert ladder(plan.step_kind) == "WWRamaRaC"
+    assert [step for step in range(9) if PlanSelector(plan).writes_keys(step)] == [2, 6]
+    forecasting = plan.with_cache(Cache(forecast=True))
+    assert [step for step in range(9) if PlanSelector(forecasting).writes_keys(step)] == [1, 2, 6], "two points for a line"
+
+
+def test_tokens_drawn_anew_may_skip_any_token_and_a_plans_only_its_lower_levels():
+    plan = plan_of(policy_of(2, 1, 8, 4), [1, 2, 3], 20)
+    assert [group.tolist() for group in PlanSelector(plan).skipped_groups()] == [[0], [1]]
+    assert [group.tolist() for group in RandomSelector(plan, 0).skipped_groups()] == [[0, 1, 2]]

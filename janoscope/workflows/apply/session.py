@@ -40,7 +40,7 @@ class ApplyHandle(Handle):
     @property
     def summary(self) -> RunSummary:
         """What the last generation computed; empty before the first."""
-        return self.executor.account
+        return self.executor.summary
 
     @property
     def account(self) -> RunSummary:

@@ -17,7 +17,7 @@ import torch
 from ...errors import InputError
 from ...execution.caching.branch_cache import BranchCache
 from ...execution.caching.strategies import keeper_of
-from ...execution.flops import flop_counter
+from ...execution.counting.flops import flop_counter
 from ...execution.hooks import CallState, Mode, NetworkHooks
 from ...execution.rows import Rows
 from ...pipeline.model import usable_device

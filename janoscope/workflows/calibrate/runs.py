@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import ExecutionError, InputError
 from ...execution import executor_for
-from ...execution.flops import FlopMeter
+from ...execution.counting.flops import FlopMeter
 from ...metrics import quality
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions, PipelineCall, make_call
@@ -181,7 +181,7 @@ def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: P
     clock = _StepClock(model)
     with executor_for(model.pipe, model.probe, policy=task.policy, identity=identity, meter=meter) as executor:
         made = generate(model, call, clock.tick)
-        account = executor.account
+        account = executor.summary
     measured = quality(reference, _frames(made), None)
     done = [(step.kind, step.flops / step.full_flops if step.full_flops else 1.0) for step in account.steps[1:]]
     steps = tuple(TimedStep(*what, seconds) for what, seconds in zip(done, clock.seconds, strict=False))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from ...capture.patch import InstancePatch
-from ...execution.flops import flop_counter
+from ...execution.counting.flops import flop_counter
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import generate
 from ...pipeline.model import Model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ...capture.patch import InstancePatch
-from ...execution.flops import CallKind, CountedNetwork, FlopCounter, FlopMeter, flop_counter, shapes_of
+from ...execution.counting.flops import CallKind, CountedNetwork, FlopCounter, FlopMeter, flop_counter, shapes_of
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import generate
 from ...pipeline.model import Model

@@ -1,6 +1,6 @@
 """Methods that `compare` puts side by side: how each is spelled, and how one generation is made with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...execution import Executor, StepExecutor, executor_for
-from ...execution.flops import FlopMeter
+from ...execution.counting.flops import FlopMeter
 from ...grid import TokenGrid
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
@@ -58,7 +58,7 @@ class Instructions:
 
     policy: Policy | None = None
     choose: Callable[[Plan], Selector] | None = None
-    selector: Callable[[int, TokenGrid], Selector] | None = None
+    selector: Callable[[TokenGrid, Sequence[float]], Selector] | None = None
 
 
 class Executed:
@@ -73,7 +73,7 @@ class Executed:
         with self._executor(model, call) as executor:
             with clock(device_of(model)) as timing:
                 generated = generate(model, call)
-            summary = executor.account
+            summary = executor.summary
         note = summary.warning or (f"{summary.nonfinite} non-finite values" if summary.nonfinite else "")
         if executor.policy is not None and not note:
             note = " ".join(departures_of_call(executor.policy, model, call))
@@ -229,7 +229,7 @@ def _ras(spec: Spec) -> Method:
         official=options.take("official", flag, default.official),
     )
     options.end("start, end (a step or N), resets=A/B, ratio, high_ratio, starvation, skip_step, skip_length, metric, official")
-    rules = Instructions(selector=lambda steps, grid: RasSelector(chosen, steps, grid.count))
+    rules = Instructions(selector=lambda grid, sigma: RasSelector(chosen, grid, sigma))
     return Executed(spec, lambda model, call: rules)
 
 

@@ -60,7 +60,7 @@ class RecordHandle(Handle):
     @property
     def summary(self) -> RunSummary | None:
         """What the last generation computed, of an accelerated recording."""
-        return self.executor.account if self.executor else None
+        return self.executor.summary if self.executor else None
 
     @property
     def plan(self) -> Plan | None:

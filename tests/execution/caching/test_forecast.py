@@ -1,5 +1,7 @@
 """What stands for skipped tokens: hand-computed lines, their axis, and the way from a network's output to tokens and back."""
 
+import copy
+
 import diffusers
 import pytest
 import torch
@@ -9,7 +11,6 @@ from janoscope.capture.noise_level import final_noise_level, noise_levels
 from janoscope.conversion import NoisePath
 from janoscope.errors import ExecutionError
 from janoscope.execution.caching.forecast import Corrected, Forecast, Held, OutputTokens, forecast_coordinates
-from janoscope.execution.refusal import refuse_sampler
 from janoscope.grid import TokenGrid
 from janoscope.plan import final_weights
 
@@ -85,6 +86,8 @@ def test_a_step_that_moves_nothing_makes_up_for_nothing():
 def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack(family):
     """All tokens every third step, no guidance: the network's own outputs are known; the sampler's weights are tested apart."""
     tiny = Tiny(family)
+    if family == "dit":  # clips by default, as no published DiT does
+        tiny.pipe.scheduler = diffusers.DDIMScheduler.from_config(tiny.pipe.scheduler.config, clip_sample=False)
     raw, handed = {}, []
     network, step = tiny.pipe.transformer.forward, tiny.pipe.scheduler.step
 
@@ -100,7 +103,7 @@ def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack
     tiny.pipe.transformer.forward, tiny.pipe.scheduler.step = below_the_executor, watched
     every_third = {"static": 3, "moderate": 3, "active": 3}
     _, executor = tiny.run(policy(intervals=every_third, output="corrected"), guidance_scale=1.0)
-    assert executor.account.kinds == ["warmup"] * 2 + ["refresh", "reuse", "reuse"] + ["refresh", "reuse", "cooldown"]
+    assert executor.summary.kinds == ["warmup"] * 2 + ["refresh", "reuse", "reuse"] + ["refresh", "reuse", "cooldown"]
     raw = {
         at: output[:, : handed[0].shape[1]] if family == "dit" else output for at, output in raw.items()
     }  # no learned variance
@@ -119,21 +122,92 @@ def test_a_corrected_run_hands_over_what_the_lines_between_computed_outputs_lack
         assert owed.abs().max() > 1e-3, "a correction must show"
 
 
-def test_a_step_that_adds_noise_is_refused_a_correction_and_forecasts():
-    tiny = Tiny("cogvideox")
-    with pytest.raises(ExecutionError, match=r"eta = 0.5: take output = .forecast."):
-        tiny.run(policy(output="corrected"), eta=0.5)
-    tiny.run(policy(output="forecast"), eta=0.5)
-    tiny.run(policy(output="corrected"), eta=0.0)
+SAMPLERS = {
+    "euler": ("flux", diffusers.FlowMatchEulerDiscreteScheduler, {}),
+    "unipc": ("wan", diffusers.UniPCMultistepScheduler, {}),
+    "unipc-1": ("wan", diffusers.UniPCMultistepScheduler, {"solver_order": 1}),
+    "dpm-1": ("wan", diffusers.DPMSolverMultistepScheduler, {"solver_order": 1}),
+    "dpm-2": ("wan", diffusers.DPMSolverMultistepScheduler, {"solver_order": 2}),
+    "dpm-3": ("wan", diffusers.DPMSolverMultistepScheduler, {"solver_order": 3}),
+    "dpm-epsilon": ("pixart", diffusers.DPMSolverMultistepScheduler, {}),
+    "ddim": ("cogvideox", diffusers.CogVideoXDDIMScheduler, {}),
+    "deis": ("pixart", diffusers.DEISMultistepScheduler, {}),
+}
 
 
-def test_a_sampler_that_uses_predictions_twice_is_refused_a_correction():
-    with pytest.raises(ExecutionError, match=r"UniPCMultistepScheduler does not: take output = .forecast."):
-        Tiny("wan").run(policy(output="corrected"))
-    flow = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
-    with pytest.raises(ExecutionError, match="FlowMatchEulerDiscreteScheduler does not"):
-        refuse_sampler(flow)
-    refuse_sampler(diffusers.FlowMatchEulerDiscreteScheduler())
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_corrected_run_ends_where_the_lines_between_computed_outputs_lead_the_sampler(sampler):
+    """Brute force, without weights: the sampler itself is stepped with the network's outputs and, between them, the lines.
+
+    The outputs that the run was handed at skipped steps are forecasts, and its latents differ on the way; the end is the same.
+    """
+    family, scheduler_class, options = SAMPLERS[sampler]
+    tiny = Tiny(family)
+    tiny.pipe.scheduler = scheduler_class.from_config(tiny.pipe.scheduler.config, **options)
+    steps, raw, results = [], {}, []
+    network, step = tiny.pipe.transformer.forward, tiny.pipe.scheduler.step
+    begin = []
+
+    def below_the_executor(*args, **kwargs):
+        output = network(*args, **kwargs)
+        raw[len(steps)] = output[0].clone()
+        return output
+
+    def watched(model_output, timestep, sample, *args, **kwargs):
+        if not begin:
+            begin.append((copy.deepcopy(tiny.pipe.scheduler), sample.clone()))
+        steps.append((model_output.clone(), timestep))
+        result = step(model_output, timestep, sample, *args, **kwargs)
+        results.append((result[0] if isinstance(result, tuple) else result.prev_sample).clone())
+        return result
+
+    tiny.pipe.transformer.forward, tiny.pipe.scheduler.step = below_the_executor, watched
+    every_third = {"static": 3, "moderate": 3, "active": 3}
+    _, executor = tiny.run(policy(intervals=every_third, output="corrected"), guidance_scale=1.0)
+    assert executor.summary.kinds == ["warmup"] * 2 + ["refresh", "reuse", "reuse"] + ["refresh", "reuse", "cooldown"]
+    at = forecast_coordinates(begin[0][0])
+    channels = steps[0][0].shape[1]
+    raw = {n: output[:, :channels] if family == "pixart" else output for n, output in raw.items()}  # no learned variance
+
+    def end(handed):
+        scheduler, sample = copy.deepcopy(begin[0][0]), begin[0][1].clone()
+        for n, (_, timestep) in enumerate(steps):
+            sample = type(scheduler).step(scheduler, handed[n], timestep, sample, return_dict=False)[0]
+        return sample
+
+    def line(a, b, s):
+        return raw[a] + (raw[b] - raw[a]) * (at[s] - at[a]) / (at[b] - at[a])
+
+    forecasts = {3: line(1, 2, 3), 4: line(1, 2, 4), 6: line(2, 5, 6)}
+    between = {3: line(2, 5, 3), 4: line(2, 5, 4), 6: line(5, 7, 6)}
+    size = float(results[-1].abs().max())
+    torch.testing.assert_close(end({n: output for n, (output, _) in enumerate(steps)}), results[-1], rtol=0, atol=1e-4 * size)
+    off = (end(raw | between) - results[-1]).abs().max()
+    assert off < 1e-3 * size
+    assert (end(raw | forecasts) - results[-1]).abs().max() > 20 * off, "control: without corrections it ends elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("family", "scheduler", "arguments", "reason"),
+    [
+        ("flux", diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), {}, "FlowMatchEulerDiscreteScheduler adds"),
+        ("pixart", diffusers.DDIMScheduler(clip_sample=False), {"eta": 0.5}, "DDIMScheduler adds noise at its steps"),
+        (
+            "pixart",
+            diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
+            {},
+            "DPMSolverMultistepScheduler adds",
+        ),
+        ("dit", None, {}, "DDIMScheduler is not linear in the outputs .thresholding or clipping."),
+        ("pixart", diffusers.DPMSolverMultistepScheduler(thresholding=True), {}, "is not linear in the outputs .thresholding"),
+    ],
+)
+def test_samplers_with_noise_or_thresholding_are_refused_a_correction_and_forecast(family, scheduler, arguments, reason):
+    tiny = Tiny(family)
+    tiny.pipe.scheduler = scheduler or tiny.pipe.scheduler
+    with pytest.raises(ExecutionError, match=f"{reason}.*take output = .forecast."):
+        tiny.run(policy(output="corrected"), **arguments)
+    tiny.run(policy(output="forecast"), **arguments)
 
 
 def test_the_axis_is_the_samplers_sigma_or_the_ratio_of_noise_to_signal():
@@ -193,12 +267,12 @@ def test_a_run_of_reuse_steps_calls_no_block_and_forecasts_what_a_line_gives(fam
     tiny.pipe.scheduler.step = watched
     _, executor = tiny.run(policy(intervals=every_second, output="forecast"))
     at = forecast_coordinates(tiny.pipe.scheduler)
-    assert executor.account.kinds == ["warmup"] * 2 + ["refresh", "reuse"] * 2 + ["refresh", "cooldown"]
+    assert executor.summary.kinds == ["warmup"] * 2 + ["refresh", "reuse"] * 2 + ["refresh", "cooldown"]
     assert sorted(set(blocks)) == [0, 1, 2, 4, 6, 7]
     expected = seen[4] + (seen[4] - seen[2]) / (at[4] - at[2]) * (at[5] - at[4])
     torch.testing.assert_close(seen[5], expected, rtol=1e-3, atol=1e-4)
     assert (seen[5] - seen[4]).abs().max() > 1e-3, "holding would be another thing"
-    assert executor.account.cache_bytes == 0, "keys and values that no step reads are not kept"
+    assert executor.summary.cache_bytes == 0, "keys and values that no step reads are not kept"
     handle.remove()
 
 
@@ -206,7 +280,7 @@ def test_a_forecast_of_keys_doubles_the_cache_and_changes_the_result():
     tiny = Tiny("sd3")
     held, first = tiny.run(policy())
     ahead, second = tiny.run(policy(cache={"strategy": "kv", "forecast": True}))
-    assert second.account.cache_bytes == 2 * first.account.cache_bytes == 2 * first.plan.predicted.cache_bytes
+    assert second.summary.cache_bytes == 2 * first.summary.cache_bytes == 2 * first.plan.predicted.cache_bytes
     assert (held - ahead).abs().max() > 1e-3
 
 
@@ -226,7 +300,7 @@ def test_a_map_that_the_warm_up_cannot_give_is_refused():
 def test_every_map_cuts_its_levels_in_mid_generation(name, family):
     tiny = Tiny(family)
     _, executor = tiny.run(policy(map=name))
-    levels = executor.account.token_levels
+    levels = executor.summary.token_levels
     assert min(levels.values()) > 0
     _, jano = tiny.run(policy())
     assert executor.plan.token_level != jano.plan.token_level

@@ -7,7 +7,7 @@ from tiny_transformers import EXECUTABLE, tiny_transformer
 
 from janoscope.errors import ExecutionError
 from janoscope.execution.caching.quantized import FP8, INT8
-from janoscope.execution.flops import flop_counter
+from janoscope.execution.counting.flops import flop_counter
 from janoscope.execution.hooks import CallState, Mode, NetworkHooks
 from janoscope.execution.reprojection import Reentry
 from janoscope.execution.rows import Rows

@@ -17,13 +17,13 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from ..capture.patch import InstancePatch
-from ..plan import Cache
-from ..probe import Execution
-from .caching.branch_cache import BranchCache
-from .caching.strategies import keeper_of
-from .hooks import CallState, Mode, NetworkHooks
-from .rows import Rows
+from ...capture.patch import InstancePatch
+from ...plan import Cache
+from ...probe import Execution
+from ..caching.branch_cache import BranchCache
+from ..caching.strategies import keeper_of
+from ..hooks import CallState, Mode, NetworkHooks
+from ..rows import Rows
 from .weightless import arguments_without_values, structure_of, without_weights
 
 
