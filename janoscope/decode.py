@@ -10,12 +10,13 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InputError
 
 DEEPEST = 64
 LARGEST_INTEGER = 2**64
+Data = TypeVar("Data")
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _SHOWN = 160  # characters of a decoder's own message
 
@@ -75,12 +76,12 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _without_half_characters(data: Any, origin: str, advice: str, refuse: bool) -> Any:
+def _without_half_characters(data: object, origin: str, advice: str, refuse: bool) -> object:
     """No file or terminal takes half of a surrogate pair; bytes that were no UTF-8 (surrogateescape) may stand."""
     try:
         text = json.dumps(data, ensure_ascii=False)
     except RecursionError:
-        return data  # `_bounded` tells
+        return data  # `_bounded` refuses it
     found = _HALF.search(text)
     if found is None:
         return data
@@ -90,9 +91,9 @@ def _without_half_characters(data: Any, origin: str, advice: str, refuse: bool) 
     return json.loads(_HALF.sub("\ufffd", text))
 
 
-def _bounded(data: Any, origin: str, advice: str, finite: bool) -> Any:
+def _bounded(data: Data, origin: str, advice: str, finite: bool) -> Data:
     """The data, after a walk over all of them that takes no recursion."""
-    waiting = [(data, 0)]
+    waiting: list[tuple[object, int]] = [(data, 0)]
     while waiting:
         value, depth = waiting.pop()
         if depth > DEEPEST:

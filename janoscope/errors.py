@@ -2,11 +2,11 @@
 
 
 class JanoscopeError(Exception):
-    """What failed with the value met, why it cannot work, how to mend it: one line."""
+    """What failed with its value, why it cannot work, how to fix it: one line."""
 
 
 class InputError(JanoscopeError):
-    """A file, option or argument cannot be used as given."""
+    """A file, option or argument cannot be used as it is."""
 
 
 class RecordingError(JanoscopeError):

@@ -7,15 +7,15 @@ patch col), the order in which Flux, Qwen-Image and LTX pack their latents. Work
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar, cast
+from typing import TypedDict, cast
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from .array_api import Array
 from .errors import InputError
 from .shape import misfit
 
-Array = TypeVar("Array", bound=Any)
 Triple = tuple[int, int, int]
 
 

@@ -4,13 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from .decode import decode_toml, read_text
 from .errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 PACKAGED = Path(__file__).parent / "probes"
 CHECKOUT = Path(__file__).parent.parent / "probes"
+Table = Mapping[str, Any]  # decoded TOML
+Part = TypeVar("Part", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,10 @@ class Tokens:
     Python list with a CFHW tensor for every item and branch.
     patch: cells per token (frame, row, col); `patch_keys` reads it from the network's config instead, see `patch_of`.
     grid: where token counts come from. `img_ids`: the forward argument of that name, (token, axis) or (item, token, axis), its
-    columns `id_columns` hold row and col. `img_shapes`: a list an item of (frames, rows, cols), the picture's first.
+    columns `id_columns` hold row and col. `img_shapes`: a list an item of (frames, rows, cols), the generated image's first.
     `arguments`: the forward arguments num_frames, height and width, in tokens. `shape`: of the latent, over the patch.
-    Reference pictures of editing pipelines follow the sampler's own tokens; references_first: the forward argument that counts
-    the tokens of those that stand before them instead, where it is given.
+    Reference images of editing pipelines follow the sampler's own tokens; references_first: the forward argument that counts
+    the tokens of those that stand before them instead, where the call has it.
     given_frames: `first` where image-to-video pipelines give the network frames that the sampler does not step, in front of
     those that it does; `none` where they never do.
     """
@@ -61,7 +66,7 @@ class Tokens:
     given_frames: str = "none"
     source: str = ""
 
-    def patch_of(self, config: Mapping[str, Any]) -> tuple[int, int, int]:
+    def patch_of(self, config: Table) -> tuple[int, int, int]:
         """Cells per token (frame, row, col): `patch`, or from the network's config.
 
         One key holds all three sizes, or one for rows and cols; two keys hold the frame's, then that of rows and cols. None
@@ -70,7 +75,7 @@ class Tokens:
         if self.patch is not None:
             return self.patch
         if missing := [key for key in self.patch_keys if key not in config]:
-            raise InputError(f"config has no {missing[0]!r}, which [tokens] patch_keys names; mend the probe.")
+            raise InputError(f"config has no {missing[0]!r}, which [tokens] patch_keys names; fix the probe.")
         sizes = [config[key] or 1 for key in self.patch_keys]
         if len(sizes) == 1 and not isinstance(sizes[0], int):
             frame, row, col = sizes[0]
@@ -82,7 +87,7 @@ class Tokens:
 class Output:
     """What the network predicts.
 
-    prediction: `flow` (eps - x0) or `scheduler` (the scheduler's prediction_type), of what the scheduler is given.
+    prediction: `flow` (eps - x0) or `scheduler` (the scheduler's prediction_type), of what the scheduler gets.
     sign: -1 where the pipeline negates the network's output before that, so that a branch's prediction is sign * output.
     learned_variance: `none`, or `second-half` where the config's output has twice the input's channels.
     returns: `tuple`, the prediction is its first entry, or `object`, it is the attribute `sample`.
@@ -149,7 +154,7 @@ class Execution:
 class Residual:
     """Taps (`capture.taps`) from which thresholds of step caches are calibrated.
 
-    modulated: TeaCache's input, what the first block's attention is given after the timestep has modulated it, or the timestep's
+    modulated: TeaCache's input, what the first block's attention gets after the timestep has modulated it, or the timestep's
     embedding where that is not a module's output. first, last: hidden states of image tokens before and after all blocks, whose
     difference MagCache and TeaCache keep.
     """
@@ -162,7 +167,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Probe:
-    """One family's facts. `policies` and `models` stay plain tables; `plan` and `study` read them.
+    """One family's facts. `policies` and `models` stay plain tables; `plan` and `pipeline` read them.
 
     arguments: shapes of what the network's forward takes beside x_t and the timestep, in words (docs/probes.md); from them memory
     is predicted without weights.
@@ -179,8 +184,8 @@ class Probe:
     execution: Execution | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
     residual: Residual | None = None
-    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policies: Mapping[str, Table] = field(default_factory=dict)
+    models: Mapping[str, Table] = field(default_factory=dict)
     checked_with: str = ""
     limits: tuple[str, ...] = ()
 
@@ -199,11 +204,11 @@ _CHOICES = {
 }
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: object) -> object:
     return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
 
 
-def _misfit(kind: Any, value: Any) -> str | None:
+def _misfit(kind: type, value: object) -> str | None:
     """What a key of this type holds, in words, when `value` does not fit it."""
     if get_origin(kind) is tuple:
         item, *rest = get_args(kind)
@@ -217,20 +222,20 @@ def _misfit(kind: Any, value: Any) -> str | None:
     return None if type(value) is kind else f"a {kind.__name__}"
 
 
-def _kind(annotation: Any) -> Any:
+def _kind(annotation: Any) -> type:
     return (
         next(part for part in get_args(annotation) if part is not NoneType) if isinstance(annotation, UnionType) else annotation
     )
 
 
-def _faults(kind: Any, table: Any, section: str = "") -> list[str]:
+def _faults(kind: type, table: object, section: str = "") -> list[str]:
     """Every fault of a section, or of the whole probe with its sections."""
     where = f"[{section}] " if section else ""
     if not isinstance(table, dict):
         return [f"{where}is {table!r}, not a table"]
-    known = {f.name: f for f in fields(kind)}
-    faults = [f"{where}has no key {key!r} (known: {', '.join(known)})" for key in table if key not in known]
-    for key, f in known.items():
+    keys = {f.name: f for f in fields(kind)}
+    faults = [f"{where}has no key {key!r} (known: {', '.join(keys)})" for key in table if key not in keys]
+    for key, f in keys.items():
         choices = _CHOICES.get((section, key))
         if key not in table:
             if f.default is MISSING and f.default_factory is MISSING:
@@ -244,12 +249,12 @@ def _faults(kind: Any, table: Any, section: str = "") -> list[str]:
     return faults
 
 
-def _build(kind: Any, table: Mapping[str, Any]) -> Any:
+def _build(kind: type[Part], table: Table) -> Part:
     kinds = {f.name: _kind(f.type) for f in fields(kind)}
     return kind(**{key: _build(kinds[key], v) if is_dataclass(kinds[key]) else _freeze(v) for key, v in table.items()})
 
 
-def parse_probe(table: Mapping[str, Any], origin: str) -> Probe:
+def parse_probe(table: Table, origin: str) -> Probe:
     """A probe from its TOML table; InputError names every fault in one message, after `origin`."""
     faults = _faults(Probe, table)
     tokens = table.get("tokens")
@@ -257,8 +262,7 @@ def parse_probe(table: Mapping[str, Any], origin: str) -> Probe:
         faults.append("[tokens] needs exactly one of 'patch' and 'patch_keys'")
     if faults:
         raise InputError(f"{origin} is not a probe: {'; '.join(faults)}. See docs/probes.md.")
-    sheet: Probe = _build(Probe, table)
-    return sheet
+    return _build(Probe, table)
 
 
 def load_probe(path: Path) -> Probe:
@@ -287,11 +291,11 @@ def find_probe(transformer_classes: Iterable[str], explicit: "Probe | str | Path
     if explicit is not None:
         return as_probe(explicit)
     names = list(transformer_classes)
-    sheets = [load_probe(path) for path in probe_paths()]
+    probes = [load_probe(path) for path in probe_paths()]
     for name in names:
-        for sheet in sheets:
-            if name in sheet.match.transformer:
-                return sheet
+        for probe in probes:
+            if name in probe.match.transformer:
+                return probe
     raise InputError(
         f"no probe matches {names[0] if names else 'a pipeline without a transformer'}; looked in "
         f"{PACKAGED} and {CHECKOUT}. Write one (docs/probes.md) and give its path as probe."

@@ -16,17 +16,18 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_or
 
 from .errors import InputError
 
+Shape = Any  # what `misfit` lists: a type, or a form of types, which Python has no type for
 _PLAIN = {str: "text", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
 
 
-def checked(data: Any, shape: Any, origin: str, advice: str) -> Any:
+def checked(data: Any, shape: Shape, origin: str, advice: str) -> Any:
     """The data, which have the shape; InputError naming `origin`, the place and `advice`, a sentence, where they do not."""
     if fault := misfit(data, shape):
         raise InputError(f"{origin} is damaged: {fault}. {advice}")
     return data
 
 
-def misfit(value: Any, shape: Any, where: str = "") -> str | None:
+def misfit(value: object, shape: Shape, where: str = "") -> str | None:
     """The first place that is of another type than its shape, in words; None where all fits.
 
     shape: str, int, float (an integer serves), bool, None, Any, `Literal`, unions, list[...], tuple[...] of a fixed length or
@@ -52,7 +53,7 @@ def misfit(value: Any, shape: Any, where: str = "") -> str | None:
     raise TypeError(f"{shape!r} is no shape of stored data")
 
 
-def _is_plain(value: Any, kind: Any) -> bool:
+def _is_plain(value: object, kind: Shape) -> bool:
     if kind is None:
         return value is None
     if kind is float:
@@ -60,7 +61,7 @@ def _is_plain(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def _table_misfit(value: Any, shape: Any, where: str) -> str | None:
+def _table_misfit(value: object, shape: Shape, where: str) -> str | None:
     if not isinstance(value, dict):
         return _needs(where, value, "a table")
     hints, required = _keys(shape)
@@ -73,7 +74,7 @@ def _table_misfit(value: Any, shape: Any, where: str) -> str | None:
 
 
 @cache
-def _keys(shape: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _keys(shape: Shape) -> tuple[dict[str, Shape], tuple[str, ...]]:
     """(types by key, keys that must be there)."""
     hints = get_type_hints(shape)
     if is_dataclass(shape):
@@ -83,36 +84,36 @@ def _keys(shape: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     return hints, tuple(sorted(shape.__required_keys__))
 
 
-def _union_misfit(value: Any, kinds: tuple[Any, ...], where: str) -> str | None:
+def _union_misfit(value: object, kinds: tuple[Shape, ...], where: str) -> str | None:
     faults = [misfit(value, kind, where) for kind in kinds]
     if not all(faults):
         return None
-    # a table or list that is wrong inside is told by what is wrong there
+    # of a table or list that is wrong inside, report what is wrong there
     inside = [fault for fault, kind in zip(faults, kinds, strict=True) if isinstance(value, dict | list) and kind not in _PLAIN]
     if inside:
         return inside[0]
     return _needs(where, value, " or ".join(_PLAIN.get(kind, "a table or list") for kind in kinds))
 
 
-def _list_misfit(value: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> str | None:
+def _list_misfit(value: object, origin: Shape, arguments: tuple[Shape, ...], where: str) -> str | None:
     if not isinstance(value, list):
         return _needs(where, value, "a list")
     if origin is tuple and Ellipsis not in arguments:
         if len(value) != len(arguments):
             return _needs(where, value, f"a list of {len(arguments)}")
-        kinds: Sequence[Any] = arguments
+        kinds: Sequence[Shape] = arguments
     else:
         kinds = [arguments[0]] * len(value)
     pairs = enumerate(zip(value, kinds, strict=True))
     return next((fault for at, (entry, kind) in pairs if (fault := misfit(entry, kind, f"{where}[{at}]"))), None)
 
 
-def _needs(where: str, value: Any, legal: str) -> str:
+def _needs(where: str, value: object, legal: str) -> str:
     shown = repr(value)
     return f"{where or 'it'} is {shown if len(shown) <= 60 else shown[:57] + '...'}, {legal} is needed"
 
 
-def _within(where: str, key: Any) -> str:
+def _within(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 

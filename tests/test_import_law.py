@@ -10,7 +10,7 @@ import pytest
 import janoscope
 
 PACKAGE = Path(__file__).parent.parent / "janoscope"
-CORE = ("errors", "decode", "shape", "grid", "probe")
+CORE = ("errors", "decode", "shape", "array_api", "grid", "probe")
 FLOW = (
     *CORE,
     *("capture", "recording", "conversion", "analysis", "plan", "execution", "metrics", "parallel", "results", "pipeline"),

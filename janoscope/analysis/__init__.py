@@ -1,10 +1,10 @@
-"""Analysis: where a generation settles early, and which early map tells so.
+"""Analysis: where a generation settles early, and which early map predicts it.
 
 Reads latent arrays (signal, channel, frame, row, col) and token arrays (step, token, channel): flow velocities and x0 estimates
 from `conversion`. Gives frozen results of small NumPy maps. Comes before `plan`; knows neither files, models nor figures.
 
-One analysis, two homes: the same functions read a recording (NumPy) and serve the executor in mid-generation (torch, on the
-device, without a host synchronisation before the map is done).
+The same functions serve a recording (NumPy) and the executor in mid-generation (torch, on the device, without a host
+synchronisation before the map is done).
 """
 
 from .baselines import fourier_baseline, variance_baseline

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 
+from ..array_api import AnyArray, Operand
 from ..errors import InputError
 from ..grid import Triple, tile_grid
-from .arrays import at_the_door, to_host
+from .arrays import as_numpy_on_cpu, to_host
 from .enhancement import Enhancement, diffuse_inward
 from .tiles import Scratch, cells_of, check_tile, cut, tile_rows
 
-Array = Any
 Padding = Literal["count", "exclude"]
 
 # bytes at a time: near a core's cache on the host (Wan's 390 tiles: 96 ms at 2 MiB, 88 at 6), few launches on a device
@@ -24,9 +25,9 @@ ZERO_NORM = 1e-6  # official rule of padding="exclude": a vector whose mean norm
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Complexity:
-    """The map of one clip. All arrays are float32 (tile frame, tile row, tile col).
+    """The map of one image or video. All arrays are float32 (tile frame, tile row, tile col).
 
-    `temporal`, `spatial`: mean change of distances, raw. `combined`: their mix, scaled to 0..1 over the clip. `enhanced`: after
+    `temporal`, `spatial`: mean change of distances, raw. `combined`: their mix, scaled to 0..1 over it. `enhanced`: after
     inward diffusion (may exceed 1); the map that thresholds are read against, equal to `combined` without enhancement.
     `nonfinite`: input values that were NaN or infinite and counted as 0.
     """
@@ -53,7 +54,7 @@ class Complexity:
 
 
 def jano_complexity(
-    signals: Array,
+    signals: AnyArray,
     tile: Triple,
     *,
     temporal_weight: float = 0.0,
@@ -78,7 +79,7 @@ def jano_complexity(
     >>> jano_complexity(signals, (1, 2, 2), enhance=None).combined.tolist()
     [[[0.0, 1.0]]]
     """
-    signals = at_the_door(signals)
+    signals = as_numpy_on_cpu(signals)
     cells = cells_of(signals)
     if padding not in ("count", "exclude"):
         raise InputError(f"padding {padding!r} is unknown; choose count or exclude.")
@@ -104,7 +105,7 @@ def min_max(values: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _raw_maps(signals: Array, tile: Triple, padding: Padding) -> tuple[np.ndarray, np.ndarray, int]:
+def _raw_maps(signals: AnyArray, tile: Triple, padding: Padding) -> tuple[np.ndarray, np.ndarray, int]:
     """(tile,) temporal and spatial change, and the count of non-finite values; one wait for the device, at the end."""
     xp = array_namespace(signals)
     count, channels, *cells = (int(size) for size in signals.shape)
@@ -126,7 +127,7 @@ def _raw_maps(signals: Array, tile: Triple, padding: Padding) -> tuple[np.ndarra
     return maps[0], maps[1], int(nonfinite)
 
 
-def _finite(xp: Any, vectors: Array) -> tuple[Array, Any]:
+def _finite(xp: ModuleType, vectors: Operand) -> tuple[Operand, Operand]:
     # on the host a dot product is the cheaper question, and nearly always the last one; a device must not be asked at all
     if is_numpy_array(vectors) and np.isfinite(np.vdot(vectors, vectors)):
         return vectors, 0
@@ -134,7 +135,7 @@ def _finite(xp: Any, vectors: Array) -> tuple[Array, Any]:
     return xp.where(good, vectors, xp.zeros_like(vectors)), xp.sum(xp.astype(~good, xp.int64))
 
 
-def _pair_weight(xp: Any, vectors: Array, padding: Padding) -> Array:
+def _pair_weight(xp: ModuleType, vectors: Operand, padding: Padding) -> Operand:
     """(tile, frame, position) float32: 1 where a cell takes part in pairs, else 0."""
     if padding == "count":
         return xp.ones_like(vectors[0, :, :, 0])
@@ -142,7 +143,7 @@ def _pair_weight(xp: Any, vectors: Array, padding: Padding) -> Array:
     return xp.astype(norms > ZERO_NORM, xp.float32)
 
 
-def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int, scratch: Scratch | None) -> Array:
+def _spatial_change(xp: ModuleType, vectors: Operand, weight: Operand, lines: int, scratch: Scratch | None) -> Operand:
     """(signal, tile, frame, channel, position) -> (tile,): pairs of positions within each frame.
 
     A band of lines meets itself and all that follows; what follows counts twice, once for each order of the pair.
@@ -159,7 +160,7 @@ def _spatial_change(xp: Any, vectors: Array, weight: Array, lines: int, scratch:
     return xp.mean(_per_pair(xp, total, xp.sum(weight, axis=-1)), axis=-1)
 
 
-def _temporal_change(xp: Any, vectors: Array, weight: Array, scratch: Scratch | None) -> Array:
+def _temporal_change(xp: ModuleType, vectors: Operand, weight: Operand, scratch: Scratch | None) -> Operand:
     """(signal, tile, frame, channel, position) -> (tile,): pairs of frames at each position."""
     total = xp.zeros_like(weight[:, 0])  # (tile, position)
     for apart in range(1, vectors.shape[2]):
@@ -195,24 +196,24 @@ def _gram_distances(vectors: np.ndarray, scratch: Scratch) -> Callable[[slice], 
     return distances
 
 
-def _direct_distances(xp: Any, vectors: Array) -> Callable[[slice], Array]:
+def _direct_distances(xp: ModuleType, vectors: Operand) -> Callable[[slice], Operand]:
     """The same by differences, on an accelerator: a product there may run in TF32, whose rounding would drown the change."""
 
-    def distances(band: slice) -> Array:
+    def distances(band: slice) -> Operand:
         apart = vectors[..., band, None] - vectors[..., None, band.start :]  # (..., channel, line, position)
         return xp.sqrt(xp.sum(apart * apart, axis=-3))
 
     return distances
 
 
-def _squared_norm(xp: Any, vectors: Array) -> Array:
+def _squared_norm(xp: ModuleType, vectors: Operand) -> Operand:
     """(..., channel, position) -> (..., position)."""
     if is_numpy_array(vectors):  # spares the squares a pass of their own
         return np.einsum("...cp,...cp->...p", vectors, vectors)
     return xp.sum(vectors * vectors, axis=-2)
 
 
-def _lagged_change(xp: Any, distances: Array, scratch: Scratch | None) -> Array:
+def _lagged_change(xp: ModuleType, distances: Operand, scratch: Scratch | None) -> Operand:
     """(signal, ...) -> (...): mean of |D[k + lag] - D[k]| over k; zeros for a single signal."""
     lag = distances.shape[0] // 2
     if lag == 0:
@@ -228,6 +229,6 @@ def _lagged_change(xp: Any, distances: Array, scratch: Scratch | None) -> Array:
     return total
 
 
-def _per_pair(xp: Any, total: Array, count: Array) -> Array:
+def _per_pair(xp: ModuleType, total: Operand, count: Operand) -> Operand:
     """Sum over ordered pairs, a cell with itself included, over their number; 0 where there are none."""
     return total / xp.where(count > 0, count * count, xp.ones_like(count))

@@ -3,14 +3,12 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ..array_api import AnyArray
 from ..errors import InputError
 from .arrays import to_host
-
-Array = Any
 
 # rms distance in units of the latent: a tenth of a unit-variance latent is below what a decoded picture shows
 TOLERANCE = 0.1
@@ -76,7 +74,7 @@ class ConvergenceAccumulator:
     ([2], [1.0])
     """
 
-    def __init__(self, final_x0: Array, *, hold_steps: int = HOLD_STEPS, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, final_x0: AnyArray, *, hold_steps: int = HOLD_STEPS, tolerance: float = TOLERANCE) -> None:
         if hold_steps < 1:
             raise InputError(f"hold_steps {hold_steps} must be at least 1.")
         if not tolerance > 0:
@@ -90,7 +88,7 @@ class ConvergenceAccumulator:
         self._distance: list[np.ndarray] = []
         self._error = np.zeros((hold_steps, *self._final.shape[:-1]))  # squared errors, summed by steps reused - 1, float64
 
-    def add(self, velocity: Array, x0: Array) -> None:
+    def add(self, velocity: AnyArray, x0: AnyArray) -> None:
         """One step: flow velocity and x0 estimate, each (..., token, channel)."""
         (now, bad_velocity), (estimate, bad_x0) = _finite(velocity), _finite(x0)
         if estimate.shape != self._final.shape or now.shape[:-1] != self._final.shape[:-1]:
@@ -127,7 +125,7 @@ class ConvergenceAccumulator:
 
 
 def measure_convergence(
-    velocity: Sequence[Array], x0: Sequence[Array], *, hold_steps: int = HOLD_STEPS, tolerance: float = TOLERANCE
+    velocity: Sequence[AnyArray], x0: Sequence[AnyArray], *, hold_steps: int = HOLD_STEPS, tolerance: float = TOLERANCE
 ) -> Convergence:
     """Convergence of a whole run: two (step, ..., token, channel) arrays, or anything with a length that gives one step by index.
 
@@ -148,7 +146,7 @@ def convergence_step(distance: np.ndarray, tolerance: float) -> np.ndarray:
     return np.where(outside.any(axis=0), last_outside + 1, 0)
 
 
-def reuse_error(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
+def reuse_error(velocity: Sequence[AnyArray], hold_steps: int) -> np.ndarray:
     """(..., token) float32: rms error of a velocity reused for 1 to `hold_steps` steps, over all steps it can start from."""
     steps = ConvergenceAccumulator(velocity[0], hold_steps=hold_steps)
     for step in range(len(velocity)):
@@ -157,7 +155,7 @@ def reuse_error(velocity: Sequence[Array], hold_steps: int) -> np.ndarray:
     return steps.result().reuse_error
 
 
-def _finite(values: Array) -> tuple[np.ndarray, int]:
+def _finite(values: AnyArray) -> tuple[np.ndarray, int]:
     host = to_host(values).astype(np.float32, copy=False)
     good = np.isfinite(host)
     bad = int(host.size - np.count_nonzero(good))

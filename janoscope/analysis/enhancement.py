@@ -33,7 +33,7 @@ def diffuse_inward(scores: np.ndarray, enhancement: Enhancement) -> np.ndarray:
     """Raise quiet regions near contours, each tile frame by itself.
 
     `scores` is (tile frame, tile row, tile col), scaled to 0..1; the result, float32, is never lower and not scaled again (it can
-    exceed 1). Despite the name both sides of a contour are raised wherever a region's rim lies near it: official behaviour, kept.
+    exceed 1). Despite the name both sides of a contour are raised wherever a region's rim lies near it, as in the official code.
 
     Contour: above mean + 0.3 unbiased deviations. Candidates: below the mean and not in the outermost ring; their 8-connected
     regions of at least 2 tiles with at least 30 % of their 4-neighbour rim within 2 tiles of a contour are raised by
@@ -71,11 +71,11 @@ def _regions_near(candidates: np.ndarray, away: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     labels, count = ndimage.label(candidates, structure=SQUARE)
-    kept = np.zeros_like(candidates)
+    near_regions = np.zeros_like(candidates)
     for label in range(1, count + 1):
         region = labels == label
         rim = ndimage.binary_dilation(region, structure=CROSS) & ~region
         near = np.mean(away[rim] <= RIM_REACH, dtype=np.float32)
         if region.sum() >= SMALLEST_REGION and near >= RIM_SHARE:
-            kept |= region
-    return kept
+            near_regions |= region
+    return near_regions

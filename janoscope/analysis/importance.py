@@ -1,15 +1,15 @@
 """Token scores that need one or two steps only: RAS importance, velocity change, and the gradient of the x0 estimate."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from ..array_api import AnyArray, Array
 from ..errors import InputError
 from ..grid import TokenGrid
 from .arrays import to_host
 
-Array = Any
 Metric = Literal["std", "l2norm"]
 LEAST_CHANNELS = 2  # of a latent whose spread over channels is to be taken
 
@@ -48,7 +48,7 @@ def velocity_change(previous: Array, current: Array) -> Array:
     return xp.sqrt(xp.mean(step * step, axis=-1))
 
 
-def gradient_energy(x0: Array, grid: TokenGrid) -> np.ndarray:
+def gradient_energy(x0: AnyArray, grid: TokenGrid) -> np.ndarray:
     """How much detail an x0 estimate holds at each token: (..., token, channel) -> (..., token) float32 on the host.
 
     Mean over the token's cells and channels of (d/drow)^2 + (d/dcol)^2, by central differences between latent cells (one-sided at
@@ -63,7 +63,7 @@ def gradient_energy(x0: Array, grid: TokenGrid) -> np.ndarray:
     return grid.pack(energy).mean(axis=-1)
 
 
-def _check_tokens(values: Array, grid: TokenGrid) -> None:
+def _check_tokens(values: AnyArray, grid: TokenGrid) -> None:
     if tuple(values.shape[-2:]) != (grid.count, grid.token_channels):
         raise InputError(
             f"tokens of shape {tuple(values.shape)} do not fit {grid.count} tokens of {grid.token_channels} channels; "

@@ -1,6 +1,6 @@
-"""How well an early map foretells what a token will need: rank correlation, agreement of classes, separation; with intervals.
+"""How well an early map predicts what a token will need: rank correlation, agreement of classes, separation; with intervals.
 
-Tokens of one picture are not independent: neighbours share a tile's score and a scene's content. Every interval here resamples
+Tokens of one image are not independent: neighbours share a tile's score and a scene's content. Every interval here resamples
 groups (`groups`, e.g. `tile_of_tokens`) whole; without groups each token is its own and the interval is too narrow.
 """
 
@@ -14,7 +14,7 @@ from ..errors import InputError
 RESAMPLES = 1000
 LEVEL = 0.95
 DRAWN_AT_ONCE = 1 << 20  # 8 MiB of counts
-KEPT = 1 << 24  # 32 MiB of counts: more are drawn again whenever they are read
+CACHED = 1 << 24  # 32 MiB of counts: more are drawn again whenever they are read
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def map_predicts(
     """Every map against every target, all (token,): early scores against `convergence_step`, `reuse_error`, ..."""
     ordered_targets = {name: _Ordered.of(values) for name, values in targets.items()}
     resamples = _Resamples(RESAMPLES, seed)  # the same for every pair, so drawn once
-    found = []
+    map_scores = []
     for map_name, scores in maps.items():
-        ordered = _Ordered.of(scores)  # sorting is the dear part, so each array is sorted once
+        ordered = _Ordered.of(scores)  # sorting costs most, so each array is sorted once
         for target_name, target in ordered_targets.items():
             cases = (ordered, target, _checked_groups(ordered, target, groups), resamples)
-            found.append(MapScore(map_name, target_name, _spearman(*cases), _class_agreement(*cases, {})))
-    return tuple(found)
+            map_scores.append(MapScore(map_name, target_name, _spearman(*cases), _class_agreement(*cases, {})))
+    return tuple(map_scores)
 
 
 def spearman(
@@ -127,7 +127,7 @@ def separation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """How surely active tokens change more than static ones in the middle of a run: the area under the ROC curve.
+    """How well the change separates active tokens from static ones in the middle of a run: the area under the ROC curve.
 
     `step_change` is (step, token), e.g. `Convergence.velocity_change`; each token's score is its median over the steps between 25
     and 75 % of the run. `active`, `static` are (token,) booleans, disjoint. 1: every active token above every static one; 0.5: no
@@ -164,20 +164,21 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
 
 
 class _Resamples:
-    """How often each group is drawn in each of `count` resamples: the same whenever it is asked, drawn once where it is kept."""
+    """How often each group is drawn in each of `count` resamples: always the same draws, cached where they are small."""
 
     def __init__(self, count: int, seed: int):
         self._count, self._seed = count, seed
-        self._kept: dict[int, list[np.ndarray]] = {}  # by the number of groups; (resample, group) uint16
+        self._cached: dict[int, list[np.ndarray]] = {}  # by the number of groups; (resample, group) uint16
 
     def of(self, groups: int) -> Iterator[np.ndarray]:
         """(resample, group) float64, as many resamples at a time as stay small in memory."""
-        if groups * self._count > KEPT or groups > np.iinfo(np.uint16).max:  # no group is drawn more often than there are groups
+        # a group is drawn at most as often as there are groups
+        if groups * self._count > CACHED or groups > np.iinfo(np.uint16).max:
             yield from _draws(groups, self._count, self._seed)
             return
-        if groups not in self._kept:
-            self._kept = {groups: [drawn.astype(np.uint16) for drawn in _draws(groups, self._count, self._seed)]}
-        for drawn in self._kept[groups]:
+        if groups not in self._cached:
+            self._cached = {groups: [drawn.astype(np.uint16) for drawn in _draws(groups, self._count, self._seed)]}
+        for drawn in self._cached[groups]:
             yield drawn.astype(np.float64)
 
 
@@ -192,10 +193,10 @@ def _draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float]:
-    known = values[~np.isnan(values)]  # a resample may draw no token of a class
-    if not known.size:
+    defined = values[~np.isnan(values)]  # a resample may draw no token of a class
+    if not defined.size:
         return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

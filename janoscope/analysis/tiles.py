@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
+from ..array_api import AnyArray, Operand
 from ..errors import InputError
 from ..grid import TokenGrid, Triple, tile_grid
-
-Array = Any
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def check_tile(tile: Triple, cells: Triple) -> Triple:
     return frames, rows, cols
 
 
-def cells_of(signals: Array) -> Triple:
+def cells_of(signals: AnyArray) -> Triple:
     """Frames, rows and cols of (signal, channel, frame, row, col); raises `InputError` for another or an empty shape."""
     if signals.ndim != 5 or 0 in signals.shape:
         raise InputError(f"signals must be (signal, channel, frame, row, col) and hold values, got shape {tuple(signals.shape)}.")
@@ -65,7 +64,7 @@ def tile_rows(cells: Triple, tile: Triple, longest: int) -> Iterator[TileRow]:
                 yield TileRow(slice(t * bt, t * bt + bt), slice(h * bh, h * bh + bh), slice(w * bw, (w + count) * bw), count)
 
 
-def cut(xp: Any, signals: Array, row: TileRow, tile: Triple, scratch: Scratch | None = None) -> Array:
+def cut(xp: ModuleType, signals: AnyArray, row: TileRow, tile: Triple, scratch: Scratch | None = None) -> Operand:
     """One row of tiles, float32, zeros past the edge; on the host in `scratch`, where given.
 
     (signal, channel, frame, row, col) -> (signal, tile, frame, channel, position).

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -177,7 +177,7 @@ def _parabola_slope(values: np.ndarray, time: np.ndarray) -> np.ndarray:
     return np.gradient(values, time, edge_order=2 if len(time) > 2 else 1)
 
 
-def point_columns(point: PathPoint, names: tuple[str, ...]) -> list[Any]:
+def point_columns(point: PathPoint, names: tuple[str, ...]) -> list[Values]:
     """The named values of a point; an `InputError` names what is missing."""
     missing = [name for name in names if getattr(point, name) is None]
     if missing:

@@ -4,15 +4,12 @@ Eq. (1) of the JANO supplement (arXiv 2603.00519), v = (a'/a) x + (s' - a' s/a) 
 pair form is used throughout: it is the same number, holds for every kind of prediction, and has no 1/a for a v-prediction.
 """
 
-from typing import Any
-
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from ..array_api import AnyArray, Array, Operand
 from ..errors import InputError
 from .noise_path import PathPoint, Values, point_columns
-
-Array = Any
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "inverted_flow")
 
@@ -34,7 +31,7 @@ def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: Pa
     >>> to_flow_velocity(np.ones(1), np.ones(1), prediction="epsilon", point=path.at(0)) * 500
     array([0.13333333])
     """
-    kind = _known(prediction)
+    kind = _checked_kind(prediction)
     if kind in ("flow", "inverted_flow"):
         return output if kind == "flow" else -output
     alpha_rate, sigma_rate = (_aligned(value, output) for value in point_columns(point, ("alpha_rate", "sigma_rate")))
@@ -62,7 +59,7 @@ def to_prediction(flow_velocity: Array, sample: Array, *, prediction: str, point
 
     Raises `InputError` where alpha sigma' = sigma alpha', i.e. the velocity is only a rescaling of x and holds no more than x.
     """
-    kind = _known(prediction)
+    kind = _checked_kind(prediction)
     if kind in ("flow", "inverted_flow"):
         return flow_velocity if kind == "flow" else -flow_velocity
     names = ("alpha", "sigma", "alpha_rate", "sigma_rate")
@@ -71,13 +68,13 @@ def to_prediction(flow_velocity: Array, sample: Array, *, prediction: str, point
     _refuse_zero(turn, "the velocity only rescales the sample (alpha sigma' = sigma alpha')")
     velocity, x = _float64(flow_velocity), _float64(sample)
     x0, epsilon = (sigma_rate * x - sigma * velocity) / turn, (alpha * velocity - alpha_rate * x) / turn
-    found = {"sample": lambda: x0, "epsilon": lambda: epsilon, "v_prediction": lambda: alpha * epsilon - sigma * x0}
-    return _narrowed(found[prediction](), flow_velocity, sample)
+    predictions = {"sample": lambda: x0, "epsilon": lambda: epsilon, "v_prediction": lambda: alpha * epsilon - sigma * x0}
+    return _narrowed(predictions[prediction](), flow_velocity, sample)
 
 
 def _pair(output: Array, sample: Array, prediction: str, point: PathPoint, want: str = "both") -> tuple[Array, Array]:
-    """(x0, eps) in float64 from what is known: x = alpha x0 + sigma eps and the output. Only `want` is sure to be valid."""
-    kind = _known(prediction)
+    """(x0, eps) in float64 from x = alpha x0 + sigma eps and the output. Only `want` is sure to be valid."""
+    kind = _checked_kind(prediction)
     alpha, sigma = (_aligned(value, output) for value in point_columns(point, ("alpha", "sigma")))
     y, x = _float64(output), _float64(sample)
     if kind == "epsilon":
@@ -98,21 +95,21 @@ def _pair(output: Array, sample: Array, prediction: str, point: PathPoint, want:
     return (alpha * x - sigma * y) / scale, (sigma * x + alpha * y) / scale
 
 
-def _known(prediction: str) -> str:
+def _checked_kind(prediction: str) -> str:
     kind = "flow" if is_flow(prediction) else prediction
     if kind not in PREDICTIONS:
         raise InputError(f"prediction type {prediction!r} is unknown; choose one of {', '.join(PREDICTIONS)}.")
     return kind
 
 
-def _refuse_zero(values: Any, what: str) -> None:
+def _refuse_zero(values: Operand, what: str) -> None:
     at = np.flatnonzero(np.asarray(values if isinstance(values, float) else values.tolist()).ravel() == 0)
     if at.size:
         where = "" if isinstance(values, float) else f" at step {at[0]} of {values.shape[0]}"
         raise InputError(f"cannot convert{where}: {what}; drop that step.")
 
 
-def _aligned(value: Values, like: Array) -> Any:
+def _aligned(value: Values, like: AnyArray) -> Operand:
     """A float as it is; (step,) as (step, 1, 1, ...) in the namespace and on the device of `like`."""
     if np.ndim(value) == 0:
         return float(value)
@@ -131,7 +128,7 @@ def _float64(values: Array) -> Array:
     return xp.astype(values, xp.float64)
 
 
-def _narrowed(values: Array, *sources: Array) -> Array:
+def _narrowed(values: Array, *sources: AnyArray) -> Array:
     """float64 if a source is, else float32."""
     xp = array_namespace(*sources)
     return values if any(source.dtype == xp.float64 for source in sources) else xp.astype(values, xp.float32)

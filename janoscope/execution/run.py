@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..analysis.arrays import Array, at_the_door
+from ..analysis.arrays import Array, as_numpy_on_cpu
 from ..capture.branches import first_half
 from ..capture.layout import to_tokens
 from ..capture.noise_level import final_noise_level, noise_levels, predicted_quantity
@@ -312,7 +312,7 @@ class Run:
         """(item, channel, frame, row, col); NumPy on the CPU, 16-bit floats widened, else a tensor on the device."""
         # copied: a sampler may write to its sample in place
         tokens = to_tokens(latent.detach(), self._probe.tokens.layout, self.facts.grid).clone()
-        return self.facts.grid.unpack(at_the_door(tokens))
+        return self.facts.grid.unpack(as_numpy_on_cpu(tokens))
 
     def _count_levels(self) -> None:
         if self.plan is not None and not self.summary.token_levels:

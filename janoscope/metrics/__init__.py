@@ -1,4 +1,4 @@
-"""Metrics: how near a picture or clip is to its reference. 8-bit RGB arrays in, numbers out; knows no models, plans or files.
+"""Metrics: how near an image or video is to its reference. 8-bit RGB arrays in, numbers out; knows no models, plans or files.
 
 The reference comes first everywhere. Settings are those of the official evaluation, so that figures can be laid beside published
 ones.

@@ -1,14 +1,13 @@
 """LPIPS, where the optional package and its weights are at hand."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from .pixels import mean_over_frames
+from .pixels import Image, mean_over_frames
 
-Lpips = Callable[[Any, Any], float]
+Lpips = Callable[[Image, Image], float]
 
 
 def load_lpips() -> Lpips:

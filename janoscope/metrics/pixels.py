@@ -1,32 +1,34 @@
-"""PSNR and SSIM of 8-bit RGB pictures and clips, with the official evaluation's settings."""
+"""PSNR and SSIM of 8-bit RGB images and videos, with the official evaluation's settings."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
+
+Image = ArrayLike  # PIL's images are among them
 
 SSIM_WINDOW = 7  # scikit-image's default: a uniform window
 
 
-def as_frames(picture: Any) -> np.ndarray:
-    """A picture (row, col, 3), or a clip (frame, row, col, 3), of uint8 RGB -> float64 (frame, row, col, 3) in 0..1.
+def as_frames(image: Image) -> np.ndarray:
+    """An image (row, col, 3), or a video (frame, row, col, 3), of uint8 RGB -> float64 (frame, row, col, 3) in 0..1.
 
     Takes arrays and PIL images. Raises InputError for another dtype or shape, since scaling a guess would change every figure.
     """
-    array = np.asarray(picture)
+    array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or array.size == 0:
         raise InputError(
-            f"a picture of dtype {array.dtype} and shape {array.shape} cannot be measured; give 8-bit RGB, (row, col, 3) or "
+            f"an image of dtype {array.dtype} and shape {array.shape} cannot be measured; give 8-bit RGB, (row, col, 3) or "
             "(frame, row, col, 3)."
         )
     return np.asarray(array.reshape(-1, *array.shape[-3:]) / 255.0)
 
 
-def pairs(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as frames; raises InputError naming both sizes where they differ. Nothing is resized and no clip is cut short."""
+def pairs(reference: Image, other: Image) -> tuple[np.ndarray, np.ndarray]:
+    """Both as frames; raises InputError naming both sizes where they differ. Nothing is resized and no video is cut short."""
     first, second = as_frames(reference), as_frames(other)
     if first.shape != second.shape:
         raise InputError(
@@ -35,17 +37,17 @@ def pairs(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def mean_over_frames(measure: Callable[[np.ndarray, np.ndarray], float], reference: Any, other: Any) -> float:
-    """Arithmetic mean of a picture measure over the frames, as the official evaluation takes it, of decibels too."""
+def mean_over_frames(measure: Callable[[np.ndarray, np.ndarray], float], reference: Image, other: Image) -> float:
+    """Arithmetic mean of an image measure over the frames, as the official evaluation takes it, of decibels too."""
     return float(np.mean([measure(a, b) for a, b in zip(*pairs(reference, other), strict=True)]))
 
 
-def psnr(reference: Any, other: Any) -> float:
+def psnr(reference: Image, other: Image) -> float:
     """Peak signal-to-noise ratio in dB, over all pixels and channels jointly, peak 1; `inf` where a frame is identical."""
     return mean_over_frames(_psnr, reference, other)
 
 
-def ssim(reference: Any, other: Any) -> float:
+def ssim(reference: Image, other: Image) -> float:
     """Structural similarity, -1..1, 1 identical: 7x7 uniform window, per channel then mean, sample covariance, K1 .01, K2 .03."""
     return mean_over_frames(_ssim, reference, other)
 
@@ -56,7 +58,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    from skimage.metrics import structural_similarity  # slow to import, so only when asked for
+    from skimage.metrics import structural_similarity  # slow to import, so only where it is used
 
     if min(a.shape[:2]) < SSIM_WINDOW:
         raise InputError(

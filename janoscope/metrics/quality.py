@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import InputError
 from .perceptual import Lpips
-from .pixels import psnr, ssim
+from .pixels import Image, psnr, ssim
 from .scales import ms_ssim
 
 
@@ -21,8 +20,8 @@ class Quality:
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
-def quality(reference: Any, other: Any, lpips: Lpips | None = None) -> Quality:
-    """Measure a picture or clip (8-bit RGB) against its reference. lpips: what `load_lpips` gave, else it is left out."""
+def quality(reference: Image, other: Image, lpips: Lpips | None = None) -> Quality:
+    """Compare an image or video (8-bit RGB) with its reference. lpips: from `load_lpips`; None leaves LPIPS out."""
     first, second = psnr(reference, other), ssim(reference, other)  # refuse what no measure can take before any is excused
     missing: dict[str, str] = {}
     scales: float | None = None
@@ -31,5 +30,5 @@ def quality(reference: Any, other: Any, lpips: Lpips | None = None) -> Quality:
     except InputError as error:
         missing["ms_ssim"] = str(error)
     if lpips is None:
-        missing["lpips"] = "not asked for; it needs the optional package lpips."
+        missing["lpips"] = "left out; it needs the optional package lpips."
     return Quality(first, second, scales, None if lpips is None else lpips(reference, other), missing)

@@ -1,11 +1,9 @@
 """MS-SSIM: structural similarity over five scales (Wang, Simoncelli, Bovik 2003)."""
 
-from typing import Any
-
 import numpy as np
 
 from ..errors import InputError
-from .pixels import as_frames, mean_over_frames
+from .pixels import Image, as_frames, mean_over_frames
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2; fine to coarse
 RADIUS, DEVIATION = 5, 1.5  # an 11x11 Gaussian window
@@ -13,11 +11,11 @@ K1, K2 = 0.01, 0.03
 LEAST_SIDE = (2 * RADIUS + 1) * 2 ** (len(WEIGHTS) - 1)  # 176: the coarsest scale still holds one window
 
 
-def ms_ssim(reference: Any, other: Any) -> float:
+def ms_ssim(reference: Image, other: Image) -> float:
     """Multi-scale structural similarity of 8-bit RGB, 1 identical; the mean over channels, then over frames.
 
     Contrast and structure at every scale, luminance at the coarsest, each to its weight; 2x2 means between the scales; only
-    windows that lie inside the picture count. A negative mean contrast term counts as 0. Raises InputError where a side is under
+    windows that lie inside the image count. A negative mean contrast term counts as 0. Raises InputError where a side is under
     176 pixels: with fewer scales the figure would be another quantity under the same name.
     """
     rows, cols = as_frames(reference).shape[1:3]
@@ -52,13 +50,13 @@ def similarity_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return luminance[inside], contrast[inside]
 
 
-def _blurred(picture: np.ndarray) -> np.ndarray:
+def _blurred(image: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
-    return np.asarray(gaussian_filter(picture, sigma=DEVIATION, radius=RADIUS, axes=(0, 1)))
+    return np.asarray(gaussian_filter(image, sigma=DEVIATION, radius=RADIUS, axes=(0, 1)))
 
 
-def _halved(picture: np.ndarray) -> np.ndarray:
+def _halved(image: np.ndarray) -> np.ndarray:
     """2x2 means; an odd last row or column is dropped."""
-    even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+    even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
     return np.asarray((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..analysis.arrays import at_the_door, to_host
+from ..analysis.arrays import as_numpy_on_cpu, to_host
 from ..analysis.complexity import Complexity, Enhancement, jano_complexity
 from ..analysis.importance import gradient_energy, ras_importance, velocity_change
 from ..conversion import NoisePath, is_flow, to_flow_velocity, to_x0
@@ -97,7 +97,7 @@ def importance_scores(
 
     def convert(to: Callable[..., Any], step: int) -> Any:
         # a CPU tensor is read as NumPy, so that a live run and its recording give the same bits and thus the same levels
-        output, sample = at_the_door(outputs[step]), at_the_door(samples[step])
+        output, sample = as_numpy_on_cpu(outputs[step]), as_numpy_on_cpu(samples[step])
         return grid.pack(to(output, sample, prediction=prediction, point=path.at(step)))
 
     return to_host(makers[policy.map]()).astype(np.float32, copy=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from janoscope.analysis.arrays import at_the_door, to_host
+from janoscope.analysis.arrays import as_numpy_on_cpu, to_host
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_values_are_at_least_32_bits_wide_and_no_narrower_than_they_were(given, 
 
 def test_a_cpu_tensor_enters_without_a_copy_whether_it_has_a_gradient_or_not():
     tensor = torch.zeros(3, requires_grad=True)
-    entered = at_the_door(tensor)
+    entered = as_numpy_on_cpu(tensor)
     assert isinstance(entered, np.ndarray)
     entered[1] = 7
     assert tensor.tolist() == [0, 7, 0]

@@ -165,17 +165,17 @@ def drawings_of(monkeypatch, groups):
 @pytest.mark.parametrize("groups", [None, np.repeat(np.arange(12), 5)], ids=["tokens", "tiles"])
 def test_resamples_are_drawn_once_for_all_pairs_with_the_figures_of_drawing_anew(groups, monkeypatch):
     kept, once = drawings_of(monkeypatch, groups)
-    monkeypatch.setattr(prediction, "KEPT", 0)
+    monkeypatch.setattr(prediction, "CACHED", 0)
     again, often = drawings_of(monkeypatch, groups)
     assert once == 1
     assert often == 12, "control: drawn anew for both figures of six pairs"
     assert kept == again
 
 
-def test_what_is_kept_of_resamples_stays_small(monkeypatch):
-    """Of 70,000 groups nothing is kept; of a few thousand, two bytes a count."""
+def test_the_cache_of_resamples_stays_small(monkeypatch):
+    """Of 70,000 groups nothing is cached; of a few thousand, two bytes a count."""
     resamples = prediction._Resamples(3, seed=0)
     assert sum(part.shape[0] for part in resamples.of(70_000)) == 3
-    assert not resamples._kept
+    assert not resamples._cached
     assert sum(part.shape[0] for part in resamples.of(5_000)) == 3
-    assert sum(part.nbytes for part in resamples._kept[5_000]) == 2 * 3 * 5_000
+    assert sum(part.nbytes for part in resamples._cached[5_000]) == 2 * 3 * 5_000
