@@ -1,0 +1,1 @@
+"""What `janoscope probes check` does: a probe tried on a pipeline, rung by rung."""
