@@ -1,5 +1,6 @@
 """What code written against the Python array API takes: NumPy arrays and torch tensors, said without importing torch."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 Operand = Any  # a number, an index, or another array of the same library: no type of Python's says that
@@ -19,6 +20,10 @@ class AnyArray(Protocol):
 
     @property
     def device(self) -> Operand: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Operand]: ...
 
     def __getitem__(self, key: Operand, /) -> Operand: ...
 

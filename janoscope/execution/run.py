@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..analysis.arrays import Array, as_numpy_on_cpu
+from ..analysis.arrays import as_numpy_on_cpu
+from ..array_api import AnyArray
 from ..capture.branches import first_half
 from ..capture.layout import to_tokens
 from ..capture.noise_level import final_noise_level, noise_levels, predicted_quantity
@@ -308,7 +309,7 @@ class Run:
         self._stacked = max(1, self.facts.batch // stepped.shape[0])
         self._branches = calls * self._stacked
 
-    def _latents(self, latent: torch.Tensor) -> Array:
+    def _latents(self, latent: torch.Tensor) -> AnyArray:
         """(item, channel, frame, row, col); NumPy on the CPU, 16-bit floats widened, else a tensor on the device."""
         # copied: a sampler may write to its sample in place
         tokens = to_tokens(latent.detach(), self._probe.tokens.layout, self.facts.grid).clone()

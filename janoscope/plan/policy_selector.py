@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis.arrays import Array
+from ..array_api import AnyArray
 from ..conversion import NoisePath
 from .facts import ModelFacts
 from .fingerprint import Fingerprint
@@ -21,8 +21,8 @@ from .selector import PlanSelector, Selection, Selector, keys_are_read
 class Latents:
     """One warm-up step: x_t and the prediction after guidance, each (item, channel, frame, row, col), NumPy or torch."""
 
-    sample: Array
-    output: Array
+    sample: AnyArray
+    output: AnyArray
 
 
 class PolicySelector:
@@ -65,7 +65,7 @@ class PolicySelector:
     def wants(self, step: int) -> bool:
         return self.plan is None and step < self._policy.warmup
 
-    def observe(self, step: int, sample: Array, output: Array) -> None:
+    def observe(self, step: int, sample: AnyArray, output: AnyArray) -> None:
         self._warmup.append(Latents(sample, output))
         if step + 1 == self._policy.warmup:
             self._adopt_plan()

@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..analysis.arrays import Array, to_host
+from ..analysis.arrays import to_host
 from ..analysis.importance import ras_importance
+from ..array_api import AnyArray
 from ..errors import ExecutionError, InputError
 from ..grid import TokenGrid
 from .plan import Plan
@@ -126,7 +127,7 @@ class RasSelector:
         last = self._end - 1 if self.options.official else self._end
         return following < self._steps and following <= last and self.is_ras(following)
 
-    def observe(self, step: int, sample: Array, output: Array) -> None:
+    def observe(self, step: int, sample: AnyArray, output: AnyArray) -> None:
         """Choose by the step's guided prediction, (item, channel, frame, row, col); of a batch by the most important item."""
         gap = {"sigma": self._sigma[step], "sigma_next": self._sigma[step + 1]}
         tokens, metric = self._grid.pack(output), self.options.metric

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..analysis.arrays import Array
+from ..array_api import AnyArray
 from .plan import Plan
 from .schedule import StepKind, skipped_groups
 
@@ -43,7 +43,7 @@ class Selector(Protocol):
         """Whether `observe` is to be shown this step."""
         ...
 
-    def observe(self, step: int, sample: Array, output: Array) -> None:
+    def observe(self, step: int, sample: AnyArray, output: AnyArray) -> None:
         """The step's x_t and guided prediction, each (item, channel, frame, row, col), NumPy or torch."""
         ...
 
@@ -87,7 +87,7 @@ class PlanSelector:
     def wants(self, step: int) -> bool:
         return False
 
-    def observe(self, step: int, sample: Array, output: Array) -> None:
+    def observe(self, step: int, sample: AnyArray, output: AnyArray) -> None:
         """A plan is made already."""
 
 
