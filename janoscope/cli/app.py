@@ -1,4 +1,4 @@
-"""The `janoscope` command: its verbs, and the one place where errors become exit codes."""
+"""The `janoscope` command: its subcommands, and the one place where errors become exit codes."""
 
 import errno
 import os
@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from _thread import interrupt_main
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from threading import Timer
@@ -16,30 +17,30 @@ import click
 from ..errors import JanoscopeError
 from ..version import __version__
 
-# verb -> module that defines it, loaded when it is called or listed
-_VERBS = {
+# command -> module that defines it, loaded when it is called or listed
+COMMANDS = {
     "record": "record",
-    "inspect": "recordings",
-    "verify": "recordings",
-    "diff": "recordings",
-    "export": "recordings",
+    "inspect": "show",
+    "verify": "show",
+    "diff": "show",
+    "export": "show",
     "analyze": "analyze",
     "schedule": "schedule",
-    "plan": "plan",
+    "plan": "show",
     "apply": "apply",
     "compare": "compare",
     "calibrate": "calibrate",
     "memory": "memory",
     "bench": "bench",
     "report": "report",
-    "probes": "probes",
+    "probes": "show",
     "demo": "demo",
 }
 INTERRUPTED = 130
 _PACKAGE = Path(__file__).parent.parent
 # what a path of the user, or the disk under it, can do to us; other OSErrors are our bugs
 _CHOOSE = "Choose another path."
-_MENDS = {
+_FIXES = {
     errno.ENOENT: "Check the path.",
     errno.EACCES: "Check its permissions or choose another path.",
     errno.EPERM: "Check its permissions or choose another path.",
@@ -54,21 +55,30 @@ _MENDS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _Verbs(click.Group):
+class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _VERBS:
+        if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f".{_VERBS[name]}", __package__), name)
+        command: click.Command = getattr(import_module(f".{COMMANDS[name]}", __package__), name)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"No such command {args[0]!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+        return super().resolve_command(ctx, args)
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="janoscope %(version)s")
 def janoscope() -> None:
-    """Record what every token of a diffusion transformer predicts at every step, see where it converges, schedule it, run it."""
+    """Record what a diffusion transformer predicts for every token at every step, see which tokens converge early, and skip them.
+
+    `janoscope COMMAND --help` has the options of a command and an example.
+    """
 
 
 def main() -> None:
@@ -78,7 +88,7 @@ def main() -> None:
     sys.unraisablehook = _interrupted_again
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _tell_warning
+            warnings.showwarning = _show_warning
             _run()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -99,17 +109,19 @@ def _run() -> None:
     except JanoscopeError as error:
         _refuse(" ".join(str(error).split()))
     except click.exceptions.NoArgsIsHelpError as error:
-        _refuse(error.format_message())  # the help of a group, in its own lines
+        click.echo(error.format_message(), err=True)  # the help of a group, in its own lines
+        sys.exit(2)
     except click.UsageError as error:
         hint = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-        _refuse(" ".join(error.format_message().split()).rstrip(".") + "." + hint)
+        message = " ".join(error.format_message().split())
+        _refuse(message + ("" if message.endswith(("?", ".")) else ".") + hint)
     except click.ClickException as error:
         _refuse(error.format_message())
     except OSError as error:
         if not _is_of_the_user(error):
             raise
         subject = f"{error.filename2 or error.filename}: " if error.filename is not None else ""
-        _refuse(f"{subject}{error.strerror}. {_MENDS[error.errno or 0]}")
+        _refuse(f"{subject}{error.strerror}. {_FIXES[error.errno or 0]}")
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
@@ -117,14 +129,14 @@ def _run() -> None:
 
 def _is_of_the_user(error: OSError) -> bool:
     """Whether a path that the user chose, or a full disk, is the reason; a missing file of this package is our bug."""
-    if error.errno not in _MENDS:
+    if error.errno not in _FIXES:
         return False
     if not isinstance(error.filename, str | os.PathLike):
         return error.errno in _FULL
     return _PACKAGE not in Path(error.filename).absolute().parents
 
 
-def _tell_warning(
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -142,5 +154,5 @@ def _tell_warning(
 
 
 def _refuse(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(f"Error: {message}", err=True)
     sys.exit(2)

@@ -6,26 +6,31 @@ from pathlib import Path
 
 import click
 
-from .options import hush, json_option, quiet_option
+from .command import Command, Decorator
+from .options import COUNT, PATH, grouped, hush, json_option, quiet_option
 
 
-@click.group()
+@click.group(short_help="Measure what janoscope itself costs")
 def bench() -> None:
     """Measure what janoscope itself costs on this machine."""
 
 
-@bench.command("analyze")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write analyze.json and analyze.md into this directory.",
+def _output(files: str) -> Decorator:
+    place = click.Path(path_type=Path, file_okay=False)
+    return grouped("Output", "-o", "--output", type=place, help=f"Write {files} into this directory.")
+
+
+def _small(what: str) -> Decorator:
+    return grouped("Work", "--small", is_flag=True, help=f"A hundredth of the {what}, to see that it runs; results mean nothing.")
+
+
+@bench.command(
+    "analyze", cls=Command, short_help="Time and memory of the map and of an analysis", example="janoscope bench analyze --small"
 )
-@click.option(
-    "--scratch", type=click.Path(path_type=Path), help="Where the recording of about 2 GB is written [default: the system's]."
-)
-@click.option("--small", is_flag=True, help="A hundredth of the work, to see that it runs; its ratios say nothing.")
-@click.option("--strict", is_flag=True, help="Exit code 1 when a figure is over its limit.")
+@_output("analyze.json and analyze.md")
+@grouped("Work", "--scratch", type=PATH, help="Where the recording of about 2 GB is written [default: the system's].")
+@_small("work")
+@grouped("Check", "--strict", is_flag=True, help="Exit code 1 when a result is over its limit.")
 @json_option
 @quiet_option
 def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict: bool, as_json: bool, quiet: bool) -> None:
@@ -43,31 +48,29 @@ def bench_analyze(output: Path | None, scratch: Path | None, small: bool, strict
     sys.exit(1 if strict and not all(result["within"].values()) else 0)
 
 
-@bench.command("execute")
-@click.option("--size", default="flux-like", show_default=True, help="tiny, flux-like, flux-1 or wan-1.3b (GPU).")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Times that every call is timed.")
-@click.option("--device", help="Torch device [default: the first GPU, else cpu].")
-@click.option(
+@bench.command(
+    "execute", cls=Command, short_help="Time of partial steps against their FLOPs", example="janoscope bench execute --size tiny"
+)
+@grouped("Work", "--size", default="flux-like", show_default=True, help="tiny, flux-like, flux-1 or wan-1.3b (GPU).")
+@grouped("Work", "--repeats", type=COUNT, default=5, show_default=True, help="Times that every call is timed.")
+@grouped("Work", "--device", help="Torch device [default: the first GPU, else cpu].")
+@grouped(
+    "Work",
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
     help="cpu: processor time, for a busy machine; with OMP_NUM_THREADS=1.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write execute-SIZE.json and .md into this directory.",
-)
-@click.option("--strict", is_flag=True, help="Exit code 1 when a figure misses its limit.")
+@_output("execute-SIZE.json and .md")
+@grouped("Check", "--strict", is_flag=True, help="Exit code 1 when a result misses its limit.")
 @json_option
 def bench_execute(
     size: str, repeats: int, device: str | None, clock: str, output: Path | None, strict: bool, as_json: bool
 ) -> None:
     """Time of partial steps against their FLOPs, and of a refresh against a plain call, on random weights in one run.
 
-    Times mean something on an idle machine only; the load averages are written down.
+    Times mean something on an idle machine only; the load averages are stored.
     """
     from ..workflows.bench.execute import bench_execute as run
     from ..workflows.bench.execute import describe_bench
@@ -82,16 +85,16 @@ def bench_execute(
     sys.exit(1 if strict and result.faults else 0)
 
 
-@bench.command("record")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write record.json and record.md into this directory.",
+@bench.command(
+    "record",
+    cls=Command,
+    short_help="What recording costs a generation",
+    example="janoscope bench record --small",
 )
-@click.option("--scratch", type=click.Path(path_type=Path), help="Where about 500 MB are written [default: the system's].")
-@click.option("--small", is_flag=True, help="A hundredth of the size, to see that it runs; its ratios say nothing.")
-@click.option("--strict", is_flag=True, help="Exit code 1 when a ratio misses its limit.")
+@_output("record.json and record.md")
+@grouped("Work", "--scratch", type=PATH, help="Where about 500 MB are written [default: the system's].")
+@_small("size")
+@grouped("Check", "--strict", is_flag=True, help="Exit code 1 when a ratio misses its limit.")
 @json_option
 @quiet_option
 def bench_record(output: Path | None, scratch: Path | None, small: bool, strict: bool, as_json: bool, quiet: bool) -> None:
@@ -108,16 +111,14 @@ def bench_record(output: Path | None, scratch: Path | None, small: bool, strict:
     sys.exit(1 if strict and not all(result["within"].values()) else 0)
 
 
-@bench.command("scale")
-@click.option(
-    "--gpus", type=click.IntRange(min=1), multiple=True, default=(8, 64), show_default=True, help="Sizes of the cluster."
+@bench.command(
+    "scale", cls=Command, short_help="What calibrating a large model would take", example="janoscope bench scale --small"
 )
-@click.option("--prompts", type=click.IntRange(min=2), default=1000, show_default=True)
-@click.option("--gpu-hour-usd", type=click.FloatRange(min=0), default=2.5, show_default=True, help="What a GPU costs.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write scale.json and scale.md into this directory."
-)
-@click.option("--small", is_flag=True, help="A hundredth of the work, to see that it runs; its figures say nothing.")
+@grouped("Work", "--gpus", type=COUNT, multiple=True, default=(8, 64), show_default=True, help="Sizes of the cluster.")
+@grouped("Work", "--prompts", type=click.IntRange(min=2), default=1000, show_default=True)
+@grouped("Work", "--gpu-hour-usd", type=click.FloatRange(min=0), default=2.5, show_default=True, help="What a GPU costs.")
+@_output("scale.json and scale.md")
+@_small("work")
 @json_option
 @quiet_option
 def bench_scale(

@@ -4,160 +4,257 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from .command import collected, command
 from .options import (
-    all_prompts,
+    COUNT,
+    CallFlags,
+    ModelFlags,
+    PromptFlags,
+    Reporting,
+    announce,
     as_argument,
-    call_flags,
+    call_options,
     force_option,
+    grouped,
     hush,
-    json_option,
     model_flags,
-    quiet_option,
-    take_call,
-    take_model,
-    verbose_option,
+    output_option,
+    prompt_options,
+    reporting_options,
 )
 from .progress import progress
 
+if TYPE_CHECKING:
+    from ..workflows.calibrate.result import Calibration
+    from ..workflows.calibrate.stages import Effort
+    from ..workflows.calibrate.target import Target
 
-@click.command()
+
+@dataclass(frozen=True)
+class TargetFlags:
+    """What the policy shall reach; exactly one is given."""
+
+    target_compute: float | None
+    target_speedup: float | None
+    target_psnr: float | None
+    pareto: bool
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(value not in (None, False) for value in vars(self).values())
+
+    def target(self) -> "Target":
+        """The one target."""
+        from ..workflows.calibrate.target import Target
+
+        by_kind = {"compute": self.target_compute, "speedup": self.target_speedup, "psnr": self.target_psnr}
+        by_kind["pareto"] = 0.0 if self.pareto else None
+        chosen = [(kind, value) for kind, value in by_kind.items() if value is not None]
+        if len(chosen) != 1:
+            raise click.UsageError("give one of --target-compute, --target-speedup, --target-psnr and --pareto.")
+        return Target(*chosen[0])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SearchFlags:
+    """How much work the search may take, and of which network."""
+
+    max_runs: int | None
+    candidates: int
+    trials: int
+    expert: str | None
+    boundary: float | None
+
+    def effort(self, seed: int, ray: str | None) -> "Effort":
+        from ..workflows.calibrate.stages import Effort
+
+        return Effort(self.max_runs, self.candidates, self.trials, seed, ray)
+
+
+@command(
+    "Find the policy that meets a target for your model",
+    """janoscope calibrate demo --target-compute 0.5 --prompts prompts.txt -o half
+janoscope calibrate runs --target-compute 0.5 -o half""",
+)
 @click.argument("sources", nargs=-1, required=True, metavar="[MODEL] [RUNS...]")
-@click.option("--target-compute", type=float, metavar="C", help="FLOPs against the full run, such as 0.5.")
-@click.option("--target-speedup", type=float, metavar="S", help="Wall time of the full run over ours on this device.")
-@click.option("--target-psnr", type=float, metavar="P", help="The least compute with this mean PSNR (dB).")
-@click.option("--pareto", is_flag=True, help="The whole front, a policy for each of its points.")
-@click.option("-p", "--prompt", "prompts", multiple=True, help="What to generate; give it several times.")
-@click.option(
-    "--prompts",
-    "prompts_file",
-    type=click.Path(path_type=Path),
-    help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet.",
+@collected(
+    "targets",
+    TargetFlags,
+    (
+        grouped("Target", "--target-compute", type=float, metavar="C", help="FLOPs as a share of the full run, such as 0.5."),
+        grouped(
+            "Target", "--target-speedup", type=float, metavar="S", help="Wall time of the full run over that of the policy here."
+        ),
+        grouped("Target", "--target-psnr", type=float, metavar="P", help="The least compute with this mean PSNR (dB)."),
+        grouped("Target", "--pareto", is_flag=True, help="The whole Pareto front, a policy for each of its points."),
+    ),
 )
-@click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
-@click.option("--max-runs", type=click.IntRange(min=1), help="Generations in all [default: 80 for 16 prompts].")
-@click.option(
-    "--candidates", type=click.IntRange(min=1), default=4, show_default=True, help="Policies run on every held-out prompt."
+@prompt_options
+@collected(
+    "searching",
+    SearchFlags,
+    (
+        grouped("Search", "--max-runs", type=COUNT, help="Generations in all [default: 80 for 16 prompts]."),
+        grouped(
+            "Search", "--candidates", type=COUNT, default=4, show_default=True, help="Policies run on every held-out prompt."
+        ),
+        grouped("Search", "--trials", type=COUNT, default=3000, show_default=True, help="Policies scored on the recordings."),
+        grouped(
+            "Search",
+            "--expert",
+            metavar="NAME",
+            help="One network of a model with two (transformer, transformer_2) [default: each].",
+        ),
+        grouped(
+            "Search",
+            "--boundary",
+            type=float,
+            metavar="SHARE",
+            help="With RUNS: where two experts change over, such as 0.875.",
+        ),
+    ),
 )
-@click.option("--trials", type=click.IntRange(min=1), default=3000, show_default=True, help="Policies scored on the recordings.")
-@click.option("--expert", metavar="NAME", help="One network of a model with two (transformer, transformer_2) [default: each].")
-@click.option("--boundary", type=float, metavar="SHARE", help="With RUNS: where two experts change over, such as 0.875.")
-@click.option(
+@grouped(
+    "Search",
     "--export",
     "tools",
     multiple=True,
     type=click.Choice(["teacache", "magcache"]),
-    help="Of RUNS made with `record --for`: what another tool's cache is calibrated with, instead of a policy.",
+    help="From RUNS made with `record --for`: calibrate another tool's cache instead of a policy.",
 )
-@click.option("--ray", metavar="ADDRESS", help="Spread recording, replay and validation over a Ray cluster.")
 @model_flags
-@call_flags
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("calibration"), show_default=True, help="A directory."
-)
+@call_options
+@output_option("calibration", "A directory.")
 @force_option
-@json_option
-@quiet_option
-@verbose_option
+@reporting_options
 def calibrate(
     sources: tuple[str, ...],
-    target_compute: float | None,
-    target_speedup: float | None,
-    target_psnr: float | None,
-    pareto: bool,
-    prompts: tuple[str, ...],
-    prompts_file: Path | None,
-    prompt_column: str | None,
-    max_runs: int | None,
-    candidates: int,
-    trials: int,
-    expert: str | None,
-    boundary: float | None,
+    targets: TargetFlags,
+    prompting: PromptFlags,
+    searching: SearchFlags,
     tools: tuple[str, ...],
-    ray: str | None,
+    loading: ModelFlags,
+    calling: CallFlags,
     output: Path,
     force: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    **options: Any,
+    reporting: Reporting,
 ) -> None:
     """Find the policy that meets a target for MODEL on prompts like yours, from recordings and a few real runs.
 
     Two in five prompts are recorded and fitted on, the others held out: on them the few best policies are run against full runs.
-    Recordings (files, directories, manifests) given beside MODEL are searched on as well. Of recordings alone the policy is found
-    by replay, and nothing is validated.
+    Recordings (files, directories, manifests) given beside MODEL are searched on as well. With recordings alone the policy is
+    found by replay, and nothing is validated.
     """
-    from ..pipeline.inputs import check_model
-    from ..pipeline.model import ModelOptions
-    from ..report.calibration import render_calibration
-    from ..results.few_prompts import few_prompts_words
-    from ..workflows.calibrate.directory import lacks_its_page
-    from ..workflows.calibrate.stages import Effort
-    from ..workflows.calibrate.stages import calibrate as run_calibration
-
-    if tools:
-        _refuse_policy_options(sources, target_compute, target_speedup, target_psnr, pareto)
-        _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
-        _export(sources, tools, output, options["probe"], boundary, force, as_json)
-        return
-    target = _target(target_compute, target_speedup, target_psnr, pareto)
-    told: dict[str, Any] = {
-        "effort": Effort(max_runs, candidates, trials, options["seed"], ray),
-        "expert": expert,
-        "force": force,
-    }
     model, recordings = _parted(sources)
+    job = Job(model, recordings, prompting, searching, loading, calling)
+    if tools:
+        _refuse_policy_options(model, targets)
+        job.refuse_model_options()
+        _export(sources, tools, output, loading.probe, searching.boundary, force, reporting.as_json)
+        return
+    target = targets.target()
     if model is None:
-        _refuse_model_options(sources, options, prompts, prompts_file, max_runs)
-        told |= {"boundary": boundary, "load": ModelOptions(probe=options["probe"])}
+        job.refuse_model_options()
     else:
-        if boundary is not None:
+        if searching.boundary is not None:
             raise click.UsageError("--boundary is for RUNS; a MODEL's pipeline says it itself.")
-        if not verbose:
+        announce(model, reporting.quiet)
+        if not reporting.verbose:
             hush()
-        given = all_prompts(prompts, prompts_file, prompt_column, "two prompts or more with -p PROMPT")
-        check_model(model, revision=options["revision"], probe=options["probe"])
-        _, load = take_model({**options, "model": model})
-        call = take_call({**options, "prompt": given[0]})
-        told |= {"prompts": given, "load": load, "call": call, "recordings": recordings}
+    from ..report.calibration import render_calibration
+    from ..workflows.calibrate.directory import lacks_its_page
+
+    job.check_inputs()
     if not force and lacks_its_page(output, target):
         _draw_missing_page(output)
     with _kept_at_a_stop(output):
-        found = run_calibration(
-            model or recordings,
-            output,
-            target,
-            progress=lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run"),
-            on_resume=lambda: click.echo(f"going on with what lies in {output}", err=True),
-            **told,
-        )
-    drawn = render_calibration(output)
-    if as_json:
+        result = job.run(output, target, force, reporting.quiet)
+    render_calibration(output)
+    if reporting.as_json:
         click.echo((output / "calibration.json").read_text(encoding="utf-8").rstrip())
     else:
-        click.echo(str(found))
-        if few := few_prompts_words(found.main.held_out, "held-out prompts"):
-            click.echo(few)
-        for file in [*sorted(output.glob("policy*.toml")), output / "calibration.json", *drawn]:
-            click.echo(f"Wrote {file}")
-        if found.reached and model is not None and (output / "policy.toml").is_file():
-            policy = as_argument(output / "policy.toml")
-            click.echo(f"Next: janoscope apply {shlex.quote(model)} -p PROMPT --policy {policy} --reference")
-    sys.exit(0 if found.reached else 1)
+        _say(result, output, model)
+    sys.exit(0 if result.reached else 1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is calibrated from what: a model, recordings, or both."""
+
+    model: str | None
+    recordings: list[str]
+    prompting: PromptFlags
+    searching: SearchFlags
+    loading: ModelFlags
+    calling: CallFlags
+
+    def texts(self) -> list[str]:
+        return self.prompting.texts("two prompts or more with -p PROMPT")
+
+    def check_inputs(self) -> None:
+        """Refuse a model, probe or prompts that do not exist, before anything is written."""
+        from ..pipeline.inputs import check_model
+
+        if self.model is not None:
+            self.texts()
+            check_model(self.model, revision=self.loading.revision, probe=self.loading.probe)
+
+    def run(self, output: Path, target: "Target", force: bool, quiet: bool) -> "Calibration":
+        from ..pipeline.model import ModelOptions
+        from ..workflows.calibrate.stages import calibrate as run_calibration
+
+        searching, prompts = self.searching, () if self.model is None else tuple(self.texts())
+        return run_calibration(
+            self.model or self.recordings,
+            output,
+            target,
+            prompts=prompts,
+            load=ModelOptions(probe=self.loading.probe) if self.model is None else self.loading.options(),
+            call=self.calling.options(prompts[0]) if prompts else None,
+            recordings=() if self.model is None else self.recordings,
+            effort=searching.effort(self.calling.seed, self.prompting.ray),
+            expert=searching.expert,
+            boundary=searching.boundary,
+            force=force,
+            progress=lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run"),
+            on_resume=lambda: click.echo(f"continuing with what lies in {output}", err=True),
+        )
+
+    def refuse_model_options(self) -> None:
+        """An option that has no effect is refused, not ignored."""
+        options = {**vars(self.loading), **vars(self.calling), "max_runs": self.searching.max_runs}
+        options |= {"prompt": self.prompting.prompts, "prompts": self.prompting.prompts_file}
+        idle = [name for name, value in options.items() if value not in (None, ()) and name not in ("seed", "probe")]
+        if idle:
+            flags = ", ".join("--call" if name == "extra" else f"--{name.replace('_', '-')}" for name in idle)
+            raise click.UsageError(f"{flags} has no effect on recordings ({self.recordings[0]}); name a MODEL, or leave it out.")
+
+
+def _say(result: "Calibration", output: Path, model: str | None) -> None:
+    from ..results.few_prompts import few_prompts_words
+
+    click.echo(str(result))
+    if few := few_prompts_words(result.main.held_out, "held-out prompts"):
+        click.echo(few)
+    click.echo(f"Wrote {output}, open {output / 'report.html'}")
+    if result.reached and model is not None and (output / "policy.toml").is_file():
+        policy = as_argument(output / "policy.toml")
+        click.echo(f"Next: janoscope apply {shlex.quote(model)} -p PROMPT --policy {policy} --reference")
 
 
 def _draw_missing_page(output: Path) -> None:
     """Of a calibration that was stopped between its result and its page; ends the command."""
     from ..report.calibration import read_calibration, render_calibration
 
-    click.echo(f"{output} holds a finished calibration without its page, which is drawn now; --force calibrates anew.", err=True)
-    for file in render_calibration(output):
-        click.echo(f"Wrote {file}")
+    click.echo(f"{output} holds a finished calibration without its page, which is drawn now; --force calibrates again.", err=True)
+    render_calibration(output)
+    click.echo(f"Wrote {output / 'report.html'}")
     sys.exit(0 if read_calibration(output)["reached"] else 1)
 
 
@@ -167,7 +264,7 @@ def _kept_at_a_stop(output: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if output.exists():
-            click.echo(f"What was done lies in {output}; the same command goes on with it.", err=True)
+            click.echo(f"What was done lies in {output}; the same command continues with it.", err=True)
         raise
 
 
@@ -180,7 +277,7 @@ def _export(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Other tools' figures from recordings."""
+    """Coefficients of other tools' caches, from recordings."""
     from ..workflows.calibrate.step_caches import write_exports
 
     written = write_exports([Path(source) for source in sources], tools, output, probe=probe, boundary=boundary, force=force)
@@ -191,24 +288,14 @@ def _export(
         click.echo(f"Wrote {one.path}", err=as_json)
 
 
-def _refuse_policy_options(sources: tuple[str, ...], *targets: float | bool | None) -> None:
+def _refuse_policy_options(model: str | None, targets: TargetFlags) -> None:
     """An export has no target, and a model is not run for it."""
-    if any(target not in (None, False) for target in targets):
+    if not targets.is_empty:
         raise click.UsageError(
             "--export finds no policy; leave --target-compute, --target-speedup, --target-psnr and --pareto out."
         )
-    if (model := _parted(sources)[0]) is not None:
+    if model is not None:
         raise click.UsageError(f"--export reads recordings, and {model} is none; make them with `janoscope record --for TOOL`.")
-
-
-def _target(compute: float | None, speedup: float | None, psnr: float | None, pareto: bool) -> Any:
-    from ..workflows.calibrate.target import Target
-
-    given = [("compute", compute), ("speedup", speedup), ("psnr", psnr), ("pareto", 0.0 if pareto else None)]
-    known = [(kind, value) for kind, value in given if value is not None]
-    if len(known) != 1:
-        raise click.UsageError("give one of --target-compute, --target-speedup, --target-psnr and --pareto.")
-    return Target(*known[0])  # type: ignore[arg-type]
 
 
 def _parted(sources: tuple[str, ...]) -> tuple[str | None, list[str]]:
@@ -226,14 +313,3 @@ def _is_recording(path: Path) -> bool:
     if path.suffix in (".h5", ".jsonl"):
         return True
     return path.is_dir() and not (path / "model_index.json").is_file()
-
-
-def _refuse_model_options(
-    sources: tuple[str, ...], options: dict[str, Any], prompts: tuple[str, ...], file: Path | None, max_runs: int | None
-) -> None:
-    """An option that has no effect is refused, not ignored."""
-    idle = [name for name, value in options.items() if value not in (None, ()) and name not in ("seed", "probe")]
-    idle += ["prompt"] * bool(prompts) + ["prompts"] * (file is not None) + ["max_runs"] * (max_runs is not None)
-    if idle:
-        flags = ", ".join("--call" if name == "extra" else f"--{name.replace('_', '-')}" for name in idle)
-        raise click.UsageError(f"{flags} has no effect on recordings ({sources[0]}); name a MODEL, or leave it out.")

@@ -4,27 +4,36 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import InputError
+from .command import collected, command
 from .options import (
-    all_prompts,
-    call_flags,
+    COUNT,
+    PATH,
+    CallFlags,
+    ModelFlags,
+    PromptFlags,
+    Reporting,
+    announce,
+    call_options,
     force_option,
+    grouped,
     hush,
-    json_option,
     model_options,
-    quiet_option,
-    take_call,
-    take_model,
-    verbose_option,
+    output_option,
+    prompt_options,
+    reporting_options,
 )
-from .parallel import follows, paired, parallel_options
+from .parallel import PairFlags, follows, paired, parallel_options
 from .progress import progress
 
 if TYPE_CHECKING:
+    from ..metrics import Lpips
     from ..parallel.pair import Pair
     from ..parallel.tasks import Outcome
     from ..results.comparison import Comparison, ComparisonFiles
@@ -32,113 +41,120 @@ if TYPE_CHECKING:
     from ..workflows.compare.cluster import CompareRecipe, Part
 
 
-@click.command()
+@dataclass(frozen=True)
+class MethodFlags:
+    """What is compared, over how many seeds, by which metrics."""
+
+    methods: tuple[str, ...]
+    methods_file: Path | None
+    seeds: int
+    lpips: bool
+
+    def specs(self) -> tuple[str, ...]:
+        """The methods of --method and --methods, else the default ones; each is checked before a model is loaded."""
+        from ..workflows.compare.contest import DEFAULT_METHODS, make_method
+
+        specs = (*self.methods, *_lines(self.methods_file, "--methods")) or DEFAULT_METHODS
+        for spec in specs:
+            make_method(spec)
+        return tuple(specs)
+
+
+@command(
+    "Run several methods on the same prompts and seeds",
+    """janoscope compare demo -p "a red apple on grass" -p "a small yellow cat" --steps 30 \\
+    --method jano --method taylorseer --method fewer-steps:compute=0.6 -o comparison""",
+)
 @model_options
-@click.option("-p", "--prompt", "prompts", multiple=True, help="What to generate; may be given several times.")
-@click.option(
-    "--prompts",
-    "prompts_file",
-    type=click.Path(path_type=Path),
-    help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet.",
+@prompt_options
+@call_options
+@collected(
+    "comparing",
+    MethodFlags,
+    (
+        grouped("Method", "--method", "methods", multiple=True, metavar="NAME[:k=v,...]", help="A method (docs/comparing.md)."),
+        grouped("Method", "--methods", "methods_file", type=PATH, help="A text file with a method a line; # begins a comment."),
+        grouped(
+            "Generation",
+            "--seeds",
+            type=COUNT,
+            default=1,
+            show_default=True,
+            help="How many seeds for each prompt, counting up from --seed.",
+        ),
+        grouped("Output", "--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights)."),
+    ),
 )
-@click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text].")
-@click.option(
-    "--seeds",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="How many seeds for each prompt, counting up from --seed.",
-)
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    metavar="NAME[:k=v,...]",
-    help="A method, several times (docs/comparing.md).",
-)
-@click.option(
-    "--methods", "methods_file", type=click.Path(path_type=Path), help="A text file with a method a line; # begins a remark."
-)
-@call_flags
-@click.option("--ray", metavar="ADDRESS", help="Spread prompts and seeds over a Ray cluster (`auto`: the one on this machine).")
 @parallel_options
-@click.option("--lpips", is_flag=True, help="Measure LPIPS too (needs the lpips package and its weights).")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("comparison"), show_default=True, help="A directory."
-)
-@click.option("--resume", is_flag=True, help="Go on with the comparison in --output: keep its runs, make what it lacks.")
+@output_option("comparison", "A directory.")
+@grouped("Output", "--resume", is_flag=True, help="Continue the comparison in --output: keep its runs, make what it lacks.")
 @force_option
-@json_option
-@quiet_option
-@verbose_option
+@reporting_options
 def compare(
-    prompts: tuple[str, ...],
-    prompts_file: Path | None,
-    prompt_column: str | None,
-    seed: int,
-    seeds: int,
-    methods: tuple[str, ...],
-    methods_file: Path | None,
-    ray: str | None,
-    lpips: bool,
+    model: str,
+    loading: ModelFlags,
+    prompting: PromptFlags,
+    calling: CallFlags,
+    comparing: MethodFlags,
+    pairing: PairFlags,
     output: Path,
     resume: bool,
     force: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    guidance_parallel: int | None,
-    peer_timeout: float | None,
-    **options: Any,
+    reporting: Reporting,
 ) -> None:
-    """Run MODEL under several methods on the same prompts and seeds; a table, a picture grid and a quality-compute plot."""
-    from ..errors import InputError
+    """Run MODEL under several methods on the same prompts and seeds; makes a table, an image grid and a quality-compute plot.
+
+    Give -p and --method several times. The full run is always made, as the reference.
+    """
+    if prompting.ray is not None and pairing.guidance_parallel is not None:
+        raise InputError("--ray and --guidance-parallel both spread the work; use one of them.")
+    if resume and force:
+        raise InputError("--resume keeps what --force replaces; give one of the two.")
+    announce(model, reporting.quiet)
     from ..pipeline.inputs import check_model
     from ..report.comparison.figures import render_comparison
     from ..results.comparison import ComparisonFiles, ready_directory
     from ..results.few_prompts import few_prompts_words
     from ..workflows.compare.cluster import CompareRecipe
-    from ..workflows.compare.contest import DEFAULT_METHODS, make_method
 
-    if ray is not None and guidance_parallel is not None:
-        raise InputError("--ray and --guidance-parallel both spread the work; use one of them.")
-    if resume and force:
-        raise InputError("--resume keeps what --force replaces; give one of the two.")
-    chosen = (*methods, *_lines(methods_file, "--methods")) or DEFAULT_METHODS
-    for text in chosen:
-        make_method(text)  # a misspelt method is told before a model is loaded
-    given = all_prompts(prompts, prompts_file, prompt_column, "at least one -p PROMPT")
+    methods = comparing.specs()
+    prompts = prompting.texts("at least one -p PROMPT")
     if output.exists() and not (force or resume):
-        check_model(options["model"], revision=options["revision"], probe=options["probe"])  # its faults come first
-    known = ready_directory(output, resume=resume, force=force)
-    saving = ComparisonFiles(output, known)
-    measure = _lpips() if lpips else None
-    (model, model_options), asked = take_model(options), take_call({**options, "prompt": given[0], "seed": seed})
-    told_lpips = measure if isinstance(measure, str) else lpips
-    recipe = CompareRecipe(model, model_options, asked, tuple(given), tuple(range(seed, seed + seeds)), tuple(chosen), told_lpips)
-    if not verbose:
+        check_model(model, revision=loading.revision, probe=loading.probe)  # its faults come first
+    earlier = ready_directory(output, resume=resume, force=force)
+    saving = ComparisonFiles(output, earlier)
+    lpips = _lpips() if comparing.lpips else None
+    seeds = tuple(range(calling.seed, calling.seed + comparing.seeds))
+    metric = lpips if isinstance(lpips, str) else comparing.lpips
+    recipe = CompareRecipe(model, loading.options(), calling.options(prompts[0]), tuple(prompts), seeds, methods, metric)
+    if not reporting.verbose:
         hush()
-    if ray is not None:
+    if prompting.ray is not None:
         with _report_at_a_stop(output):
-            comparison = _over_ray(recipe, ray, known, saving, quiet)
+            comparison = _over_ray(recipe, prompting.ray, earlier, saving, reporting.quiet)
     else:
-        with paired(guidance_parallel, peer_timeout) as pair:
-            comparison = _here(recipe, measure, known, saving, quiet, pair)
+        with paired(pairing) as pair:
+            comparison = _here(recipe, lpips, earlier, saving, reporting.quiet, pair)
         if follows(pair):
             return
-    files = [*saving.save(comparison), *render_comparison(output)]
-    click.echo(json.dumps(comparison.to_json(), indent=1) if as_json else str(comparison))
-    if not as_json:
+    saving.save(comparison)
+    render_comparison(output)
+    click.echo(json.dumps(comparison.to_json(), indent=1) if reporting.as_json else str(comparison))
+    if not reporting.as_json:
         if few := few_prompts_words(len({run.prompt for row in comparison.rows for run in row.runs})):
             click.echo(few)
-        for file in files:
-            click.echo(f"Wrote {file}")
+        click.echo(f"Wrote {output}, open {output / 'report.html'}")
     failed = not any(row.runs for row in comparison.rows[1:])
-    sys.exit(1 if failed or (ray is not None and not comparison.complete) else 0)
+    sys.exit(1 if failed or (prompting.ray is not None and not comparison.complete) else 0)
 
 
 def _here(
-    recipe: "CompareRecipe", lpips: Any, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool, pair: "Pair | None"
+    recipe: "CompareRecipe",
+    lpips: "Lpips | str | None",
+    earlier: "Comparison | None",
+    saving: "ComparisonFiles",
+    quiet: bool,
+    pair: "Pair | None",
 ) -> "Comparison":
     from ..pipeline.model import load_model
     from ..workflows.compare.contest import calls_of, compare
@@ -156,16 +172,16 @@ def _here(
             lpips=lpips,
             on_run=None if on_step is None else lambda done, total, label: on_step(done, total),
             on_call=saving.save if writes else None,
-            known=known,
+            known=earlier,
         )
 
 
 def _over_ray(
-    recipe: "CompareRecipe", address: str, known: "Comparison | None", saving: "ComparisonFiles", quiet: bool
+    recipe: "CompareRecipe", address: str, earlier: "Comparison | None", saving: "ComparisonFiles", quiet: bool
 ) -> "Comparison":
     from ..workflows.compare.cluster import compare_over_ray
 
-    told: set[str] = set()
+    shown: set[str] = set()
     with progress("compare", quiet, unit="call") as on_step:
 
         def on_part(done: int, total: int, outcome: "Outcome[Key, Part]", so_far: "Comparison | None") -> None:
@@ -173,18 +189,17 @@ def _over_ray(
                 on_step(done, total)
             prompt, seed = outcome.task
             warnings = outcome.result.warnings if outcome.result else (f"{prompt!r}, seed {seed} left out: {outcome.error}",)
-            for warning in (warning for warning in warnings if warning not in told):
-                told.add(warning)
+            for warning in (warning for warning in warnings if warning not in shown):
+                shown.add(warning)
                 click.echo(warning, err=True)
             if so_far is not None:
                 saving.save(so_far)
 
-        return compare_over_ray(recipe, address, known=known, on_part=on_part)
+        return compare_over_ray(recipe, address, known=earlier, on_part=on_part)
 
 
-def _lpips() -> Any:
+def _lpips() -> "Lpips | str":
     """The measure, or why its cells stay empty where its weights cannot be had; a package that is missing is refused."""
-    from ..errors import InputError
     from ..metrics import load_lpips
 
     try:
@@ -213,7 +228,7 @@ def _report_at_a_stop(output: Path) -> Iterator[None]:
 
 
 def _page_or_why_not(output: Path) -> str:
-    """Draws the page. What stopped the comparison is about to be raised, so a fault of the drawing is told beside it."""
+    """Draws the page. What stopped the comparison is about to be raised, so a fault of the drawing is reported beside it."""
     from ..parallel.tasks import in_words
     from ..report.comparison.figures import render_comparison
 
@@ -225,13 +240,13 @@ def _page_or_why_not(output: Path) -> str:
 
 
 def _lines(file: Path | None, option: str) -> list[str]:
-    """The lines of a text file that hold something; a line that begins with # is a remark."""
+    """The lines of a text file that hold something; a line that begins with # is a comment."""
     if file is None:
         return []
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{option} {file}: {error}") from error
-    if not (told := [line for line in lines if line and not line.startswith("#")]):
+    if not (methods := [line for line in lines if line and not line.startswith("#")]):
         raise click.UsageError(f"{option} {file} holds none; write one a line.")
-    return told
+    return methods

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import click
 
-from .options import force_option, hush, quiet_option, verbose_option
-from .progress import progress
+from .command import command
+from .options import announce, force_option, grouped, hush, output_option, quiet_option, verbose_option
+from .progress import emphasised, progress
 
 
-@click.command()
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("janoscope-demo"), show_default=True, help="Directory."
-)
-@click.option("--model", default="demo", show_default=True, help="demo, or a directory of your own with a janoscope.toml.")
+@command("Record, analyze, apply and report on a bundled model", "janoscope demo -o janoscope-demo")
+@grouped("Model", "--model", default="demo", show_default=True, help="demo, or a directory of your own with a janoscope.toml.")
+@output_option("janoscope-demo", "Directory.")
 @force_option
 @quiet_option
 @verbose_option
 def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> None:
-    """Show the whole instrument on the bundled image model: record, analyze, apply, report. Takes about a minute."""
+    """Show every stage on the bundled image model: record, analyze, apply, report. Takes about a minute."""
+    announce(model, quiet)
     from ..pipeline.inputs import check_model, inputs_first
     from ..report import render_analysis
     from ..workflows.demo import demonstrate
@@ -38,4 +38,4 @@ def demo(output: Path, model: str, force: bool, quiet: bool, verbose: bool) -> N
         f"Saved {1 - applied.account.compute:.0%} of the FLOPs ({applied.speedup:.2f}x in wall time here, one pair of runs) "
         f"at PSNR {applied.psnr:.1f} dB, SSIM {applied.ssim:.4f} against the full run. Open {report}"
     )
-    click.echo(shown.analysis.verdict)
+    click.echo(emphasised(shown.analysis.verdict))

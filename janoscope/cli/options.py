@@ -1,20 +1,196 @@
-"""Options that mean the same everywhere, and what the commands make of them."""
+"""Options that mean the same everywhere, and the frozen objects in which they reach a command."""
 
+import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import click
+
+from .command import Decorator, collected, option, stacked
 
 if TYPE_CHECKING:
     from ..parallel.pair import Pair
     from ..pipeline.call import CallOptions
     from ..pipeline.model import Model, ModelOptions
 
-Command = Callable[..., Any]
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """How MODEL is loaded; None leaves the default."""
+
+    device: str | None
+    dtype: str | None
+    revision: str | None
+    variant: str | None
+    scheduler: str | None
+    probe: Path | None
+
+    def options(self) -> "ModelOptions":
+        """As `load_model` takes them, and as recipes of a set or a comparison store them."""
+        from ..pipeline.model import ModelOptions
+
+        return ModelOptions(
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            variant=self.variant,
+            scheduler=self.scheduler,
+            probe=self.probe,
+        )
+
+    def load(self, name: str, verbose: bool, pair: "Pair | None" = None) -> "Model":
+        """Load MODEL, silently unless verbose."""
+        from ..pipeline.model import load_model
+
+        if not verbose:
+            hush()
+        return load_model(name, self.options(), pair=pair)
+
+
+@dataclass(frozen=True)
+class CallFlags:
+    """What the user says of the pipeline's call, beside the prompt."""
+
+    seed: int
+    steps: int | None
+    height: int | None
+    width: int | None
+    frames: int | None
+    guidance: float | None
+    negative_prompt: str | None
+    extra: tuple[str, ...]
+
+    def options(self, prompt: str) -> "CallOptions":
+        """The options of a generation from this prompt."""
+        from ..pipeline.call import CallOptions
+
+        return CallOptions(
+            prompt=prompt,
+            seed=self.seed,
+            steps=self.steps,
+            height=self.height,
+            width=self.width,
+            frames=self.frames,
+            guidance=self.guidance,
+            negative_prompt=self.negative_prompt,
+            extra=dict(_key_value(text) for text in self.extra),
+        )
+
+
+@dataclass(frozen=True)
+class PromptFlags:
+    """One prompt, several, or a file of them, and where they are worked through."""
+
+    prompts: tuple[str, ...]
+    prompts_file: Path | None
+    prompt_column: str | None
+    ray: str | None
+
+    def texts(self, least: str) -> list[str]:
+        """All prompts, each once. least: how many are needed, for the error where there is none."""
+        from ..errors import InputError
+        from ..pipeline.prompts import read_prompts
+
+        if self.prompt_column is not None and self.prompts_file is None:
+            raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
+        entries = read_prompts(self.prompts_file, self.prompt_column) if self.prompts_file else ()
+        if not (texts := [*self.prompts, *(entry.text for entry in entries)]):
+            raise click.UsageError(f"give {least}, or --prompts FILE.")
+        return list(dict.fromkeys(texts))
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What a command prints beside its result."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+
+def grouped(group: str, *names: str, **attributes: object) -> Decorator:
+    """`option` with the group first, for lists of options."""
+    return option(*names, group=group, **attributes)
+
+
+model_flags = collected(
+    "loading",
+    ModelFlags,
+    (
+        grouped("Model", "--device", help="Torch device [default: the first GPU, else cpu]."),
+        grouped("Model", "--dtype", help="float32, float16 or bfloat16 [default: float32 on the CPU, else as stored]."),
+        grouped("Model", "--revision", help="Revision of a hub model."),
+        grouped("Model", "--variant", help="Weight variant of a hub model, for example fp16."),
+        grouped("Model", "--scheduler", help="Class name of another diffusers scheduler."),
+        grouped("Model", "--probe", type=PATH, help="A probe of your own (docs/probes.md)."),
+    ),
+)
+model_options = stacked(click.argument("model"), model_flags)
+call_options = collected(
+    "calling",
+    CallFlags,
+    (
+        grouped("Generation", "--seed", type=int, default=0, show_default=True),
+        grouped("Generation", "--steps", type=COUNT, help="Sampler steps [default: the model's]."),
+        grouped("Generation", "--height", type=COUNT, help="Pixels."),
+        grouped("Generation", "--width", type=COUNT, help="Pixels."),
+        grouped("Generation", "--frames", type=COUNT, help="Frames of a video."),
+        grouped("Generation", "--guidance", type=float, help="Guidance scale."),
+        grouped("Generation", "--negative-prompt", help="What to steer away from."),
+        grouped("Generation", "--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
+    ),
+)
+prompt_option = grouped("Prompt", "-p", "--prompt", required=True, help="What to generate.")
+# for commands that take several prompts or a file of them as well
+prompt_options = collected(
+    "prompting",
+    PromptFlags,
+    (
+        grouped("Prompt", "-p", "--prompt", "prompts", multiple=True, help="What to generate."),
+        grouped(
+            "Prompt", "--prompts", "prompts_file", type=PATH, help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet."
+        ),
+        grouped(
+            "Prompt",
+            "--prompt-column",
+            metavar="NAME",
+            help="Its column of prompts [default: prompt, prompt_en, caption or text].",
+        ),
+        grouped(
+            "Parallel", "--ray", metavar="ADDRESS", help="Spread the work over a Ray cluster (`auto`: the one on this machine)."
+        ),
+    ),
+)
+partial_option = option("--partial", is_flag=True, group="Input", help="Accept a recording that was cut short.")
+force_option = option("-f", "--force", is_flag=True, group="Output", help="Replace existing files.")
+quiet_option = option("-q", "--quiet", is_flag=True, group="Output", help="No progress, no notices.")
+verbose_option = option("-v", "--verbose", is_flag=True, group="Output", help="Show log output of diffusers and transformers.")
+json_option = option("--json", "as_json", is_flag=True, group="Output", help="Print JSON instead of text.")
+reporting_options = collected("reporting", Reporting, (json_option, quiet_option, verbose_option))
+
+
+def output_option(default: str | None, help: str) -> Decorator:
+    """-o, --output."""
+    path = None if default is None else Path(default)
+    return option("-o", "--output", type=PATH, default=path, show_default=default is not None, group="Output", help=help)
+
+
+def announce(model: str, quiet: bool) -> None:
+    """Say that MODEL is loaded, before the seconds that importing torch takes.
+
+    Of two processes with a guidance branch each, the first one speaks.
+    """
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        click.echo(f"Loading {model} ...", err=True)
 
 
 def as_argument(path: Path) -> str:
@@ -23,90 +199,7 @@ def as_argument(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-model_flags = _stacked(
-    click.option("--device", help="Torch device [default: the first GPU, else cpu]."),
-    click.option("--dtype", help="float32, float16 or bfloat16 [default: float32 on the CPU, else as stored]."),
-    click.option("--revision", help="Revision of a hub model."),
-    click.option("--variant", help="Weight variant of a hub model, for example fp16."),
-    click.option("--scheduler", help="Class name of another diffusers scheduler."),
-    click.option("--probe", type=click.Path(path_type=Path), help="A probe of your own (docs/probes.md)."),
-)
-model_options = _stacked(click.argument("model"), model_flags)
-call_flags = _stacked(
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--steps", type=click.IntRange(min=1), help="Sampler steps [default: the model's]."),
-    click.option("--height", type=click.IntRange(min=1), help="Pixels."),
-    click.option("--width", type=click.IntRange(min=1), help="Pixels."),
-    click.option("--frames", type=click.IntRange(min=1), help="Frames of a clip."),
-    click.option("--guidance", type=float, help="Guidance scale."),
-    click.option("--negative-prompt", help="What to steer away from."),
-    click.option("--call", "extra", multiple=True, metavar="KEY=JSON", help="Any other argument of the pipeline."),
-)
-call_options = _stacked(click.option("-p", "--prompt", required=True, help="What to generate."), call_flags)
-# for verbs that take a whole file of prompts as well
-set_options = _stacked(
-    click.option("-p", "--prompt", help="What to generate."),
-    click.option("--prompts", type=click.Path(path_type=Path), help="A file of prompts: text, CSV, TSV, JSON, JSONL or Parquet."),
-    click.option("--prompt-column", metavar="NAME", help="Its column of prompts [default: prompt, prompt_en, caption or text]."),
-    click.option("--ray", metavar="ADDRESS", help="Spread the prompts over a Ray cluster (`auto`: the one on this machine)."),
-    call_flags,
-)
-force_option = click.option("-f", "--force", is_flag=True, help="Replace existing files.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no notices.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Let the libraries speak too.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-
-
-def load(options: dict[str, Any], verbose: bool, pair: "Pair | None" = None) -> "Model":
-    """Take the model options out of a command's options and load the model."""
-    from ..pipeline.model import load_model
-
-    name, chosen = take_model(options)
-    if not verbose:
-        hush()
-    return load_model(name, chosen, pair=pair)
-
-
-def take_model(options: dict[str, Any]) -> "tuple[str, ModelOptions]":
-    """Take MODEL and the model options out of a command's options."""
-    from ..pipeline.model import ModelOptions
-
-    names = ("device", "dtype", "revision", "variant", "scheduler", "probe")
-    return options.pop("model"), ModelOptions(**{name: options.pop(name) for name in names})
-
-
-def take_call(options: dict[str, Any]) -> "CallOptions":
-    """Take the call options out of a command's options."""
-    from ..pipeline.call import CallOptions
-
-    names = ("prompt", "seed", "steps", "height", "width", "frames", "guidance", "negative_prompt")
-    extra = dict(_key_value(text) for text in options.pop("extra"))
-    return CallOptions(**{name: options.pop(name) for name in names}, extra=extra)
-
-
-def all_prompts(given: tuple[str, ...], file: Path | None, column: str | None, least: str) -> list[str]:
-    """The prompts of -p and --prompts together, each once. least: how many are needed, for the refusal where there is none."""
-    from ..errors import InputError
-    from ..pipeline.prompts import read_prompts
-
-    if column is not None and file is None:
-        raise InputError("--prompt-column has no effect without --prompts. Leave it out.")
-    prompts = [*given, *(prompt.text for prompt in (read_prompts(file, column) if file else ()))]
-    if not prompts:
-        raise click.UsageError(f"give {least}, or --prompts FILE.")
-    return list(dict.fromkeys(prompts))
-
-
-def _key_value(text: str) -> tuple[str, Any]:
+def _key_value(text: str) -> tuple[str, object]:
     from ..decode import decode_json
     from ..errors import InputError
 
@@ -146,7 +239,7 @@ def libraries_silent() -> Iterator[None]:
 
 
 @contextmanager
-def _silent(library: Any) -> Iterator[None]:
+def _silent(library: ModuleType) -> Iterator[None]:
     """library: the logging module of diffusers or transformers."""
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()

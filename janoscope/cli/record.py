@@ -1,28 +1,35 @@
 """`janoscope record`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import InputError, PeerLost
+from .command import collected, command
 from .options import (
+    CallFlags,
+    ModelFlags,
+    PromptFlags,
+    announce,
     as_argument,
+    call_options,
     force_option,
+    grouped,
     hush,
-    load,
     model_options,
+    output_option,
+    prompt_options,
     quiet_option,
-    set_options,
-    take_call,
-    take_model,
     verbose_option,
 )
-from .parallel import follows, paired, parallel_options
+from .parallel import PairFlags, follows, paired, parallel_options
 from .progress import progress
 
 if TYPE_CHECKING:
+    from ..capture import Tap
     from ..parallel.pair import Pair
     from ..workflows.record.manifest import Entry
     from ..workflows.record.many import SetPlan
@@ -34,122 +41,163 @@ STORED = ["float32", "float16", "bfloat16"]
 LARGE = 1 << 30  # bytes that are announced without being asked
 
 
-@click.command()
-@model_options
-@set_options
-@parallel_options
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The recording [default: run.h5], or a directory [default: runs]."
+@dataclass(frozen=True)
+class CaptureFlags:
+    """What is recorded, and how it is stored."""
+
+    taps: tuple[str, ...]
+    tools: str | None
+    policy: str | None
+    store_dtype: str | None
+    no_output: bool
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Tools to record for; a misspelt one is refused before a model is loaded."""
+        if self.tools is None:
+            return ()
+        from ..workflows.record.tool_taps import TOOLS
+
+        names = tuple(dict.fromkeys(name.strip() for name in self.tools.split(",")))
+        if unknown := [name for name in names if name not in TOOLS]:
+            raise click.UsageError(f"--for {unknown[0]}: legal are {', '.join(TOOLS)}.")
+        return names
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked `record` for."""
+
+    model: str
+    loading: ModelFlags
+    calling: CallFlags
+    capture: CaptureFlags
+    force: bool
+    quiet: bool
+    verbose: bool
+
+    def check_inputs(self) -> None:
+        from ..pipeline.inputs import check_model
+
+        check_model(self.model, revision=self.loading.revision, probe=self.loading.probe, policy=self.capture.policy)
+
+
+@command(
+    "Generate, and record every token's prediction at every step",
+    """janoscope record demo -p "a red apple on grass" --seed 3 --steps 30 -o run.h5
+janoscope record black-forest-labs/FLUX.1-dev --prompts prompts.txt -o runs""",
 )
-@click.option("--tap", "taps", multiple=True, metavar=TAP, help="Record an inner module too (docs/recording.md).")
-@click.option("--for", "tools", metavar="TOOL,...", help="Record what these step caches are calibrated from: teacache, magcache.")
-@click.option("--policy", help="Accelerate the run with a preset or policy file; skipped tokens are marked.")
-@click.option("--store-dtype", type=click.Choice(STORED), help="Store in another dtype than the model's.")
-@click.option("--no-output", is_flag=True, help="Keep no decoded picture beside the recording.")
+@model_options
+@prompt_options
+@call_options
+@collected(
+    "capture",
+    CaptureFlags,
+    (
+        grouped("Recording", "--tap", "taps", multiple=True, metavar=TAP, help="Record an inner module too (docs/recording.md)."),
+        grouped(
+            "Recording",
+            "--for",
+            "tools",
+            metavar="TOOL,...",
+            help="Record what these step caches are calibrated from: teacache, magcache.",
+        ),
+        grouped("Recording", "--policy", help="Accelerate the run with a preset or policy file; skipped tokens are marked."),
+        grouped("Recording", "--store-dtype", type=click.Choice(STORED), help="Store in another dtype than the model's."),
+        grouped("Recording", "--no-output", is_flag=True, help="Save no decoded image beside the recording."),
+    ),
+)
+@parallel_options
+@output_option(None, "The recording [default: run.h5], or a directory [default: runs].")
 @force_option
 @quiet_option
 @verbose_option
 def record(
-    prompts: Path | None,
-    prompt_column: str | None,
-    ray: str | None,
+    model: str,
+    loading: ModelFlags,
+    prompting: PromptFlags,
+    calling: CallFlags,
+    capture: CaptureFlags,
+    pairing: PairFlags,
     output: Path | None,
-    taps: tuple[str, ...],
-    tools: str | None,
-    policy: str | None,
-    store_dtype: str | None,
-    no_output: bool,
     force: bool,
     quiet: bool,
     verbose: bool,
-    guidance_parallel: int | None,
-    peer_timeout: float | None,
-    **options: Any,
 ) -> None:
     """Generate with MODEL and record every token's prediction at every step.
 
     MODEL is a hub id, a local directory, or one of demo, demo:video, demo:latte. With --prompts, one recording a prompt goes
-    into a directory; what is complete there is skipped.
+    into a directory; recordings that are complete there are skipped.
     """
-    from ..pipeline.inputs import check_model, inputs_first
-    from ..workflows.record.session import refuse_unwritable
-
-    if (options["prompt"] is None) == (prompts is None):
+    if bool(prompting.prompts) == (prompting.prompts_file is not None):
         raise click.UsageError("give -p PROMPT or --prompts FILE, one of the two.")
-    how: dict[str, Any] = {"taps": taps, "tools": _tools(tools), "store_dtype": store_dtype, "keep_output": not no_output}
-    parallel = guidance_parallel, peer_timeout
-    if guidance_parallel is not None and (taps or tools or ray):
+    if len(prompting.prompts) > 1:
+        raise click.UsageError("-p takes one prompt here; write several into a file and give --prompts FILE.")
+    job = Job(model, loading, calling, capture, force, quiet, verbose)
+    tools = capture.tool_names
+    if pairing.guidance_parallel is not None and (capture.taps or tools or prompting.ray):
         raise InputError(
             "--guidance-parallel works without --tap and --for (a process sees the modules of its own branch only) and without "
             "--ray (start more ranks with torchrun). Leave one of them out."
         )
-    if prompts is not None:
-        directory = output or Path("runs")
-        with paired(*parallel) as pair:
-            failed = _record_many(directory, prompts, prompt_column, ray, policy, force, quiet, verbose, how, options, pair)
+    if prompting.prompts_file is not None:
+        announce(model, quiet)
+        with paired(pairing) as pair:
+            failed = _record_many(output or Path("runs"), prompting.prompts_file, prompting, job, pair)
         sys.exit(1 if failed else 0)
-    for flag, value in (("--prompt-column", prompt_column), ("--ray", ray)):
+    for flag, value in (("--prompt-column", prompting.prompt_column), ("--ray", prompting.ray)):
         if value is not None:
             raise click.UsageError(f"{flag} has no effect without --prompts FILE.")
+    announce(model, quiet)
+    from ..pipeline.inputs import inputs_first
+    from ..workflows.record.session import refuse_unwritable
+
     target = output or Path("run.h5")
-    named = {"revision": options["revision"], "probe": options["probe"], "policy": policy}
-    with inputs_first(lambda: check_model(options["model"], **named)):
-        refuse_unwritable(target, force, how["keep_output"])
-    with paired(*parallel) as pair:
-        _record_one(target, policy, force, quiet, verbose, how, options, pair)
+    with inputs_first(job.check_inputs):
+        refuse_unwritable(target, force, not capture.no_output)
+    with paired(pairing) as pair:
+        _record_one(target, prompting.prompts[0], job, pair)
 
 
-def _tools(text: str | None) -> tuple[str, ...]:
-    """Tools to record for, before a model is loaded for ones that do not exist."""
-    if text is None:
-        return ()
-    from ..workflows.record.tool_taps import TOOLS
-
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if unknown := [name for name in names if name not in TOOLS]:
-        raise click.UsageError(f"--for {unknown[0]}: legal are {', '.join(TOOLS)}.")
-    return names
-
-
-def _record_one(
-    output: Path,
-    policy: str | None,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-    how: dict[str, Any],
-    options: dict[str, Any],
-    pair: "Pair | None",
-) -> None:
+def _record_one(output: Path, prompt: str, job: Job, pair: "Pair | None") -> None:
     from ..pipeline.call import make_call
     from ..pipeline.provenance import RunOptions
     from ..workflows.record.session import follow, record_model
     from ..workflows.record.tool_taps import export_taps
 
-    name, loading = take_model(dict(options))
-    model = load(options, verbose, pair)
-    asked = take_call(options)
-    call = make_call(model, asked)
+    model = job.loading.load(job.model, job.verbose, pair)
+    options = job.calling.options(prompt)
+    call = make_call(model, options)
+    policy = model.policy(job.capture.policy) if job.capture.policy else None
     if follows(pair):
-        follow(model, call, policy=model.policy(policy) if policy else None)
+        follow(model, call, policy=policy)
         return
     for warning in call.warnings:
         click.echo(warning, err=True)
-    how["taps"] = (*how["taps"], *export_taps(model.probe, how.pop("tools")))
-    how["asked_for"] = RunOptions(name, loading, asked.extra or {})
-    how |= {"policy": model.policy(policy) if policy else None, "force": force}
-    how["on_size"] = None if quiet else lambda expected: _announce(expected, bool(how["taps"]))
+    taps: list[Tap | str] = [*job.capture.taps, *export_taps(model.probe, job.capture.tool_names)]
     try:
-        with progress("record", quiet) as on_step:
-            recorded = record_model(model, call, output, on_step=on_step, **how)
+        with progress("record", job.quiet) as on_step:
+            recorded = record_model(
+                model,
+                call,
+                output,
+                asked_for=RunOptions(job.model, job.loading.options(), options.extra or {}),
+                taps=taps,
+                policy=policy,
+                store_dtype=job.capture.store_dtype,
+                keep_output=not job.capture.no_output,
+                force=job.force,
+                on_step=on_step,
+                on_size=None if job.quiet else lambda expected: _say_size(expected, bool(taps)),
+            )
     except (KeyboardInterrupt, PeerLost):
-        _tell_partial(output)
+        _say_partial(output)
         raise
-    _tell(recorded, name, how["store_dtype"], quiet)
+    _say_recorded(recorded, job)
     click.echo(f"Next: janoscope analyze {as_argument(recorded.path)}")
 
 
-def _announce(expected: "Expected", always: bool) -> None:
+def _say_size(expected: "Expected", always: bool) -> None:
     """How large it will get, before anything is written."""
     from ..workflows.record.sink import human_size
 
@@ -161,26 +209,26 @@ def _announce(expected: "Expected", always: bool) -> None:
     click.echo(f"{expected.path.name} will take {size}{taps}; {free} are free{short}.", err=True)
 
 
-def _tell(recorded: "Recorded", name: str, store_dtype: str | None, quiet: bool) -> None:
-    """What was made, and how we disturbed the measurement."""
+def _say_recorded(recorded: "Recorded", job: Job) -> None:
+    """What was written, and how recording disturbed the measurement."""
     from ..workflows.record.sink import human_size
 
-    for notice in () if quiet else recorded.notices:
+    for notice in () if job.quiet else recorded.notices:
         click.echo(notice, err=True)
     if recorded.picture:
         click.echo(f"Wrote {recorded.picture}")
-    click.echo(f"Wrote {recorded.path} ({recorded.steps} steps, {name})")
+    click.echo(f"Wrote {recorded.path} ({recorded.steps} steps, {job.model})")
     facts = [human_size(recorded.bytes), f"recording cost {recorded.overhead:.1%} of the run"]
     facts.append(f"{recorded.nonfinite} non-finite values")
-    if store_dtype:
-        facts.append(f"storage as {store_dtype} loses at most {recorded.storage_loss:.2g}")
+    if job.capture.store_dtype:
+        facts.append(f"storage as {job.capture.store_dtype} loses at most {recorded.storage_loss:.2g}")
         facts.append(f"{recorded.nonfinite_created} non-finite values made by storing")
     if recorded.compute is not None:
         facts.append(f"compute {recorded.compute:.3f} of the full run")
     click.echo(", ".join(facts))
 
 
-def _tell_partial(output: Path) -> None:
+def _say_partial(output: Path) -> None:
     """After a stop: what is there to use."""
     from ..recording import partial_path
 
@@ -189,43 +237,37 @@ def _tell_partial(output: Path) -> None:
         click.echo(f"What was recorded is {partial}; --partial reads it.", err=True)
 
 
-def _record_many(
-    directory: Path,
-    prompts: Path,
-    column: str | None,
-    ray: str | None,
-    policy: str | None,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-    how: dict[str, Any],
-    options: dict[str, Any],
-    pair: "Pair | None",
-) -> int:
-    """How many failed."""
+def _record_many(directory: Path, file: Path, prompting: PromptFlags, job: Job, pair: "Pair | None") -> int:
+    """Record every prompt of the file; returns how many failed."""
     from ..parallel.tasks import Rank
-    from ..pipeline.inputs import check_model, inputs_first
+    from ..pipeline.inputs import inputs_first
     from ..pipeline.prompts import read_prompts
     from ..workflows.record.many import SetRecipe, plan_set, record_set
 
-    entries = read_prompts(prompts, column)
-    named = {"revision": options["revision"], "probe": options["probe"], "policy": policy}
-    model = options["model"]
+    entries = read_prompts(file, prompting.prompt_column)
     if directory.exists() and not directory.is_dir():
-        check_model(model, **named)
+        job.check_inputs()
         raise InputError(f"{directory} is a file; --prompts needs a directory for its recordings, choose another name with -o.")
     rank = pair.share if pair else Rank.from_environment()
-    quiet = quiet or follows(pair)
-    options["prompt"] = ""
-    recipe = SetRecipe(*take_model(options), take_call(options), policy=policy, **how)
-    with inputs_first(lambda: check_model(model, **named)):
-        plan = plan_set(directory, entries, recipe, rank=rank, force=force)
+    quiet = job.quiet or follows(pair)
+    recipe = SetRecipe(
+        job.model,
+        job.loading.options(),
+        job.calling.options(prompt=""),
+        taps=job.capture.taps,
+        tools=job.capture.tool_names,
+        policy=job.capture.policy,
+        store_dtype=job.capture.store_dtype,
+        keep_output=not job.capture.no_output,
+    )
+    with inputs_first(job.check_inputs):
+        plan = plan_set(directory, entries, recipe, rank=rank, force=job.force)
     directory.mkdir(parents=True, exist_ok=True)
-    if not verbose:
+    if not job.verbose:
         hush()
     if not quiet:
-        _tell_plan(plan)
-    with progress(f"record {prompts.name}", quiet, unit="prompt") as on_step:
+        _say_plan(plan)
+    with progress(f"record {file.name}", quiet, unit="prompt") as on_step:
         done: list[Entry] = []
 
         def on_done(entry: "Entry") -> None:
@@ -236,7 +278,7 @@ def _record_many(
                 click.echo(f"{entry.file}: {entry.error}", err=True)
 
         device = pair.device() if pair else rank.device()
-        record_set(plan, directory, recipe, device=device, ray=ray, on_done=on_done, pair=pair)
+        record_set(plan, directory, recipe, device=device, ray=prompting.ray, on_done=on_done, pair=pair)
     failed = sum(entry.status != "complete" for entry in done)
     if follows(pair):
         return failed
@@ -246,7 +288,7 @@ def _record_many(
     return failed
 
 
-def _tell_plan(plan: "SetPlan") -> None:
+def _say_plan(plan: "SetPlan") -> None:
     if plan.skipped:
         click.echo(f"{len(plan.skipped)} recordings are complete and are skipped.", err=True)
     for partial in plan.stale:

@@ -3,11 +3,12 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import force_option, json_option, quiet_option
+from .command import command
+from .options import PATH, force_option, grouped, json_option, output_option, quiet_option
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -16,20 +17,27 @@ if TYPE_CHECKING:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-@click.command()
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
-@click.option("--compute", type=float, required=True, metavar="SHARE", help="Computed steps, as a share of all: 0.28, say.")
-@click.option("--skipped", type=click.Choice(["corrected", "forecast", "hold"]), default="corrected", show_default=True,
-              help="What the sampler gets at skipped steps.")  # fmt: skip
-@click.option(
+@command("Find the steps worth computing, from recordings", "janoscope schedule runs/*.h5 --compute 0.28 -o fast.toml")
+@click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
+@grouped("Search", "--compute", type=float, required=True, metavar="SHARE", help="Share of steps to compute, such as 0.28.")
+@grouped(
+    "Search",
+    "--skipped",
+    type=click.Choice(["corrected", "forecast", "hold"]),
+    default="corrected",
+    show_default=True,
+    help="What the sampler gets at skipped steps.",
+)
+@grouped(
+    "Search",
     "--growth",
     type=float,
     default=1.0,
     show_default=True,
     help="How fast an error grows through the run; higher: more early steps.",
 )
-@click.option("--learn/--no-learn", default=True, show_default=True, help="Fit coefficients where recordings suffice.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="schedule.toml", show_default=True, help="Policy.")
+@grouped("Search", "--learn/--no-learn", default=True, show_default=True, help="Fit coefficients where recordings suffice.")
+@output_option("schedule.toml", "The policy.")
 @force_option
 @json_option
 @quiet_option
@@ -46,9 +54,7 @@ def schedule(
 ) -> None:
     """Find the steps worth computing, from recordings of full runs, and write them as a policy.
 
-    Eight recordings or more of other prompts than those you will judge by make a schedule that carries over.
-
-    Example: janoscope schedule runs/*.h5 --compute 0.28 -o fast.toml
+    Take eight recordings or more, of other prompts than those you will judge by, for a schedule that carries over.
     """
     from ..results.writing import refuse_existing
     from ..workflows.schedule.search import front, propose, reduce_recordings
@@ -73,7 +79,7 @@ def schedule(
     click.echo(f"Wrote {output}\nNext: janoscope apply {recorded.model} -p PROMPT --policy {output} --reference", err=as_json)
 
 
-def _facts(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str, object]]) -> dict[str, object]:
     return {
         "policy": proposal.policy.to_json(),
         "error_db": _decibel(proposal.error),
@@ -85,15 +91,15 @@ def _facts(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str,
     }
 
 
-def _words(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str, Any]]) -> str:
+def _words(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str, object]]) -> str:
     computed = set(proposal.path.computed)
     bends = recorded.curvature()
-    known = [value for value in bends if not math.isnan(value)]
-    top = max(known) or 1.0
+    finite = [value for value in bends if not math.isnan(value)]
+    top = max(finite) or 1.0
     line = "".join(" " if math.isnan(v) else _BLOCKS[min(7, int(8 * v / top))] for v in bends)
     steps = "".join("C" if step in computed else "." for step in range(recorded.steps))
     several = len(recorded.grams)
-    told = [
+    lines = [
         f"{several} recording{'s' if several > 1 else ''} of {recorded.model}, {recorded.scheduler}, {recorded.steps} steps",
         f"curvature  {line}",
         f"schedule   {steps}",
@@ -106,8 +112,8 @@ def _words(recorded: "RecordedSteps", proposal: "Proposal", rows: list[dict[str,
         f"{_decibel(proposal.error):.1f} dB{', with learned coefficients' if proposal.policy.learned else ''}.",
     ]
     if several < 8:
-        told.append(f"{several} recordings are few: take 8 or more, of prompts that you will not judge by.")
-    return "\n".join(told)
+        lines.append(f"{several} recordings are few: take 8 or more, of prompts that you will not judge by.")
+    return "\n".join(lines)
 
 
 def _decibel(error: float) -> float:
