@@ -12,7 +12,7 @@ import torch
 from tiny_pipelines import build
 
 import janoscope
-from janoscope.cli.app import _VERBS
+from janoscope.cli.app import COMMANDS
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"<!-- tried -->\n```(sh|python)\n(.*?)```", re.S)
@@ -77,13 +77,27 @@ def test_the_quick_start_goes_all_the_way():
         assert word in typed
 
 
-def test_every_verb_has_a_page():
-    rows = re.findall(r"^\| (`.*?) \|.*\| \[[^]]+\]\(([a-z-]+\.md)\) \|$", (DOCS / "verbs.md").read_text(encoding="utf-8"), re.M)
-    listed = {verb for cell, _ in rows for verb in re.findall(r"`([a-z]+)", cell)}
-    assert listed == set(_VERBS)
+def test_every_command_has_a_page():
+    rows = re.findall(
+        r"^\| (`.*?) \|.*\| \[[^]]+\]\(([a-z-]+\.md)\) \|$", (DOCS / "commands.md").read_text(encoding="utf-8"), re.M
+    )
+    listed = {command for cell, _ in rows for command in re.findall(r"`([a-z]+)", cell)}
+    assert listed == set(COMMANDS)
     assert [page for _, page in rows if not (DOCS / page).is_file()] == []
 
 
+def test_the_page_on_own_loops_skips_steps_as_it_says(capsys):
+    (program,) = [text for kind, text in PAGES["own-sampler.md"] if kind == "python" and "StepSkipper" in text]
+    names = {}
+    exec(compile(program, "own-sampler.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("5 of 12 calls, rms difference 0.")
+    difference = (names["fast"] - names["full"]).pow(2).mean().sqrt()
+    assert 0 < difference < 0.2
+    reused, _ = names["generate"](janoscope.Policy.from_table(REUSE, "test"))
+    assert (reused - names["full"]).pow(2).mean().sqrt() > difference, "control: without a correction it is worse"
+
+
+REUSE = {"name": "reuse", "output": "hold", "schedule": {"steps": 12, "computed": [0, 1, 3, 6, 11]}}
 PYTHON = re.compile(r"```python\n(.*?)```", re.S)
 # pages whose Python works on a pipeline and a recording that the reader has; in this order
 EXAMPLES = ("../README.md", "recording.md", "looking.md", "analysis.md", "execution.md")

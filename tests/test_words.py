@@ -72,7 +72,7 @@ def _has_docstring(node):
 
 def _is_command(node):
     """Whether click makes a command of a function, whose docstring is then its help text."""
-    return any(re.search(r"\.(command|group)\b", ast.unparse(one)) for one in getattr(node, "decorator_list", []))
+    return any(re.search(r"(^|\.)(command|group)\b", ast.unparse(one)) for one in getattr(node, "decorator_list", []))
 
 
 def found_in(paths):

@@ -22,7 +22,8 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["janoscope", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code, [line for line in capsys.readouterr().err.splitlines() if line]
+        lines = [line for line in capsys.readouterr().err.splitlines() if line]
+        return ended.value.code, lines[1:] if lines and lines[0].startswith("Loading ") else lines
 
     return run
 
@@ -44,13 +45,13 @@ def test_an_error_of_the_system_names_path_reason_and_mend(raising, run, number)
     code, lines = run()
     assert code == 2
     assert len(lines) == 1
-    assert lines[0].startswith(f"/data/out.png: {os.strerror(number)}. ")
+    assert lines[0].startswith(f"Error: /data/out.png: {os.strerror(number)}. ")
     assert lines[0].endswith(".")
 
 
 def test_a_full_disk_without_a_name_is_told_too(raising, run):
     raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert run() == (2, ["No space left on device. Free some space or choose another disk."])
+    assert run() == (2, ["Error: No space left on device. Free some space or choose another disk."])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_device_that_is_not_there_is_one_line(run, tmp_path):
     code, lines = run("record", "demo", "-p", "x", "--device", "bogus", "-o", tmp_path / "run.h5")
     assert code == 2
     assert len(lines) == 1
-    assert lines[0].startswith("--device bogus cannot be used")
+    assert lines[0].startswith("Error: --device bogus cannot be used")
 
 
 def test_sigterm_ends_a_run_as_ctrl_c_does_and_leaves_nothing_half_made(monkeypatch, run, tmp_path):

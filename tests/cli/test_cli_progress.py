@@ -26,7 +26,7 @@ def drawn(monkeypatch, capsys):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
         monkeypatch.setattr("tqdm.tqdm", partial(tqdm, mininterval=0, miniters=1, ncols=120))  # draws every step
         seen = []
-        with progress("apply", quiet=False, ladder=ladder) as on_step:
+        with progress("apply", quiet=False, letters=ladder) as on_step:
             for _ in range(2):
                 for done in range(1, len(LADDER) + 1):
                     on_step(done, len(LADDER))
@@ -45,7 +45,7 @@ def test_on_a_terminal_the_letters_done_stand_in_colour_beside_the_first_run(dra
 
 def test_a_pipe_or_a_file_gets_no_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    with progress("apply", quiet=False, ladder=lambda steps: LADDER) as on_step:
+    with progress("apply", quiet=False, letters=lambda steps: LADDER) as on_step:
         assert on_step is None
     assert capsys.readouterr().err == ""
 

@@ -124,7 +124,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(folder, monkeypatch, capsys, wo
     before = sorted(path.name for path in folder.iterdir())
     assert run(monkeypatch, *[word.format(folder=folder) for word in words]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    lines = lines[1:] if lines[0].startswith("Loading ") else lines
     assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
     assert told in lines[0]
     assert sorted(path.name for path in folder.iterdir()) == before
 

@@ -33,7 +33,11 @@ def told(monkeypatch, capsys):
 
 
 def test_our_warning_is_one_plain_line_and_those_of_libraries_are_silent(told, tmp_path):
-    assert told("-o", str(tmp_path / "run.h5")) == [OURS, "Interrupted."]
+    assert told("-o", str(tmp_path / "run.h5")) == ["Loading demo ...", OURS, "Interrupted."]
+
+
+def test_quiet_leaves_the_line_before_loading_out(told, tmp_path):
+    assert told("-q", "-o", str(tmp_path / "run.h5")) == [OURS, "Interrupted."]
 
 
 def test_verbose_lets_the_libraries_speak(told, tmp_path):

@@ -58,7 +58,9 @@ def test_a_refusal_keeps_its_kind_over_a_cluster(tmp_path, monkeypatch):
     (tmp_path / "broken.h5").write_bytes(b"no recording")
     tasks = [(tmp_path / "broken.h5", tmp_path / "a"), (tmp_path / "lost.h5", tmp_path / "b")]
     monkeypatch.setattr(analyze_cluster, "fan_out", played(lost=tasks[1:]))
-    kinds = {task: type(result) for task, result in analyze_command._over_ray(tasks, "played", {}, quiet=True)}
+    measures = analyze_command.MeasureFlags(7, "backward", 0.1, (), None, None, None, 0, (), "rms")
+    job = analyze_command.Job(measures, policy=None, probe=None, partial=False, force=False, quiet=True)
+    kinds = {task: type(result) for task, result in analyze_command._over_ray(tasks, "played", job)}
     assert kinds == {tasks[0]: RecordingError, tasks[1]: TaskFailed}
 
 

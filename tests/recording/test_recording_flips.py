@@ -153,7 +153,7 @@ def test_a_negative_count_is_no_licence_for_nan(tmp_path, sample_file, count, ol
 def test_a_file_of_format_1_0_is_read_and_said_to_be_covered_in_part(tmp_path):
     from click.testing import CliRunner
 
-    from janoscope.cli.recordings import verify
+    from janoscope.cli.show import verify
 
     with open_recording(OLD) as recording:
         assert (recording.is_summed, recording.steps, recording.provenance["run"]["prompt"]) == (False, 2, "a cat")

@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 def test_one_recording_ends_with_a_plan_a_report_and_the_line_to_paste(folder: Path, janoscope: Callable[..., Done]) -> None:
     done = janoscope("analyze", "run.h5", "--policy", "mine.toml", "-q")
     assert (done.returncode, done.stderr) == (0, "")
-    *_, wrote, verdict, following = done.stdout.splitlines()
+    *_, wrote, following, verdict = done.stdout.splitlines()
     assert wrote == "Wrote run/report.html"
     told = json.loads((folder / "run" / "analysis.json").read_text())["verdict"]
     assert (verdict, told["level"]) == (told["sentence"], "separates")

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tiny_models import calls, tiny_model
 
 from janoscope.cli.app import janoscope as command
+from janoscope.cli.options import CallFlags
 from janoscope.errors import ExecutionError, InputError, JanoscopeError
 from janoscope.pipeline.call import CallOptions
 from janoscope.plan import Cache, Plan, random_scores
@@ -275,7 +276,7 @@ def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
 
 def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_path, monkeypatch):
     monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda **given: replace(model))
-    monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
+    monkeypatch.setattr(CallFlags, "options", lambda flags, prompt: CallOptions(prompt, seed=flags.seed))
     out, more, methods = tmp_path / "c", tmp_path / "prompts.txt", tmp_path / "methods.txt"
     more.write_text("a dog\n\n")
     methods.write_text("# every second step\nuniform:k=2\n")
@@ -296,7 +297,7 @@ def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_pat
 
 def _as_command(model, monkeypatch, *words):
     monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda **given: replace(model))
-    monkeypatch.setattr("janoscope.cli.compare.take_call", lambda options: CallOptions(options["prompt"], seed=options["seed"]))
+    monkeypatch.setattr(CallFlags, "options", lambda flags, prompt: CallOptions(prompt, seed=flags.seed))
     return CliRunner().invoke(command, ["compare", "tiny", "-q", *map(str, words)])
 
 

@@ -231,7 +231,7 @@ def test_a_policys_strategy_is_tried_first():
 def test_the_shortfall_is_told_with_what_helps(janoscope):
     said = janoscope("memory", WAN_1B, "--memory-gib", 12)
     assert said.code == 1
-    assert "are lacking" in said.out.splitlines()[-1]
+    assert "more are needed" in said.out.splitlines()[-1]
     said = janoscope("memory", FLUX, "--memory-gib", 30)
     assert said.code == 1
     assert "text encoders take 9.10 GiB" in said.out.splitlines()[-1]
