@@ -106,7 +106,7 @@ def test_counts_below_one_are_refused(run, tmp_path, verb, option, value):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_apply_refuses_before_it_loads_the_model(run, monkeypatch, tmp_path, words, told):
-    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "file").write_text("x")
     (tmp_path / "old.json").write_text("{}")
     before = sorted(tmp_path.iterdir())

@@ -16,7 +16,7 @@ def told(monkeypatch, capsys):
     """stderr of a `record` whose loading raises one warning of ours and some of libraries."""
 
     def run(*words):
-        def loaded(**_):
+        def loaded(*_, **__):
             warnings.warn_explicit(OURS, RuntimeWarning, "module.py", 1, module="torch.nn.modules.module")
             warnings.warn_explicit("`x` is deprecated", FutureWarning, "a.py", 2, module="diffusers.utils.deprecation_utils")
             warnings.warn_explicit("a slow path", UserWarning, "b.py", 3, module="transformers.modeling_utils")

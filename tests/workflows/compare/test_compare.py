@@ -275,7 +275,7 @@ def test_levels_are_handed_out_by_score_in_the_same_numbers(model):
 
 
 def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda **given: replace(model))
+    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda *_, **__: replace(model))
     monkeypatch.setattr(CallFlags, "options", lambda flags, prompt: CallOptions(prompt, seed=flags.seed))
     out, more, methods = tmp_path / "c", tmp_path / "prompts.txt", tmp_path / "methods.txt"
     more.write_text("a dog\n\n")
@@ -296,7 +296,7 @@ def test_the_command_writes_a_directory_and_refuses_to_replace_it(model, tmp_pat
 
 
 def _as_command(model, monkeypatch, *words):
-    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda **given: replace(model))
+    monkeypatch.setattr("janoscope.pipeline.model.load_model", lambda *_, **__: replace(model))
     monkeypatch.setattr(CallFlags, "options", lambda flags, prompt: CallOptions(prompt, seed=flags.seed))
     return CliRunner().invoke(command, ["compare", "tiny", "-q", *map(str, words)])
 
