@@ -109,6 +109,7 @@ REFUSED = [
         ["apply", "demo", "-p", "apple", "--policy", "jano/flux-1/1", "--any-prompt", "-o", "{folder}/o.png"],
         "--any-prompt has no",
     ),
+    (["compare", "demo", "-p", "apple", "--method", "jno", "-o", "{folder}/c"], "did you mean jano?"),
     (["compare", "demo", "-p", "apple", "--method", "jano:preset=nosuch", "-o", "{folder}/c"], "no preset policy 'nosuch'"),
     (["compare", "demo", "-p", "apple", "--method", "jano:file=no.toml", "-o", "{folder}/c"], "no.toml cannot be read"),
     (["compare", "demo", "-p", "apple", "--methods", "{folder}/empty.txt", "-o", "{folder}/c"], "empty.txt holds none"),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
@@ -38,7 +39,9 @@ def make_method(text: str) -> Method:
     """The method a user wrote; raises InputError for an unknown name or option."""
     spec = parse_spec(text)
     if spec.name not in METHODS:
-        raise InputError(f"--method {text}: no method {spec.name!r}; legal: {', '.join(METHODS)}.")
+        near = get_close_matches(spec.name, METHODS, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"--method {text}: no method {spec.name!r}; {meant}legal: {', '.join(METHODS)}.")
     return METHODS[spec.name](spec)
 
 
