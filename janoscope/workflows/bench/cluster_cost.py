@@ -37,7 +37,7 @@ class Assumptions:
 SOURCES = {
     "model": "its published config, in the probe; 1280 x 720, 81 frames, 50 steps, two branches",
     "prompts": "two in five recorded and fitted on, the others held out, as `calibrate` parts them",
-    "gpu_tflops": "dense bfloat16 of an H100 SXM, data sheet",
+    "gpu_tflops": "dense bfloat16 of an H100 SXM, from its specification",
     "utilisation": "of that peak, common for large transformers; not measured here",
     "gpu_hour_usd": "a rented H100, late 2025; prices move",
     "tb_month_usd": "object storage",

@@ -23,7 +23,16 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 def test_every_array_is_listed_with_its_axes(analysis: Analysis) -> None:
     listed = set(re.findall(r"`([a-z0-9_]+)`", CONCEPTS))
     assert set(analysis.arrays) - listed == set()
-    sizes = {"step": 23, "step - 1": 22, "token": 143, "ras step": 7, "steps held - 1": 7, "point": 4, "group": 4, "quantile": 5}
+    sizes = {
+        "step": 23,
+        "step - 1": 22,
+        "token": 143,
+        "ras step": 7,
+        "steps reused - 1": 7,
+        "point": 4,
+        "group": 4,
+        "quantile": 5,
+    }
     for name, axes in re.findall(r"^\| `([a-z0-9_]+)` \| \(([^)]*)\) \|", CONCEPTS, re.M):
         expected = tuple(
             size for axis in axes.split(", ") for size in (analysis.complexity.grid if axis == "tile map" else (sizes[axis],))
