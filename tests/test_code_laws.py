@@ -189,7 +189,6 @@ WIDE = {
     "cli/calibrate.py calibrate",
     "cli/compare.py compare",
     "cli/record.py record",
-    "recording/writing/writer.py __init__",
     "workflows/calibrate/stages.py calibrate",
     "workflows/record/session.py record",
 }

@@ -1,6 +1,6 @@
 """Reading an attribute without trusting its type: HDF5 2.0.0 ends the process on some variable-length types that are none.
 
-One flipped bit in the type of a text is enough (found by the flip test; delete this when it is refused upstream).
+One flipped bit in the type of a text is enough (tests/recording/test_recording_flips.py). Delete this when HDF5 refuses it.
 """
 
 import h5py

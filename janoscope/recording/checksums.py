@@ -62,10 +62,10 @@ def header_checksum(file: h5py.File) -> int:
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Of the root, of taps and of provenance."""
-    found: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
     for prefix, group in (("", file), *((f"{name}/", file[name]) for name in (layout.TAPS_GROUP, "provenance") if name in file)):
-        found |= {prefix + name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
-    return found
+        datasets |= {prefix + name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    return datasets
 
 
 def _plain(value: object) -> str:
@@ -83,12 +83,12 @@ def sum_section(text: str) -> str:
 
 def section_is_sound(text: str) -> bool | None:
     """Whether a section's text fits the sum that it carries; None where it carries none."""
-    found = re.search(rf'(, )?"{layout.SECTION_SUM}": "([0-9a-f]{{8}})"}}$', text)
-    return None if found is None else zlib.crc32((text[: found.start()] + "}").encode("utf-8", "replace")) == int(found[2], 16)
+    match = re.search(rf'(, )?"{layout.SECTION_SUM}": "([0-9a-f]{{8}})"}}$', text)
+    return None if match is None else zlib.crc32((text[: match.start()] + "}").encode("utf-8", "replace")) == int(match[2], 16)
 
 
 def sum_reason(reason: str) -> str:
-    """How a recording ended as it lies on file: one of the known words as it is, other text with its crc32."""
+    """How a recording ended as it lies on file: one of `layout.END_REASONS` as it is, other text with its crc32."""
     text = " ".join(reason.split()).encode("ascii", "replace").decode("ascii")
     if text in layout.END_REASONS:
         return text
@@ -97,8 +97,8 @@ def sum_reason(reason: str) -> str:
 
 
 def read_reason(stored: str) -> tuple[str, bool]:
-    """(the reason without its sum, whether it is one of the known words or fits its sum)."""
-    found = _SUMMED_REASON.fullmatch(stored)
-    if found is None:
+    """(the reason without its sum, whether it is one of `layout.END_REASONS` or fits its sum)."""
+    match = _SUMMED_REASON.fullmatch(stored)
+    if match is None:
         return stored, stored in layout.END_REASONS
-    return found[1], zlib.crc32(found[1].encode("utf-8", "replace")) == int(found[2], 16)
+    return match[1], zlib.crc32(match[1].encode("utf-8", "replace")) == int(match[2], 16)

@@ -96,21 +96,21 @@ def _sizes(recording: Recording, name: str) -> tuple[int, int]:
 
 
 def _structure(left: Recording, right: Recording) -> tuple[FieldDiff, ...]:
-    found = []
+    differences = []
     for name in ("steps", "items", "branches", "grid", "prediction_type", "signals"):
         a, b = getattr(left, name), getattr(right, name)
         if a != b:
-            found.append(FieldDiff(name, a, b))
+            differences.append(FieldDiff(name, a, b))
     for name in set(left.signals) & set(right.signals):
         if _sizes(left, name) != _sizes(right, name) and name not in layout.CORE_SIGNALS:
-            found.append(FieldDiff(name, _sizes(left, name), _sizes(right, name)))
+            differences.append(FieldDiff(name, _sizes(left, name), _sizes(right, name)))
     steps = min(left.steps, right.steps)
     for name in ("timestep", "alpha", "sigma"):
         a, b = getattr(left, name)[:steps], getattr(right, name)[:steps]
         if not np.array_equal(a, b, equal_nan=True):
             step = int(np.flatnonzero(~((a == b) | (np.isnan(a) & np.isnan(b))))[0])
-            found.append(FieldDiff(f"{name} from step {step}", float(a[step]), float(b[step])))
-    return tuple(found)
+            differences.append(FieldDiff(f"{name} from step {step}", float(a[step]), float(b[step])))
+    return tuple(differences)
 
 
 def _signal(left: Recording, right: Recording, name: str) -> SignalDiff:
@@ -135,8 +135,8 @@ def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _provenance(left: Recording, right: Recording) -> tuple[FieldDiff, ...]:
-    found = []
+    differences = []
     for section in layout.SECTIONS:
         a, b = left.provenance[section], right.provenance[section]
-        found += [FieldDiff(f"{section}.{field}", a[field], b[field]) for field in sorted({*a, *b}) if a[field] != b[field]]
-    return tuple(found)
+        differences += [FieldDiff(f"{section}.{field}", a[field], b[field]) for field in sorted({*a, *b}) if a[field] != b[field]]
+    return tuple(differences)

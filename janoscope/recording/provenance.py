@@ -42,7 +42,7 @@ def initial_provenance(provenance: Sections) -> dict[str, dict[str, object]]:
 def provenance_json(section: str, fields: Mapping[str, object]) -> str:
     """ASCII JSON of one provenance section; a prompt with any character, lone surrogates included, survives.
 
-    Values that JSON cannot hold are kept as their text. Raises InputError for an unknown section or circular values.
+    Values that JSON does not have become text. Raises InputError for an unknown section or circular values.
     """
     if section not in SECTIONS:
         raise InputError(f"provenance has no section {section!r}; legal: {', '.join(SECTIONS)}.")

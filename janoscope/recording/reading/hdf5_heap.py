@@ -1,13 +1,13 @@
 """A look at HDF5's global heap, where text attributes lie, before HDF5 looks: its reader does not return from some broken heaps.
 
-A heap object of index 0 and size 0 keeps HDF5 2.0.0 in a loop (found by the fuzz test; delete this when it is refused upstream).
+A heap object of index 0 and size 0 keeps HDF5 2.0.0 in a loop (tests/recording/reading; delete this when it is refused upstream).
 Format: HDF5 File Format Specification 3.0, III.E "Disk Format: Level 1E - Global Heap".
 """
 
 import struct
 from pathlib import Path
 
-SCANNED = 8 << 20  # bytes from the start; the writer makes its text first, so that it lies there
+SCANNED = 8 << 20  # bytes from the start; the writer writes its text first, so that it lies there
 _COLLECTION = struct.Struct("<4sB3sQ")  # signature, version, reserved, size of the collection
 _OBJECT = struct.Struct("<HH4sQ")  # index (0: free space, to the end), references, reserved, size
 

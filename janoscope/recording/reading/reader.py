@@ -1,4 +1,4 @@
-"""`open_recording` and `Recording`: a lazy, validated view of one file, which reads what is asked for and no more."""
+"""`open_recording` and `Recording`: a lazy, validated view of one file."""
 
 import errno
 import operator
@@ -87,7 +87,7 @@ class Recording(StoredRecording):
             yield RecordedStep(step, float(self.timestep[step]), float(self.alpha[step]), float(self.sigma[step]), maps)
 
     def verify(self) -> list[str]:
-        """Every fault found by reading all bytes against their checksums and counts; empty for a sound file.
+        """Every fault that shows when all bytes are compared with their checksums and counts; empty for a sound file.
 
         Files of format 1.0 have checksums of their maps only, see `is_summed`.
         """

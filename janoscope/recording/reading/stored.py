@@ -85,7 +85,7 @@ class StoredRecording:
         return np.zeros((self.steps, *spec.lead(self.items, len(self.branches))), np.int64)
 
     def storage_loss(self, signal: str) -> float:
-        """Largest absolute difference that storing caused; 0 where the source's dtype was kept."""
+        """Largest absolute difference that storing caused; 0 where it is stored in the source's dtype."""
         rows = self.spec(signal).dataset + "_storage_loss"
         if rows in self.file:
             return float(self.stored_rows(rows).max(initial=0.0))

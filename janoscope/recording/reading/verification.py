@@ -1,4 +1,4 @@
-"""Read every byte once and compare with what the writer noted."""
+"""Read every byte once and compare with what the writer wrote down."""
 
 from collections.abc import Callable
 
@@ -24,22 +24,22 @@ def faults(recording: StoredRecording) -> list[str]:
     else:
         checks.append(_no_sums)
     checks += [lambda recording, name=name: _signal(recording, recording.spec(name)) for name in recording.signals]  # type: ignore[misc]
-    found: list[str] = []
+    messages: list[str] = []
     for check in checks:
         try:
             with reading(recording.path, "a part of it"):
-                found += check(recording)
+                messages += check(recording)
         except RecordingError as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages
 
 
 def _places(recording: StoredRecording) -> list[str]:
-    found = []
+    messages = []
     for axis, stored, expected in zip(("frame", "row", "col"), recording.stored_places(), recording.grid.places(), strict=True):
         if not np.array_equal(stored, expected):
-            found.append(f"token_{axis} disagrees with the grid of {recording.grid.tokens} tokens")
-    return found
+            messages.append(f"token_{axis} disagrees with the grid of {recording.grid.tokens} tokens")
+    return messages
 
 
 def _axes(recording: StoredRecording) -> list[str]:
@@ -47,10 +47,10 @@ def _axes(recording: StoredRecording) -> list[str]:
     names = ["item", "token", "channel"]
     names += [f"{recording.spec(n).dataset}_{axis}" for n in recording.signals if recording.spec(n).is_tap for axis in names[1:]]
     there = [name for name in names if name in recording.file]
-    found = [name for name in there if not _counts_up(recording.file[name][()])]
+    wrong = [name for name in there if not _counts_up(recording.file[name][()])]
     if not _counts_up(recording.stored_rows("step")):
-        found.append("step")
-    return [f"{name} is not 0, 1, 2 ..." for name in found]
+        wrong.append("step")
+    return [f"{name} is not 0, 1, 2 ..." for name in wrong]
 
 
 def _counts_up(stored: np.ndarray) -> bool:
@@ -58,12 +58,12 @@ def _counts_up(stored: np.ndarray) -> bool:
 
 
 def _steps(recording: StoredRecording) -> list[str]:
-    found = []
+    messages = []
     if not np.isfinite(recording.timestep).all():
-        found.append("timestep holds values that are not finite")
+        messages.append("timestep holds values that are not finite")
     if recording.complete and recording.planned_steps is not None and recording.steps < recording.planned_steps:
-        found.append(f"it says complete and holds {recording.steps} of {recording.planned_steps} planned steps")
-    return found
+        messages.append(f"it says complete and holds {recording.steps} of {recording.planned_steps} planned steps")
+    return messages
 
 
 def _header(recording: StoredRecording) -> list[str]:
@@ -77,51 +77,51 @@ def _rows(recording: StoredRecording) -> list[str]:
     file = recording.file
     names = row_names((recording.spec(name) for name in recording.signals), lambda name: name in file)
     rows = [row_bytes(name, recording.stored_rows(name)) for name in names]
-    noted = np.asarray(file[layout.STEP_SUM][()])
-    found = [
+    written = np.asarray(file[layout.STEP_SUM][()])
+    messages = [
         f"step {step}: timestep, alpha, sigma, a count or another small value has changed: step_crc32 does not fit"
         for step in range(recording.steps)
-        if row_checksum(row[step] for row in rows) != noted[step]
+        if row_checksum(row[step] for row in rows) != written[step]
     ]
     counted = max(recording.steps, int(file["steps_done"][()]))  # it may have grown since
-    if beyond := np.flatnonzero(noted[counted + 1 :]).tolist():
-        found.append(f"steps_done says {counted}, and step {counted + 1 + beyond[-1]} was written too")
-    return found
+    if beyond := np.flatnonzero(written[counted + 1 :]).tolist():
+        messages.append(f"steps_done says {counted}, and step {counted + 1 + beyond[-1]} was written too")
+    return messages
 
 
 def _sections(recording: StoredRecording) -> list[str]:
-    found = []
+    messages = []
     for section in layout.SECTIONS:
         text = recording.file[f"provenance/{section}"][()].decode("ascii", "replace")
         if not section_is_sound(text):
-            found.append(f"provenance/{section} has changed, or a stop tore it: section_crc32 does not fit")
-    return found
+            messages.append(f"provenance/{section} has changed, or a stop tore it: section_crc32 does not fit")
+    return messages
 
 
 def _ending(recording: StoredRecording) -> list[str]:
     """How it ended, whether it is complete, and its length must agree."""
     stored = recording.file.attrs["end_reason"]
     reason, is_sound = read_reason(stored.decode("ascii", "replace") if isinstance(stored, bytes) else str(stored))
-    found = [] if is_sound else ["end_reason has changed: its crc32 does not fit"]
+    messages = [] if is_sound else ["end_reason has changed: its crc32 does not fit"]
     # a stop may come between the mark and the reason
     if recording.complete and reason not in (layout.COMPLETE, layout.RUNNING):
-        found.append(f"it is marked complete and says that it ended otherwise: {reason}")
+        messages.append(f"it is marked complete and says that it ended otherwise: {reason}")
     if not recording.complete and reason == layout.COMPLETE:
-        found.append("it says that it was completed and is not marked so")
+        messages.append("it says that it was completed and is not marked so")
     if recording.complete and recording.capacity != recording.steps:
-        found.append(f"it is marked complete, steps_done says {recording.steps}, and it holds {recording.capacity}")
-    return found
+        messages.append(f"it is marked complete, steps_done says {recording.steps}, and it holds {recording.capacity}")
+    return messages
 
 
 def _losses(recording: StoredRecording) -> list[str]:
     """The attribute is the largest of the steps' losses once a recording was closed, and 0 before."""
-    found = []
+    messages = []
     for name in recording.signals:
-        noted = float(read_attribute(recording.file[recording.spec(name).dataset], "storage_loss"))
+        written = float(read_attribute(recording.file[recording.spec(name).dataset], "storage_loss"))
         largest = recording.storage_loss(name) if recording.spec(name).cast else 0.0
-        if noted != largest and (recording.complete or noted != 0):
-            found.append(f"{name}: storage_loss is {noted}, the steps say {largest}")
-    return found
+        if written != largest and (recording.complete or written != 0):
+            messages.append(f"{name}: storage_loss is {written}, the steps say {largest}")
+    return messages
 
 
 def _no_sums(recording: StoredRecording) -> list[str]:
@@ -131,36 +131,36 @@ def _no_sums(recording: StoredRecording) -> list[str]:
 
 
 def _signal(recording: StoredRecording, spec: SignalSpec) -> list[str]:
-    found = []
+    messages = []
     sums = recording.stored_rows(spec.dataset + "_crc32")
-    noted = recording.stored_rows(spec.dataset + "_nonfinite")
+    written = recording.stored_rows(spec.dataset + "_nonfinite")
     created = recording.created_counts(spec.name)
     for place in np.ndindex(sums.shape):
         where = f"{spec.name} step {place[0]} item {place[1]}" + (
             f" branch {recording.branches[place[2]]}" if spec.branched else ""
         )
-        if noted[place] < layout.ABSENT:
-            found.append(f"{where}: the count of non-finite values is {noted[place]}")
+        if written[place] < layout.ABSENT:
+            messages.append(f"{where}: the count of non-finite values is {written[place]}")
             continue
-        if spec.is_tap and noted[place] == layout.ABSENT:
+        if spec.is_tap and written[place] == layout.ABSENT:
             continue  # a hole
         try:
             data = recording.stored_map(spec, place)
         except RecordingError as error:
-            found.append(f"{where}: {error}")
+            messages.append(f"{where}: {error}")
             continue
         if checksum(data.astype(storage_dtype(spec.stored), copy=False)) != sums[place]:
-            found.append(f"{where}: checksum differs, the stored bytes have changed")
-        elif noted[place] == layout.ABSENT:
-            if not _is_blank(data, spec):
-                found.append(f"{where}: the count says that nothing was recorded, and there are values")
-        elif (met := count_nonfinite(data, spec.stored)) != noted[place] + created[place]:
-            found.append(f"{where}: {met} non-finite values, the writer counted {noted[place] + created[place]}")
-    return found
+            messages.append(f"{where}: checksum differs, the stored bytes have changed")
+        elif written[place] == layout.ABSENT:
+            if not _is_fill(data, spec):
+                messages.append(f"{where}: the count says that nothing was recorded, and there are values")
+        elif (count := count_nonfinite(data, spec.stored)) != written[place] + created[place]:
+            messages.append(f"{where}: {count} non-finite values, the writer counted {written[place] + created[place]}")
+    return messages
 
 
-def _is_blank(data: np.ndarray, spec: SignalSpec) -> bool:
-    """Whether a map is what the writer lays down where a branch made no call."""
-    blank = np.full((), fill_value(spec.stored), storage_dtype(spec.stored))
-    bits = f"u{blank.itemsize}"
-    return bool((np.ascontiguousarray(data).view(bits) == blank.view(bits)).all())
+def _is_fill(data: np.ndarray, spec: SignalSpec) -> bool:
+    """Whether a map is what the writer writes where a branch made no call."""
+    fill = np.full((), fill_value(spec.stored), storage_dtype(spec.stored))
+    bits = f"u{fill.itemsize}"
+    return bool((np.ascontiguousarray(data).view(bits) == fill.view(bits)).all())

@@ -44,7 +44,7 @@ def _decoded(name: str, bits: "xarray.DataArray") -> "xarray.DataArray":
     from xarray.core import indexing
 
     class Bfloat16(BackendArray):
-        """Decodes what is asked for, when it is asked for."""
+        """Decodes on indexing."""
 
         shape, dtype = bits.shape, np.dtype(np.float32)
 

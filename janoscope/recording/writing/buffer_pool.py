@@ -14,7 +14,7 @@ class BufferPool:
 
     The system clears every page that it hands out anew, and takes it back when an array of this size is freed: that was ten times
     the cost of the copy itself. So a caller far ahead of the writer waits a moment for a used buffer. At most `limit` bytes are
-    held idle. Safe for two threads.
+    idle. Safe for two threads.
     """
 
     def __init__(self, limit: int = IDLE_BYTES, ahead: int = AHEAD_BYTES) -> None:
@@ -27,10 +27,10 @@ class BufferPool:
         """A contiguous copy in native byte order."""
         dtype = array.dtype.newbyteorder("=")
         with self._returned:
-            kept = self._idle.setdefault((array.shape, dtype.str), [])
+            idle = self._idle.setdefault((array.shape, dtype.str), [])
             if self._lent_bytes > self._ahead:
-                self._returned.wait_for(lambda: bool(kept), FRESH_S)
-            buffer = kept.pop() if kept else None
+                self._returned.wait_for(lambda: bool(idle), FRESH_S)
+            buffer = idle.pop() if idle else None
             self._idle_bytes -= buffer.nbytes if buffer is not None else 0
             self._lent_bytes += array.nbytes
         if buffer is None:

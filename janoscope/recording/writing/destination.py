@@ -16,7 +16,7 @@ from ...errors import InputError
 from ..layout import PARTIAL_SUFFIX, SUFFIX, partial_path
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # some network filesystems
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is told by the recording, which never ends a generation
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the recording reports a full disk, and never ends a generation
 _TOKEN_BYTES = 8
 
 
@@ -143,7 +143,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Files of writers that died while they made theirs: whoever lives would hold the lock. Version 0.1.0 had no token."""
+    """Files of writers that died while they wrote theirs: a live one would hold the lock. Version 0.1.0 had no token."""
     name = re.compile(rf"\.{re.escape(_stem(path))}(\.[0-9a-f]{{{2 * _TOKEN_BYTES}}})?\.making{re.escape(SUFFIX)}")
     for entry in os.scandir(path.parent):
         if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):

@@ -1,4 +1,4 @@
-"""Alpha and sigma of every step, given once or with each commit, and the other small values of a step."""
+"""Alpha and sigma of every step, from the constructor or from each commit, and the other small values of a step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class NoiseSchedule:
 
     @property
     def length(self) -> int | None:
-        """Steps that values were given for."""
+        """Steps that have values."""
         return max((len(values) for values in self._planned.values()), default=None)
 
     def at(self, name: str, step: int, value: float | None) -> float:

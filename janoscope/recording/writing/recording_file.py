@@ -69,7 +69,7 @@ class RecordingFile:
             try:
                 os.replace(making, partial)
             except OSError:
-                with suppress(OSError):  # what stopped the renaming is what is told
+                with suppress(OSError):  # report what stopped the renaming
                     file.close()
                 raise
         except BaseException:
@@ -100,7 +100,7 @@ class RecordingFile:
         self._row.loss[spec.name][place] = summary.storage_loss
 
     def end_step(self) -> None:
-        """Write the row, then acknowledge the step: flush, counter, flush (a counter before its data has lied in tests)."""
+        """Write the row, then acknowledge the step: flush, counter, flush (tests showed counters on disk before their data)."""
         row, step = self._row, self.steps_done
         assert row is not None
         for spec in self.header.signals:
@@ -127,14 +127,14 @@ class RecordingFile:
     def _fill_absent(self, spec: SignalSpec, row: StepRow) -> None:
         """NaN where nothing was recorded: space that was never written would read as zero.
 
-        Not in taps, which may be large and recorded at few steps: there it stays a hole, and only the count of -1 tells.
+        Not in taps, which may be large and recorded at few steps: there it stays a hole, marked by the count of -1.
         """
         if spec.is_tap:
             return
         for place in np.argwhere(row.nonfinite[spec.name] < 0):
-            blank = np.full((spec.tokens, spec.channels), fill_value(spec.stored), storage_dtype(spec.stored))
-            self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), blank)
-            row.crc32[spec.name][tuple(place)] = checksum(blank)
+            fill = np.full((spec.tokens, spec.channels), fill_value(spec.stored), storage_dtype(spec.stored))
+            self._with_room(spec.dataset).id.write_direct_chunk((self.steps_done, *map(int, place), 0, 0), fill)
+            row.crc32[spec.name][tuple(place)] = checksum(fill)
 
     def _write_row(self, name: str, values: ArrayLike) -> bytes:
         """One step of a small dataset; by its identifier, as h5py's indexing takes four times as long. The bytes written."""
@@ -222,7 +222,7 @@ def _place(spec: SignalSpec, item: int, branch: int) -> tuple[int, ...]:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file has that name now."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

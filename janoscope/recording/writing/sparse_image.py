@@ -1,7 +1,7 @@
 """A file laid down in memory, holes left out: HDF5 never meets a full disk while it makes objects.
 
-When HDF5 fails to write its own metadata, the process ends in a segmentation fault, at once or when it exits (met with
-HDF5 2.0.0 on a full disk and under a file size limit). So metadata is made against this object, which cannot fail, and
+When HDF5 fails to write its own metadata, the process ends in a segmentation fault, at once or when it exits (seen with
+HDF5 2.0.0 on a full disk and under a file size limit). So metadata is written to this object, which cannot fail, and
 reaches the disk as plain writes, which fail as plain OSError.
 """
 
