@@ -1,7 +1,7 @@
 """Report: figures, tables and one self-contained HTML page from the files that an analysis left.
 
 Last before the command line. Reads `analysis.json`, `analysis.npz`, `plan.json`, `apply.json`, the recording and the decoded
-picture, or the aggregate of several analyses; gives `report.html`, `aggregate.html`, `figures/*.svg` and the README picture.
+image, or the aggregate of several analyses; gives `report.html`, `aggregate.html`, `figures/*.svg` and the README image.
 Knows neither torch nor models, and computes no result of its own: what is drawn stands in the files. The one home of matplotlib,
 used without pyplot, so that nothing global is left.
 """

@@ -1,22 +1,23 @@
-"""The page of several analyses together: how tokens settle and how well maps foretell, with intervals over recordings."""
+"""The page of several analyses together: how tokens converge and how well maps predict, with intervals over recordings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from ..plan import TokenLevel
-from ..results.aggregate import read_stored
-from .analysis.results import verdict_of
+from ..results.aggregate import AggregateFacts, read_stored
+from .analysis.view import verdict_of
 from .drawable import drawable
 from .drawing.curves import fill_band, log_axis, step_axis
 from .drawing.style import INK, LEVEL_COLOUR, add_grid, new_figure, styled
 from .drawing.svg import Drawing, to_svg
 from .page import Cell, Table, count, environment, figure, number, remove_stale, sentence, span, text_asset, write_whole
 
+PREDICTED = {"compute": "FLOPs, share of full", "speedup": "FLOP ratio"}
 FIGURES = "aggregate-figures"  # a directory of its own: an analysis may lie in the same place
 GROUPS = (*(level.value for level in TokenLevel), "all")
 GROUP_COLOUR = {level.value: LEVEL_COLOUR[level] for level in TokenLevel} | {"all": INK}
@@ -67,13 +68,13 @@ def render_aggregate(directory: Path | str) -> Path:
     return write_whole(directory / "aggregate.html", text)
 
 
-def read_aggregate(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_aggregate(directory: Path) -> tuple[AggregateFacts, dict[str, np.ndarray]]:
     """aggregate.json, and the arrays of aggregate.npz; none where the recordings' curves cannot be compared."""
     facts, arrays = read_stored(directory)
     return drawable(facts), arrays
 
 
-def curve_drawings(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[Drawing]:
+def curve_drawings(facts: AggregateFacts, arrays: Mapping[str, np.ndarray]) -> Iterator[Drawing]:
     """A figure a curve that the aggregate holds."""
     for name, title, quantity, first in CURVES:
         if name not in arrays:
@@ -107,35 +108,39 @@ def draw_mean_curves(data: MeanCurves, ax: Axes) -> Axes:
     return ax
 
 
-def caption(facts: Mapping[str, Any]) -> str:
+def caption(facts: AggregateFacts) -> str:
     """Models, policies and the number of recordings."""
-    told = {name: dict.fromkeys(str(row.get(name)) for row in facts["recordings"]) for name in ("model", "policy", "steps")}
-    models, policies, steps = (", ".join(values) for values in told.values())
+    columns = zip(*((row.get("model"), row.get("policy"), row.get("steps")) for row in facts["recordings"]), strict=True)
+    models, policies, steps = (", ".join(dict.fromkeys(map(str, column))) for column in columns)
     return f"{models}, {steps} steps, policy {policies}, {len(facts['recordings'])} recordings; janoscope"
 
 
-def aggregate_tables(facts: Mapping[str, Any]) -> list[Table]:
+def aggregate_tables(facts: AggregateFacts) -> list[Table]:
     makers = (recording_table, separation_table, level_table, predicted_table)
-    foretold = (foretold_table(facts, "map_predicts", ("map", "warmup")), foretold_table(facts, "ras_predicts", ("step",)))
-    return [*(maker(facts) for maker in makers), *foretold]
+    predictions = (prediction_table(facts, "map_predicts", ("map", "warmup")), prediction_table(facts, "ras_predicts", ("step",)))
+    return [*(maker(facts) for maker in makers), *predictions]
 
 
-def recording_table(facts: Mapping[str, Any]) -> Table:
+def recording_table(facts: AggregateFacts) -> Table:
     names = ("recording", "model", "prompt", "seed", "steps", "policy")
+    recordings: Sequence[Mapping[str, object]] = facts["recordings"]
     rows = [[Cell("–" if row.get(name) is None else str(row[name]), number(row.get(name))) for name in names]
-            for row in facts["recordings"]]  # fmt: skip
+            for row in recordings]  # fmt: skip
     return Table("recordings", "Recordings", names, rows)
 
 
-def separation_table(facts: Mapping[str, Any]) -> Table:
-    words = {"raw": "raw model output", "converted": "flow velocity"}
-    rows = [[Cell(words[name]), *_estimate(facts["separation"][name], "auroc")] for name in words]
+def separation_table(facts: AggregateFacts) -> Table:
+    separation = facts["separation"]
+    signals = (("raw model output", separation["raw"]), ("flow velocity", separation["converted"]))
+    rows = [[Cell(words), *_estimate(estimate, "auroc")] for words, estimate in signals]
     return Table("separation", "Active against static tokens", ("signal", "AUROC", "95% interval", "recordings"), rows)
 
 
-def level_table(facts: Mapping[str, Any]) -> Table:
+def level_table(facts: AggregateFacts) -> Table:
     """When the median token of each level settles, and its reuse error."""
-    levels = facts["convergence"]["by_level"] | {"all": facts["convergence"]["whole_run"]}
+    by_level = facts["convergence"]["by_level"]
+    levels = {"static": by_level["static"], "moderate": by_level["moderate"], "active": by_level["active"],
+              "all": facts["convergence"]["whole_run"]}  # fmt: skip
     rows = [
         [Cell(name, at, GROUP_COLOUR[name]), count(levels[name]["tokens"]),
          *_estimate(levels[name]["convergence_step_median"], "mean")[:2],
@@ -143,38 +148,40 @@ def level_table(facts: Mapping[str, Any]) -> Table:
          *_estimate(levels[name]["reuse_error_median"], "mean")[:2]]
         for at, name in enumerate(GROUPS)
     ]  # fmt: skip
-    heads = ("level", "tokens", "x0 settles at", "interval", "velocity settles at", "interval", "reuse error", "interval")
+    heads = ("level", "tokens", "x0 converges at", "interval", "velocity converges at", "interval", "reuse error", "interval")
     return Table("levels", "Median token of each level, mean over recordings; 95% intervals", heads, rows)
 
 
-def predicted_table(facts: Mapping[str, Any]) -> Table:
-    told = {**facts["predicted"]}
-    if cache := told.pop("cache_bytes", None):
-        told["cache (MiB)"] = cache | {
-            "mean": _mib(cache["mean"]),
-            "interval": [_mib(end) for end in cache["interval"] or ()] or None,
-        }
-    rows = [[Cell(name), *_estimate(found, "mean")] for name, found in told.items()]
-    return Table("predicted", "What the plans promise", ("figure", "mean", "95% interval", "recordings"), rows)
+def predicted_table(facts: AggregateFacts) -> Table:
+    means: dict[str, Mapping[str, object]] = {}
+    for name, estimate in facts["predicted"].items():
+        if name == "cache_bytes":
+            ends = [_mib(end) for end in estimate["interval"] or ()]
+            means["cache (MiB)"] = {**estimate, "mean": _mib(estimate["mean"]), "interval": ends or None}
+        else:
+            means[PREDICTED.get(name, name)] = estimate
+    rows = [[Cell(name), *_estimate(estimate, "mean")] for name, estimate in means.items()]
+    return Table("predicted", "Predictions of the plans", ("quantity", "mean", "95% interval", "recordings"), rows)
 
 
 def _mib(count: float | None) -> float | None:
     return None if count is None else count / 2**20
 
 
-def foretold_table(facts: Mapping[str, Any], section: str, keys: Sequence[str]) -> Table:
-    """How well each early map foretells, as in an analysis, with intervals over recordings."""
+def prediction_table(facts: AggregateFacts, section: Literal["map_predicts", "ras_predicts"], keys: Sequence[str]) -> Table:
+    """How well each early map predicts the outcomes, as in an analysis, with intervals over recordings."""
+    stored: Sequence[Mapping[str, object]] = facts[section]
     rows = [
         [*(figure(row[key], "g") if key != "map" else Cell(str(row[key])) for key in keys),
          Cell(str(row["target"]).replace("_", " ")), figure(row["spearman"], ".2f"), span(row["interval"]),
-         figure(row["agreement"], ".0%"), span(row["agreement_interval"], ".0%"), count(row["recordings"])]
-        for row in facts[section]
+         figure(row["agreement"], ".0%"), span(row["agreement_interval"], ".0%"), figure(row["recordings"], "g")]
+        for row in stored
     ]  # fmt: skip
-    title = "Which map foretells" if section == "map_predicts" else "RAS importance, negated, at steps over the run"
+    title = "Prediction by each map" if section == "map_predicts" else "RAS importance, negated, at steps over the run"
     heads = [*(key.replace("warmup", "warm-up") for key in keys), "outcome", "Spearman", "interval", "same class", "interval"]
     return Table(section.replace("_", "-"), f"{title}; 95% intervals", [*heads, "recordings"], rows)
 
 
-def _estimate(found: Mapping[str, Any], name: str) -> tuple[Cell, Cell, Cell]:
+def _estimate(estimate: Mapping[str, object], name: str) -> tuple[Cell, Cell, Cell]:
     """A mean, its interval, and how many recordings have it."""
-    return figure(found.get(name)), span(found.get("interval"), ".3g"), count(int(found.get("recordings", 0)))
+    return figure(estimate.get(name)), span(estimate.get("interval"), ".3g"), figure(estimate.get("recordings", 0), "g")

@@ -1,4 +1,4 @@
-"""The player of a clip: its frames as small images, the levels of each over them, stepped by a few lines of script.
+"""The player of a video: its frames as small images, the levels of each over them, stepped by a few lines of script.
 
 Without script, and in print, the first frame stands there with its levels.
 """
@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from ..plan import TokenLevel
-from .analysis.results import AnalysisResults
+from .analysis.view import AnalysisView
 from .drawing.images import fitted
 from .drawing.style import LEVEL_COLOUR
 
@@ -26,39 +26,39 @@ FRAMES_A_SECOND = 8
 
 @dataclass(frozen=True)
 class Player:
-    """frames: image of each as a data address. overlays: of each token frame. shown: (clip frame, token frame) of each image."""
+    """frames: image of each as a data address. overlays: of each token frame. shown: (video frame, token frame) of each image."""
 
     frames: Sequence[str]
     overlays: Sequence[str]
     shown: Sequence[tuple[int, int]]
     width: int
     height: int
-    clip_frames: int
+    video_frames: int
     rate: int = FRAMES_A_SECOND
 
 
-def clip_player(results: AnalysisResults) -> Player | None:
-    """None for a picture, and where no clip was at hand. Long clips are thinned evenly, first and last frame kept."""
-    if results.picture is None or len(results.picture) < 2:
+def video_player(view: AnalysisView) -> Player | None:
+    """None for an image, and where no video is available. Long videos are thinned evenly; the first and last frame stay."""
+    if view.image is None or len(view.image) < 2:
         return None
-    count = len(results.picture)
+    count = len(view.image)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int))
-    clip = [fitted(results.picture[at], LONGEST) for at in chosen]
-    height, width = clip[0].shape[:2]
-    last = results.grid.tokens[0] - 1
+    video = [fitted(view.image[at], LONGEST) for at in chosen]
+    height, width = video[0].shape[:2]
+    last = view.grid.tokens[0] - 1
     shown = [(int(at), round(int(at) * last / (count - 1))) for at in chosen]
-    frames, kept = encode(clip)
-    overlays = [_png(level_colours(ranks)) for ranks in results.levels]
-    return Player(frames, overlays, [shown[at] for at in kept], width, height, count)
+    frames, embedded = encode(video)
+    overlays = [_png(level_colours(ranks)) for ranks in view.levels]
+    return Player(frames, overlays, [shown[at] for at in embedded], width, height, count)
 
 
-def encode(clip: Sequence[np.ndarray]) -> tuple[list[str], list[int]]:
+def encode(video: Sequence[np.ndarray]) -> tuple[list[str], list[int]]:
     """Data addresses of uint8 frames (row, col, 3), within MOST_BYTES, and which frames they are.
 
     Compressed more where the first try is too large, and thinned to every n-th frame where that is not enough.
     """
     for quality in QUALITIES:
-        frames = [_webp(frame, quality) for frame in clip]
+        frames = [_webp(frame, quality) for frame in video]
         size = sum(map(len, frames))
         if size <= MOST_BYTES:
             return frames, list(range(len(frames)))

@@ -1,14 +1,14 @@
 """What several analyses must hold to be taken together, and what `analyze` then leaves: aggregate.json and aggregate.npz."""
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from ..errors import InputError
 from ..grid import GridTable
 from . import analysis
-from .analysis import AGAIN, AGGREGATE_SCHEMA, EARLIER_AGGREGATES, ID, refuse_mixed
+from .analysis import AGAIN, AGGREGATE_SCHEMA, EARLIER_AGGREGATES, ID, VerdictFacts, refuse_mixed
 from .files import read_arrays, read_json
 
 Bounds = list[float | None]
@@ -189,12 +189,25 @@ class Separation(TypedDict):
     converted: Auroc
 
 
-class Facts(TypedDict):
+class AggregatedRecording(TypedDict, total=False):
+    """One of the recordings."""
+
+    directory: str
+    recording: str
+    model: str | None
+    prompt: object
+    seed: object
+    steps: int | None
+    complete: bool | None
+    policy: str
+
+
+class AggregateFacts(TypedDict):
     """aggregate.json."""
 
     schema: str
     method: str
-    recordings: list[dict[str, Any]]
+    recordings: list[AggregatedRecording]
     notes: list[str]
     map_predicts: list[OfMap]
     ras_predicts: list[OfRas]
@@ -202,15 +215,16 @@ class Facts(TypedDict):
     separation: Separation
     predicted: dict[str, Mean]
     id: NotRequired[str]
+    verdict: NotRequired[VerdictFacts | None]
 
 
-def read_facts(directory: Path, advice: str = AGAIN) -> Any:
-    """aggregate.json, of the shape `Facts`. Raises InputError where it is missing, damaged or of another version."""
+def read_facts(directory: Path, advice: str = AGAIN) -> AggregateFacts:
+    """aggregate.json. Raises InputError where it is missing, damaged or of another version."""
     path = directory / "aggregate.json"
-    return read_json(path, Facts, "aggregate", advice, schema=AGGREGATE_SCHEMA, earlier=EARLIER_AGGREGATES)
+    return read_json(path, AggregateFacts, "aggregate", advice, schema=AGGREGATE_SCHEMA, earlier=EARLIER_AGGREGATES)
 
 
-def read_stored(directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
+def read_stored(directory: Path) -> tuple[AggregateFacts, dict[str, np.ndarray]]:
     """(aggregate.json, the arrays of aggregate.npz); no arrays where the recordings' curves cannot be compared."""
     facts, path = read_facts(directory), directory / "aggregate.npz"
     if not path.is_file():
@@ -226,6 +240,6 @@ def read_stored(directory: Path) -> tuple[Any, dict[str, np.ndarray]]:
     return facts, arrays
 
 
-def read_one(directory: Path) -> Any:
+def read_one(directory: Path) -> One:
     """analysis.json, with all that an aggregate needs of it."""
     return read_json(directory / "analysis.json", One, "analysis", AGAIN, schema=analysis.SCHEMA, earlier=analysis.EARLIER)

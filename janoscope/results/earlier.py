@@ -1,28 +1,26 @@
 """Analyses of schema 1, brought to the names of schema 2 when they are read: the reuse error was called holding cost there."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 OLD, NEW = "holding_cost", "reuse_error"
 
 
-def rename_facts(data: Any) -> Any:
+def rename_facts(data: Mapping[str, object]) -> dict[str, object]:
     """analysis.json or aggregate.json of schema 1 with the keys of schema 2, and its `target`s.
 
     Example:
         >>> rename_facts({"map_predicts": [{"target": "holding_cost"}], "holding_cost_median": 0.1})
         {'map_predicts': [{'target': 'reuse_error'}], 'reuse_error_median': 0.1}
     """
-    if isinstance(data, list):
-        return [rename_facts(entry) for entry in data]
-    if not isinstance(data, Mapping):
-        return data
-    return {
-        str(name).replace(OLD, NEW): NEW if name == "target" and value == OLD else rename_facts(value)
-        for name, value in data.items()
-    }
+    return {name.replace(OLD, NEW): NEW if name == "target" and value == OLD else _renamed(value) for name, value in data.items()}
+
+
+def _renamed(value: object) -> object:
+    if isinstance(value, list):
+        return [_renamed(entry) for entry in value]
+    return rename_facts(value) if isinstance(value, Mapping) else value
 
 
 def rename_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

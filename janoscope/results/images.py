@@ -1,8 +1,8 @@
 """Reader of images and animated images, bounded: a small file cannot claim more pixels than are wanted."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
@@ -12,7 +12,7 @@ from ..errors import InputError
 from .writing import made_whole, write_png
 
 PER_ROW = 4
-LEAST_WIDTH, FONT_PX, MARGIN = 224, 11, 4  # pixels; small clips are enlarged by a whole factor so that names fit
+LEAST_WIDTH, FONT_PX, MARGIN = 224, 11, 4  # pixels; small videos are enlarged by a whole factor so that names fit
 PAPER, INK = (255, 255, 255), (27, 34, 48)
 
 
@@ -34,19 +34,19 @@ def read_frames(path: Path, advice: str) -> np.ndarray:
         raise InputError(f"{path} cannot be read as an image: {reason(error)}. {advice}") from error
 
 
-def find_picture(directory: Path, recording: Path | None, name: str) -> np.ndarray | None:
+def find_image(directory: Path, recording: Path | None, name: str) -> np.ndarray | None:
     """What the run decoded to, uint8 (frame, row, col, 3), from beside the recording or from the directory; None if not saved."""
     stem = Path(name or "run.h5").stem
     places = [recording.with_suffix(ending) for ending in ENDINGS] if recording else []
     places += [folder / (stem + ending) for folder in (directory, directory.resolve().parent) for ending in ENDINGS]
-    found = next((place for place in places if place.is_file()), None)
-    return None if found is None else read_picture(found)
+    path = next((place for place in places if place.is_file()), None)
+    return None if path is None else read_image(path)
 
 
-def read_picture(path: Path) -> np.ndarray | None:
-    """uint8 (frame, row, col, 3) of a picture or clip; None for a video that this installation cannot decode.
+def read_image(path: Path) -> np.ndarray | None:
+    """uint8 (frame, row, col, 3) of an image or video; None for a video that this installation cannot decode.
 
-    Raises InputError where the file is no picture.
+    Raises InputError where the file is no image.
     """
     if path.suffix == ".mp4":
         return _read_video(path)
@@ -54,7 +54,7 @@ def read_picture(path: Path) -> np.ndarray | None:
 
 
 def _read_video(path: Path) -> np.ndarray | None:
-    """Needs a decoder that is an extra; its absence costs the picture under the maps, not the report."""
+    """Needs a decoder that is an extra; its absence costs the image beside the maps, not the report."""
     try:
         import imageio.v3
 
@@ -65,7 +65,7 @@ def _read_video(path: Path) -> np.ndarray | None:
 
 
 def save_frames(frames: np.ndarray, path: Path) -> Path:
-    """A picture as PNG; a clip as animated PNG when the path ends in .png, else as mp4 (needs the `video` extra)."""
+    """An image as PNG; a video as animated PNG when the path ends in .png, else as mp4 (needs the `video` extra)."""
     if path.suffix.lower() == ".mp4":
         _save_mp4(frames, path)
         return path
@@ -84,8 +84,8 @@ def _save_mp4(frames: np.ndarray, path: Path) -> None:
 
 
 def output_name(path: Path, frames: np.ndarray) -> Path:
-    """The decoded output beside `path`: .png for a picture, .mp4 for a clip, or .png (animated) without the video extra."""
-    return path.with_suffix(".mp4" if len(frames) > 1 and _mp4_writer() is not None else ".png")
+    """The decoded output beside `path`: .png for an image, .mp4 for a video, or .png (animated) without the video extra."""
+    return path.with_suffix(".mp4" if len(frames) > 1 and _can_write_mp4() else ".png")
 
 
 def refuse_format(path: Path) -> None:
@@ -93,21 +93,17 @@ def refuse_format(path: Path) -> None:
     ending = path.suffix.lower()
     if ending not in (".png", ".mp4"):
         raise InputError(f"{path} ends in {ending or 'nothing'}; give a name that ends in .png or .mp4.")
-    if ending == ".mp4" and _mp4_writer() is None:
+    if ending == ".mp4" and not _can_write_mp4():
         raise InputError(f"{path} needs the video extra (pip install 'janoscope[video]'); or give a name that ends in .png.")
 
 
-def _mp4_writer() -> Any:
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        return None
-    return imageio_ffmpeg
+def _can_write_mp4() -> bool:
+    return find_spec("imageio_ffmpeg") is not None
 
 
-def mosaic(clips: Mapping[str, np.ndarray]) -> np.ndarray:
-    """name -> (frame, row, col, 3) uint8, all of one shape, becomes one clip; rows of four, sides even as encoders want them."""
-    cells = [_titled(name, clip) for name, clip in clips.items()]
+def mosaic(videos: Mapping[str, np.ndarray]) -> np.ndarray:
+    """name -> (frame, row, col, 3) uint8, all of one shape, becomes one video; rows of four, sides even as encoders want them."""
+    cells = [_titled(name, video) for name, video in videos.items()]
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % min(PER_ROW, len(cells)))
     per_row = min(PER_ROW, len(cells))
     bands = [np.concatenate(cells[at : at + per_row], axis=2) for at in range(0, len(cells), per_row)]
@@ -116,16 +112,16 @@ def mosaic(clips: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.pad(whole, odd, constant_values=255)
 
 
-def _titled(name: str, clip: np.ndarray) -> np.ndarray:
-    """The clip, enlarged where it is small, with a white edge and its name above, in lines."""
-    factor = max(1, -(-LEAST_WIDTH // clip.shape[2]))
-    clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
-    width = clip.shape[2]
+def _titled(name: str, video: np.ndarray) -> np.ndarray:
+    """The video, enlarged where it is small, with a white edge and its name above, in lines."""
+    factor = max(1, -(-LEAST_WIDTH // video.shape[2]))
+    video = video.repeat(factor, axis=1).repeat(factor, axis=2)
+    width = video.shape[2]
     title = Image.new("RGB", (width + 2 * MARGIN, 3 * (FONT_PX + 2) + MARGIN), PAPER)
     font = ImageFont.load_default(FONT_PX)
     ImageDraw.Draw(title).multiline_text((MARGIN, 2), "\n".join(_lines(name, font, width)[:3]), INK, font, spacing=1)
-    edged = np.pad(clip, [(0, 0), (0, MARGIN), (MARGIN, MARGIN), (0, 0)], constant_values=255)
-    return np.concatenate([np.asarray(title)[None].repeat(len(clip), axis=0), edged], axis=1)
+    edged = np.pad(video, [(0, 0), (0, MARGIN), (MARGIN, MARGIN), (0, 0)], constant_values=255)
+    return np.concatenate([np.asarray(title)[None].repeat(len(video), axis=0), edged], axis=1)
 
 
 def _lines(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any
 
 from ..analysis import Estimate
 
 CHANCE_AUROC, STRONG_AUROC = 0.5, 0.7
 CHANCE_SPEARMAN, STRONG_SPEARMAN = 0.0, 0.5
+
+
+Separations = Mapping[str, Mapping[str, object] | None]  # raw, converted -> auroc, interval
 
 
 class VerdictLevel(StrEnum):
@@ -70,9 +72,7 @@ def judge_map(auroc: Estimate, spearman: Estimate, cases: str = "") -> Verdict:
     return Verdict(level, f"{_WORDS[level]}{' ' * bool(cases)}{cases}: {figures}{advice}.")
 
 
-def judge_analysis(
-    separation: Mapping[str, Any], map_predicts: Sequence[Mapping[str, Any]], map_name: str, warmup: int
-) -> Verdict:
+def judge_analysis(separation: Separations, map_predicts: Sequence[Mapping[str, object]], map_name: str, warmup: int) -> Verdict:
     """The verdict from sections of analysis.json, on the map that the policy cuts its levels from.
 
     Args:
@@ -82,26 +82,26 @@ def judge_analysis(
 
 
 def judge_recordings(
-    separation: Mapping[str, Any], map_predicts: Sequence[Mapping[str, Any]], map_name: str, warmup: int, recordings: int
+    separation: Separations, map_predicts: Sequence[Mapping[str, object]], map_name: str, warmup: int, recordings: int
 ) -> Verdict:
     """The same from sections of aggregate.json, whose intervals are over recordings."""
     return judge_map(*_estimates(separation, map_predicts, map_name, warmup), cases=f"over {recordings} recordings")
 
 
 def _estimates(
-    separation: Mapping[str, Any], map_predicts: Sequence[Mapping[str, Any]], map_name: str, warmup: int
+    separation: Separations, map_predicts: Sequence[Mapping[str, object]], map_name: str, warmup: int
 ) -> tuple[Estimate, Estimate]:
     wanted = (map_name, warmup, "reuse_error")
-    own = next((row for row in map_predicts if (row["map"], row["warmup"], row["target"]) == wanted), {})
-    return _estimate(separation["converted"], "auroc"), _estimate(own, "spearman")
+    own: Mapping[str, object] = next((row for row in map_predicts if (row["map"], row["warmup"], row["target"]) == wanted), {})
+    return _estimate(separation["converted"] or {}, "auroc"), _estimate(own, "spearman")
 
 
-def _estimate(found: Mapping[str, Any], name: str) -> Estimate:
+def _estimate(row: Mapping[str, object], name: str) -> Estimate:
     """A value that is not defined is NaN; an interval that is not (one recording) reaches everywhere."""
-    value = found.get(name)
-    low, high = found.get("interval") or (None, None)
-    if value is None:
+    value, ends = row.get(name), row.get("interval")
+    if not isinstance(value, int | float):
         return Estimate(math.nan, math.nan, math.nan)
+    low, high = ends if isinstance(ends, list | tuple) else (None, None)
     return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
 
 

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> Path:
     return write_bytes(path, content, durable)
 
 
-def write_json(path: Path, data: Any, durable: bool = True) -> Path:
+def write_json(path: Path, data: object, durable: bool = True) -> Path:
     """JSON for people and machines alike; numbers that do not exist are null."""
     text = json.dumps(finite(data), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
     return write_text(path, text, durable)
@@ -79,7 +78,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 
 def write_png(path: Path, frames: np.ndarray) -> Path:
-    """(frame, row, col, 3) uint8 as a picture, or as an animated PNG where there are several frames."""
+    """(frame, row, col, 3) uint8 as an image, or as an animated PNG where there are several frames."""
     from PIL import Image
 
     images, encoded = [Image.fromarray(frame) for frame in frames], io.BytesIO()
@@ -103,7 +102,7 @@ def holds_nothing(directory: Path) -> bool:
     return all(path.is_dir() or is_leftover(path) for path in directory.rglob("*")) if directory.is_dir() else True
 
 
-def finite(data: Any) -> Any:
+def finite(data: object) -> object:
     """Data with null in the place of every number that is not finite."""
     if isinstance(data, float) and not math.isfinite(data):
         return None

@@ -42,7 +42,7 @@ def test_page_holds_every_row_and_its_interval(together):
     assert [row[0] for row in page.tables["table-levels"][1:]] == list(GROUPS)
     assert [row[2:4] for row in page.tables["table-recordings"][1:]] == [["<img src=x>", "3"], ["<img src=x>", "4"]]
     assert "img" not in [tag for tag, _ in page.tags]
-    assert "too narrow more often than it says" in text
+    assert "95 % intervals under-cover" in text
     assert len(page.ids) == len(set(page.ids))
 
 

@@ -10,8 +10,8 @@ from report_results import CLIP, PICTURE, RAS_STEPS, add_applied, make_results
 
 from janoscope.plan import StepKind
 from janoscope.report import render_analysis, render_hero
-from janoscope.report.analysis.results import ARRAYS
 from janoscope.report.drawing.error_scale import error_map, reduced
+from janoscope.results.analysis import ARRAYS
 
 HOSTILE = '<script>alert("x")</script> & $\\frac$ {{ 7*7 }} <img src=x onerror=alert(1)>'
 
@@ -254,7 +254,7 @@ def test_page_without_picture_says_so_and_shows_the_maps(tmp_path):
     made = make_results(tmp_path)
     made.recording.with_suffix(".png").unlink()
     text = render_analysis(made.directory).read_text(encoding="utf-8")
-    assert "No decoded picture was at hand" in text
+    assert "No decoded image is available" in text
     assert 'id="figure-levels"' in text
     assert 'id="figure-picture"' not in text
     assert 'id="figure-x0_strip"' not in text
@@ -264,7 +264,7 @@ def test_page_without_recording_says_so(tmp_path):
     made = make_results(tmp_path)
     made.recording.unlink()
     text = render_analysis(made.directory).read_text(encoding="utf-8")
-    assert "The recording was not at hand" in text
+    assert "The recording is not available" in text
     assert 'id="figure-picture"' in text
 
 
@@ -299,7 +299,7 @@ def test_applied_run_stands_beside_the_full_one(tmp_path):
     for shown in ("27.25 dB", "0.9123", "1.75×", "3.0 MiB"):
         assert f"<b>{shown}</b>" in text
     assert {"figure-reference", "figure-applied", "figure-error"} <= set(page.ids)
-    rows = page.tables["table-account"][1:]
+    rows = page.tables["table-summary"][1:]
     assert sum(int(row[1]) for row in rows) == len(applied["account"]["steps"])
     assert len(page.ids) == len(set(page.ids))
 

@@ -10,9 +10,9 @@ from test_report_page import Page
 
 from janoscope.plan import TokenLevel
 from janoscope.report import player, render_analysis
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.report.drawing.style import LEVEL_COLOUR
-from janoscope.report.player import clip_player, encode
+from janoscope.report.player import encode, video_player
 
 
 def pixels(address):
@@ -28,8 +28,8 @@ def made(tmp_path_factory):
 
 
 def test_every_frame_is_there_with_the_levels_of_its_tokens(made):
-    results = read_results(made.directory)
-    found = clip_player(results)
+    results = read_view(made.directory)
+    found = video_player(results)
     assert [token for _, token in found.shown] == [0, 1, 2]
     for at, address in enumerate(found.frames):
         shown = pixels(address).astype(int)
@@ -45,7 +45,7 @@ def test_every_frame_is_there_with_the_levels_of_its_tokens(made):
 
 def test_a_picture_has_no_player(tmp_path):
     made = make_results(tmp_path)
-    assert clip_player(read_results(made.directory)) is None
+    assert video_player(read_view(made.directory)) is None
     assert 'class="player"' not in render_analysis(made.directory).read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import pytest
 from report_results import make_results
 
 from janoscope.errors import InputError
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.results import aggregate, analysis
 from janoscope.results.earlier import rename_facts
 
@@ -28,9 +28,9 @@ def as_schema_1(directory):
 
 def test_schema_1_is_read_as_the_same_analysis(tmp_path):
     made = make_results(tmp_path)
-    before = read_results(made.directory)
+    before = read_view(made.directory)
     as_schema_1(made.directory)
-    after = read_results(made.directory)
+    after = read_view(made.directory)
     assert after.facts == before.facts
     assert after.arrays.keys() == before.arrays.keys()
     np.testing.assert_array_equal(after.arrays["reuse_error"], before.arrays["reuse_error"])
@@ -54,4 +54,4 @@ def test_a_schema_to_come_is_refused(tmp_path):
     path = made.directory / "analysis.json"
     path.write_text(path.read_text().replace("janoscope-analysis/2", "janoscope-analysis/3"))
     with pytest.raises(InputError, match="its schema is 'janoscope-analysis/3', not 'janoscope-analysis/2'"):
-        read_results(made.directory)
+        read_view(made.directory)

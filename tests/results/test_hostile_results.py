@@ -15,8 +15,8 @@ from report_results import make_results
 from janoscope.errors import InputError
 from janoscope.report import render_aggregate, render_analysis
 from janoscope.report.aggregate import aggregate_tables, read_aggregate
-from janoscope.report.analysis.results import read_results
 from janoscope.report.analysis.tables import analysis_tables
+from janoscope.report.analysis.view import read_view
 from janoscope.report.calibration import key_figures, read_calibration, render_calibration
 from janoscope.report.comparison.document import equal_compute_table, method_table, paired_table
 from janoscope.report.comparison.figures import caption, fronts_of, read_comparison, render_comparison
@@ -41,7 +41,7 @@ def comparison() -> Comparison:
 
 
 def use_analysis(path: Path) -> None:
-    results = read_results(path.parent)
+    results = read_view(path.parent)
     analysis_tables(results)
     results.caption()
 
@@ -220,12 +220,12 @@ def change_id(path: Path, value: str | None) -> None:
 @pytest.mark.parametrize("value", [None, "another"])
 def test_files_of_two_analyses_are_refused(tmp_path, other, value):
     directory = make_analysis(tmp_path)
-    read_results(directory)  # control: without an id, as version 0.1.0 wrote them
+    read_view(directory)  # control: without an id, as version 0.1.0 wrote them
     arrays = dict(np.load(directory / "analysis.npz"))
     np.savez(directory / "analysis.npz", **arrays, id=np.array("one"))
     for name in ("plan.json", "analysis.json"):
         change_id(directory / name, "one")
-    read_results(directory)  # control: all of one analysis
+    read_view(directory)  # control: all of one analysis
     change_id(directory / other, value)
     with pytest.raises(InputError, match="holds files of two analyses"):
-        read_results(directory)
+        read_view(directory)

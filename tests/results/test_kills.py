@@ -9,11 +9,11 @@ from recorded_runs import record_run
 
 from janoscope.errors import InputError
 from janoscope.report import render_analysis
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.results import writing
 from janoscope.results.analysis import analysis_directory
 from janoscope.results.images import save_frames
-from janoscope.workflows.analyze.recording import analyze, write_analysis
+from janoscope.workflows.analyze.recording import analyze
 
 
 class Killed(BaseException):
@@ -57,7 +57,7 @@ def test_analyze_leaves_no_half_result_and_its_rerun_ends_whole(analyses, monkey
 
     def run(directory, analysis, force):
         analysis_directory(recording, directory, force)
-        write_analysis(analysis, directory, replaces=force)
+        analysis.save(directory, replaces=force)
         render_analysis(directory, recording=recording)
 
     run(tmp_path / "first", first, False)
@@ -81,7 +81,7 @@ def test_analyze_leaves_no_half_result_and_its_rerun_ends_whole(analyses, monkey
             accepted = {name: left[name] for name in ("plan.json", "analysis.npz", "analysis.json", "report.html")}
             assert all(accepted[n] == old[n] for n in accepted) or all(accepted[n] == new[n] for n in accepted)
         try:
-            read_results(directory)
+            read_view(directory)
         except InputError:
             pass
         else:
@@ -92,12 +92,12 @@ def test_analyze_leaves_no_half_result_and_its_rerun_ends_whole(analyses, monkey
 
 def test_an_analysis_without_its_page_is_drawn_and_another_is_not_put_in_its_place(analyses, tmp_path):
     recording, first, second = analyses
-    write_analysis(first, tmp_path / "an")
+    first.save(tmp_path / "an")
     before = whole(tmp_path / "an")
     analysis_directory(recording, tmp_path / "an", force=False)
-    write_analysis(first, tmp_path / "an", replaces=False)
+    first.save(tmp_path / "an", replaces=False)
     with pytest.raises(InputError, match="holds an analysis already"):
-        write_analysis(second, tmp_path / "an", replaces=False)
+        second.save(tmp_path / "an", replaces=False)
     assert whole(tmp_path / "an") == before
 
 

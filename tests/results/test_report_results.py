@@ -5,8 +5,9 @@ import pytest
 from report_results import CLIP, make_results
 
 from janoscope.errors import InputError
-from janoscope.report.analysis.results import ARRAYS, OPTIONAL, read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.report.page import interval, number
+from janoscope.results.analysis import ARRAYS, OPTIONAL
 
 
 @pytest.fixture
@@ -21,25 +22,25 @@ def change(made, name, **changes):
 
 
 def test_reads_every_file_of_an_analysis(made):
-    results = read_results(made.directory)
+    results = read_view(made.directory)
     assert results.plan == made.plan
     assert set(results.arrays) == {*ARRAYS, *OPTIONAL}
     for name in results.arrays:
         np.testing.assert_array_equal(results.arrays[name], made.arrays[name])
     assert results.recording == made.recording.resolve()
-    np.testing.assert_array_equal(results.picture, made.picture)
+    np.testing.assert_array_equal(results.image, made.picture)
     assert results.caption() == "tiny/flow, 13 steps, 176 x 112 px, seed 3, janoscope 0.1.0"
 
 
 def test_an_animated_png_gives_every_frame(tmp_path):
     made = make_results(tmp_path, grid=CLIP)
-    results = read_results(made.directory)
-    np.testing.assert_array_equal(results.picture, made.picture)
+    results = read_view(made.directory)
+    np.testing.assert_array_equal(results.image, made.picture)
     assert "112 x 80 px, 3 frames" in results.caption()
 
 
 def test_a_tile_map_becomes_a_token_map(made):
-    results = read_results(made.directory)
+    results = read_view(made.directory)
     tokens = results.token_map("complexity_combined")
     assert tokens.shape == (1, 7, 11)
     for row, col in ((0, 0), (6, 10), (3, 5)):  # a tile of 4 cells is 2 tokens wide
@@ -49,9 +50,9 @@ def test_a_tile_map_becomes_a_token_map(made):
 def test_goes_on_without_recording_and_picture(made):
     made.recording.unlink()
     made.recording.with_suffix(".png").unlink()
-    results = read_results(made.directory)
+    results = read_view(made.directory)
     assert results.recording is None
-    assert results.picture is None
+    assert results.image is None
 
 
 def test_a_path_inside_a_result_file_cannot_point_elsewhere(made, tmp_path):
@@ -59,15 +60,15 @@ def test_a_path_inside_a_result_file_cannot_point_elsewhere(made, tmp_path):
     elsewhere.mkdir()
     made.recording.rename(elsewhere / "run.h5")
     change(made, "analysis.json", recording=str(elsewhere / "run.h5"))
-    assert read_results(made.directory).recording is None
-    assert read_results(made.directory, elsewhere / "run.h5").recording == elsewhere / "run.h5"
+    assert read_view(made.directory).recording is None
+    assert read_view(made.directory, elsewhere / "run.h5").recording == elsewhere / "run.h5"
 
 
 @pytest.mark.parametrize("name", ["analysis.json", "analysis.npz", "plan.json"])
 def test_names_the_file_that_is_missing(made, name):
     (made.directory / name).unlink()
     with pytest.raises(InputError, match=rf"holds no {name}, so it is no finished analysis[;.] [rR]un `janoscope analyze` again"):
-        read_results(made.directory)
+        read_view(made.directory)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_names_the_file_that_is_missing(made, name):
 def test_a_damaged_file_is_one_sentence(made, name, content, message):
     (made.directory / name).write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        read_results(made.directory)
+        read_view(made.directory)
     assert "\n" not in str(caught.value)
 
 
@@ -108,7 +109,7 @@ def test_a_damaged_file_is_one_sentence(made, name, content, message):
 def test_refuses_facts_that_do_not_fit_each_other(made, changes, message):
     change(made, "analysis.json", **changes)
     with pytest.raises(InputError, match=message):
-        read_results(made.directory)
+        read_view(made.directory)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,13 @@ def test_refuses_an_array_of_another_run(made, name):
     arrays = made.arrays | {name: made.arrays[name][:-1] if name != "timestep" else np.zeros(40)}
     np.savez(made.directory / "analysis.npz", **arrays)
     with pytest.raises(InputError, match=f"{name} has shape|has 40 steps, the plan 13"):
-        read_results(made.directory)
+        read_view(made.directory)
 
 
 def test_refuses_an_array_that_needs_pickle(made):
     np.savez(made.directory / "analysis.npz", **made.arrays | {"reuse_error": np.array([{}], dtype=object)})
     with pytest.raises(InputError, match="cannot be read"):
-        read_results(made.directory)
+        read_view(made.directory)
 
 
 def test_numbers_that_are_not_defined_are_none():

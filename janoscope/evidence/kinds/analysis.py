@@ -9,9 +9,9 @@ from typing import Any
 from ...pipeline.call import PipelineCall
 from ...pipeline.prompts import Prompt
 from ...report.analysis.figures import analysis_figures
-from ...report.analysis.results import read_results
+from ...report.analysis.view import read_view
 from ...report.page import number
-from ...results.aggregate import read_facts
+from ...results.aggregate import AggregateFacts, read_facts
 from ...results.images import save_frames
 from ...workflows.analyze.aggregate import write_aggregate
 from ...workflows.analyze.recording import analyze_to_directory
@@ -74,7 +74,7 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     blocks = []
     wanted = tuple(recipe.settings.get("figures", DEFAULT_FIGURES))
     for name in shown.made.get("kept", []):
-        results = read_results(shown.folder / name)
+        results = read_view(shown.folder / name)
         drawings = analysis_figures(results)
         blocks.append(f"{results.facts['run']['prompt']}, seed {results.facts['run']['seed']}:")
         blocks += [figures.svg(drawings[wish], f"{shown.name}-{name[:4]}-{wish}") for wish in wanted if wish in drawings]
@@ -87,9 +87,8 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     return Section(" ".join(sentence for sentence in sentences if sentence), blocks)
 
 
-def _aggregate(shown: Shown) -> dict[str, Any]:
-    facts: dict[str, Any] = read_facts(shown.folder, "Make the results again with --remake.")
-    return facts
+def _aggregate(shown: Shown) -> AggregateFacts:
+    return read_facts(shown.folder, "Make the results again with --remake.")
 
 
 def _separation(facts: Mapping[str, Any], shown: Shown) -> Section:

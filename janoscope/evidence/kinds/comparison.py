@@ -9,7 +9,7 @@ from ...metrics import Lpips, load_lpips
 from ...report.comparison.figures import grid_figure, pareto_drawing, read_comparison
 from ...report.page import number
 from ...results.comparison import ComparisonFacts, save_comparison
-from ...results.images import read_picture
+from ...results.images import read_image
 from ...workflows.compare.contest import compare
 from ..page import NOT_MEASURED, Figures, Section, Shown, estimate, table, value
 from ..recipe import MethodLine, Recipe
@@ -105,7 +105,7 @@ def _equal_compute(facts: Mapping[str, Any], lines: Mapping[str, MethodLine]) ->
 def _pictures(shown: Shown, facts: ComparisonFacts, figures: Figures) -> list[str]:
     names = list(facts.get("pictures", {}).items())[:MOST_PICTURES]
     paths = {label: shown.folder / "pictures" / name.rsplit("/", 1)[-1] for label, name in names}
-    pictures = {label: found for label, path in paths.items() if path.is_file() and (found := read_picture(path)) is not None}
+    pictures = {label: found for label, path in paths.items() if path.is_file() and (found := read_image(path)) is not None}
     if len(pictures) < 2:
         return []
     words = (

@@ -14,7 +14,7 @@ from ...report.comparison.figures import strip
 from ...report.drawing.error_scale import error_map
 from ...report.drawing.style import ERROR_CMAP, MUTED
 from ...report.page import number
-from ...results.images import read_picture, save_frames
+from ...results.images import read_image, save_frames
 from ...results.writing import write_json
 from ...workflows.apply.session import apply_model
 from ..page import Figures, Section, Shown, table, value
@@ -90,7 +90,7 @@ def gallery_figure(prompts: Sequence[str], pairs: Sequence[Sequence[np.ndarray]]
 
 
 def _picture(shown: Shown, run: Mapping[str, Any], name: str) -> np.ndarray:
-    found = read_picture(shown.folder / str(run["pictures"][name]).rsplit("/", 1)[-1])
+    found = read_image(shown.folder / str(run["pictures"][name]).rsplit("/", 1)[-1])
     assert found is not None  # saved as PNG, which every installation reads
     return found
 

@@ -21,8 +21,7 @@ from ...recording import open_recording
 from ...report.analysis.overview import render_hero
 from ...report.drawing.style import MUTED, SCORE_CMAP, UNKNOWN
 from ...report.page import number
-from ...results.analysis import write_analysis
-from ...results.images import read_picture, save_frames
+from ...results.images import read_image, save_frames
 from ...results.writing import write_arrays, write_json
 from ...workflows.analyze.recording import AnalysisOptions, analyze
 from ...workflows.analyze.trajectory import RunView
@@ -85,7 +84,7 @@ def _maps(
     ras_steps = tuple(step - 1 for step in steps)
     analysis = analyze(recording, policy=policy, options=AnalysisOptions(ras_steps=ras_steps))
     if directory is not None:
-        write_analysis(analysis, directory)
+        analysis.save(directory)
     grid = analysis.plan.fingerprint.grid
     cost = analysis.arrays["reuse_error"]
     with open_recording(recording) as opened:
@@ -129,7 +128,7 @@ def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
     blocks = []
     for index, run in enumerate(runs):
         picture = shown.folder / run["picture"]
-        frame = read_picture(picture) if picture.is_file() else None
+        frame = read_image(picture) if picture.is_file() else None
         maps = {kind: arrays[f"{kind}_{index}"] for kind in KINDS}
         drawn = maps_figure(run, maps, None if frame is None else frame[len(frame) // 2])
         steps = ", ".join(map(str, run["steps"]))

@@ -1,6 +1,6 @@
-"""The film strip: what the network thinks the picture will be, step by step, in colours that a least-squares fit reads out.
+"""The film strip: the estimate of the final image step by step, in colours that a least-squares fit reads out.
 
-No decoder is at hand here. The last x0 estimate and the decoded picture give the best affine map from a latent cell's channels to
+No decoder is at hand here. The last x0 estimate and the decoded image give the best affine map from a latent cell's channels to
 the mean colour of the pixels that it covers; the same map then shows every earlier estimate. A preview, cell by cell.
 """
 
@@ -15,14 +15,14 @@ from ...errors import InputError
 from ...recording import Recording, open_recording
 from ..drawing.images import frame_of, resized
 from ..drawing.style import MUTED
-from .results import AnalysisResults
+from .view import AnalysisView
 
 GAP = 0.06  # between frames, of a frame's width
 
 
 @dataclass(frozen=True)
 class FilmStrip:
-    """steps: (frame,). frames: (frame, row, col, 3) in 0..1. fit: share of the picture's variance that the colours explain."""
+    """steps: (frame,). frames: (frame, row, col, 3) in 0..1. fit: share of the image's variance that the colours explain."""
 
     steps: Sequence[int]
     frames: np.ndarray
@@ -42,32 +42,32 @@ def draw_x0_strip(data: FilmStrip, ax: Axes) -> Axes:
     return ax
 
 
-def read_film(results: AnalysisResults, count: int = 8) -> FilmStrip | None:
-    """Estimates at about `count` steps, first and last among them, of the middle frame; None without recording or picture."""
-    if results.recording is None or results.picture is None:
+def read_film(view: AnalysisView, count: int = 8) -> FilmStrip | None:
+    """Estimates at about `count` steps, first and last among them, of the middle frame; None without recording or image."""
+    if view.recording is None or view.image is None:
         return None
-    steps = film_steps(results, count)
-    with open_recording(results.recording, partial=True) as recording:
-        _check_same(recording, results)
-        latents = np.stack([_estimate(recording, results, step) for step in steps])
-    middle = results.grid.cells[0] // 2
-    picture = np.stack([_cells_of(results, frame) for frame in range(results.grid.cells[0])])
-    colours, fit = fit_colours(latents[-1], picture)
+    steps = film_steps(view, count)
+    with open_recording(view.recording, partial=True) as recording:
+        _check_same(recording, view)
+        latents = np.stack([_estimate(recording, view, step) for step in steps])
+    middle = view.grid.cells[0] // 2
+    image = np.stack([_cells_of(view, frame) for frame in range(view.grid.cells[0])])
+    colours, fit = fit_colours(latents[-1], image)
     return FilmStrip(steps, np.stack([to_colours(latent[:, middle], colours) for latent in latents]), fit)
 
 
-def film_steps(results: AnalysisResults, count: int) -> list[int]:
+def film_steps(view: AnalysisView, count: int) -> list[int]:
     """Steps spread evenly over those at which x0 is known: an epsilon prediction says nothing about it where alpha is 0."""
-    known = np.arange(results.steps)
-    if results.facts["conversion"]["prediction_type"] == "epsilon":
-        known = known[results.arrays["alpha"] > 0]
+    known = np.arange(view.steps)
+    if view.facts["conversion"]["prediction_type"] == "epsilon":
+        known = known[view.arrays["alpha"] > 0]
     chosen = np.unique(np.linspace(0, known.size - 1, min(count, known.size)).round().astype(int))
     return [int(step) for step in known[chosen]]
 
 
-def fit_colours(latent: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, float]:
-    """Affine map (channel + 1, 3) from latent (channel, frame, row, col) to picture (frame, row, col, 3) in 0..1, and its R^2."""
-    design, target = _design(latent), picture.reshape(-1, 3)
+def fit_colours(latent: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Affine map (channel + 1, 3) from latent (channel, frame, row, col) to image (frame, row, col, 3) in 0..1, and its R^2."""
+    design, target = _design(latent), image.reshape(-1, 3)
     colours = np.linalg.lstsq(design, target, rcond=None)[0]
     spread = ((target - target.mean(axis=0)) ** 2).sum()
     left = ((target - design @ colours) ** 2).sum()
@@ -84,24 +84,24 @@ def _design(latent: np.ndarray) -> np.ndarray:
     return np.hstack([flat, np.ones((len(flat), 1))])
 
 
-def _check_same(recording: Recording, results: AnalysisResults) -> None:
-    if recording.grid != results.grid or recording.steps < results.steps:
+def _check_same(recording: Recording, view: AnalysisView) -> None:
+    if recording.grid != view.grid or recording.steps < view.steps:
         raise InputError(
-            f"{recording.path.name} has {recording.steps} steps on {recording.grid}, its analysis {results.steps} on "
-            f"{results.grid}; analyze this recording again."
+            f"{recording.path.name} has {recording.steps} steps on {recording.grid}, its analysis {view.steps} on "
+            f"{view.grid}; analyze this recording again."
         )
 
 
-def _estimate(recording: Recording, results: AnalysisResults, step: int) -> np.ndarray:
+def _estimate(recording: Recording, view: AnalysisView, step: int) -> np.ndarray:
     """x0 estimate (channel, frame, row, col) of the first item."""
-    conversion, grid = results.facts["conversion"], results.grid
+    conversion, grid = view.facts["conversion"], view.grid
     output = recording.map("model_output", step)
-    point = PathPoint(float(results.arrays["alpha"][step]), float(results.arrays["sigma"][step]))
+    point = PathPoint(float(view.arrays["alpha"][step]), float(view.arrays["sigma"][step]))
     x0 = to_x0(output, recording.map("sample", step), prediction=conversion["prediction_type"], point=point)
     return np.asarray(grid.unpack(x0))
 
 
-def _cells_of(results: AnalysisResults, frame: int) -> np.ndarray:
-    frames, rows, cols = results.grid.cells
-    assert results.picture is not None
-    return resized(frame_of(results.picture, frame, frames), rows, cols) / 255
+def _cells_of(view: AnalysisView, frame: int) -> np.ndarray:
+    frames, rows, cols = view.grid.cells
+    assert view.image is not None
+    return resized(frame_of(view.image, frame, frames), rows, cols) / 255

@@ -1,11 +1,10 @@
 """RAS importance at several steps beside the JANO map: one says at the end of the warm-up what the other says step by step.
 
-The picture of the JANO supplementary's figure 3, for any recording, with the number that belongs to it under every map.
+Figure 3 of the JANO supplementary, for any recording, with the number that belongs to it under every map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from ...results.analysis import Predicts
 from ..drawing.maps import add_colour_bar
 from ..drawing.style import SCORE_CMAP, UNKNOWN
 from ..page import estimate_words, number
-from .results import AnalysisResults
+from .view import AnalysisView
 
 TARGET = "reuse_error"
 GAP, FIRST_GAP = 0.08, 0.3  # between maps, and after the first, of a map's width
@@ -45,17 +45,17 @@ class ImportanceMaps:
         return cols * (1 + FIRST_GAP + count + GAP * (count - 1)), rows + (BELOW + ABOVE) * max(rows, cols)
 
 
-def importance_maps(results: AnalysisResults) -> ImportanceMaps | None:
+def importance_maps(view: AnalysisView) -> ImportanceMaps | None:
     """Of the middle frame; None where the analysis kept no importance over the steps."""
-    if "ras_importance_steps" not in results.arrays:
+    if "ras_importance_steps" not in view.arrays:
         return None
-    frames, rows, cols = results.grid.tokens
-    steps = [int(step) for step in results.arrays["ras_steps"]]
-    ras = results.shown_tokens(results.arrays["ras_importance_steps"]).reshape(len(steps), frames, rows, cols)[:, frames // 2]
-    own, of_step = jano_row(results), {row.get("step"): row for row in ras_rows(results)}
+    frames, rows, cols = view.grid.tokens
+    steps = [int(step) for step in view.arrays["ras_steps"]]
+    ras = view.shown_tokens(view.arrays["ras_importance_steps"]).reshape(len(steps), frames, rows, cols)[:, frames // 2]
+    own, of_step = jano_row(view), {row.get("step"): row for row in ras_rows(view)}
     spearman = [number((row or {}).get("spearman")) for row in (own, *(of_step.get(step) for step in steps))]
-    jano = results.token_map("complexity_enhanced")[frames // 2]
-    return ImportanceMaps(jano, ras, steps, results.plan.policy.warmup, spearman)
+    jano = view.token_map("complexity_enhanced")[frames // 2]
+    return ImportanceMaps(jano, ras, steps, view.plan.policy.warmup, spearman)
 
 
 def draw_importance(data: ImportanceMaps, ax: Axes) -> Axes:
@@ -79,29 +79,29 @@ def draw_importance(data: ImportanceMaps, ax: Axes) -> Axes:
     return ax
 
 
-def importance_words(results: AnalysisResults) -> str:
+def importance_words(view: AnalysisView) -> str:
     """The number that belongs to the figure: how well either predicts the reuse error of a token."""
-    own, rows = jano_row(results), [row for row in ras_rows(results) if number(row.get("spearman")) is not None]
-    warmup = results.plan.policy.warmup
-    told = [] if own is None else [f"JANO after {warmup} steps {estimate_words(own, 'spearman')}"]
+    own, rows = jano_row(view), [row for row in ras_rows(view) if number(row.get("spearman")) is not None]
+    warmup = view.plan.policy.warmup
+    parts = [] if own is None else [f"JANO after {warmup} steps {estimate_words(own, 'spearman')}"]
     if rows:
-        worst, best = (pick(rows, key=lambda row: row["spearman"]) for pick in (min, max))
-        told.append(
+        worst, best = (pick(rows, key=lambda row: number(row.get("spearman")) or 0.0) for pick in (min, max))
+        parts.append(
             f"RAS between {estimate_words(worst, 'spearman')} (step {worst['step']}) and {estimate_words(best, 'spearman')} "
             f"(step {best['step']})"
         )
-    return f"Spearman with the reuse error: {'; '.join(told)}." if told else "No correlation was measured."
+    return f"Spearman with the reuse error: {'; '.join(parts)}." if parts else "No correlation was measured."
 
 
-def jano_row(results: AnalysisResults) -> Mapping[str, Any] | None:
+def jano_row(view: AnalysisView) -> Predicts | None:
     """The row of `map_predicts` for the JANO map at the plan's own warm-up."""
-    wanted = ("jano", TARGET, results.plan.policy.warmup)
-    rows = results.facts["map_predicts"]
+    wanted = ("jano", TARGET, view.plan.policy.warmup)
+    rows = view.facts["map_predicts"]
     return next((row for row in rows if (row.get("map"), row.get("target"), row.get("warmup")) == wanted), None)
 
 
-def ras_rows(results: AnalysisResults) -> list[Mapping[str, Any]]:
-    return [row for row in results.facts.get("ras_predicts") or [] if row.get("target") == TARGET]
+def ras_rows(view: AnalysisView) -> list[Predicts]:
+    return [row for row in view.facts.get("ras_predicts") or [] if row.get("target") == TARGET]
 
 
 def _norm(values: np.ndarray) -> Normalize:

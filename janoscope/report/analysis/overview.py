@@ -1,4 +1,4 @@
-"""The README picture: what was generated, the map, the levels and the ladder, on one probe."""
+"""The README image: what was generated, the map, the levels and the step schedule, on one page."""
 
 from pathlib import Path
 
@@ -7,61 +7,57 @@ from matplotlib.figure import Figure
 
 from ...plan import TokenLevel
 from ...results.writing import made_whole
-from ..drawing.ladder import ROW_HEIGHT, Ladder, draw_ladder
 from ..drawing.maps import draw_levels, draw_map, draw_picture
+from ..drawing.step_schedule import ROW_HEIGHT, ScheduleStrip, draw_schedule
 from ..drawing.style import INK, LEVEL_COLOUR, MUTED, styled
 from .figures import level_panel, map_panel, picture_panel
-from .results import AnalysisResults, read_results
+from .view import AnalysisView, read_view
 
 WIDTH_IN = 11.0
 MARGIN_IN = 0.25
 GAP_IN = 0.3
 TITLE_IN = 0.3
-BAR_IN = 0.5  # room below the pictures for the colour bar and the key of the levels
+BAR_IN = 0.5  # room below the images for the colour bar and the key of the levels
 CAPTION_IN = 0.3
 DPI = 160
 
 
-def draw_hero(results: AnalysisResults, figure: Figure) -> Figure:
-    """Picture, complexity map, levels and step ladder; without a decoded picture the maps stand alone.
+def draw_hero(view: AnalysisView, figure: Figure) -> Figure:
+    """Image, complexity map, levels and step schedule; without a decoded image the maps alone.
 
     The figure is made as wide as WIDTH_IN and as high as what it holds.
     """
-    picture, levels = picture_panel(results), level_panel(results)
-    panels = 3 if picture else 2
+    image, levels = picture_panel(view), level_panel(view)
+    panels = 3 if image else 2
     width = (WIDTH_IN - 2 * MARGIN_IN - (panels - 1) * GAP_IN) / panels
-    _, rows, cols = results.grid.tokens
+    _, rows, cols = view.grid.tokens
     frames = len(levels.frames)
     tall = width * rows / cols / frames
-    ladder = Ladder(results.plan.step_kind, len(results.plan.step_kind))
-    cells = min(0.4 * ladder.cols, WIDTH_IN - 2 * MARGIN_IN)  # a few steps do not become huge cells
-    ladder_tall = cells / ladder.cols * ROW_HEIGHT
-    foot = CAPTION_IN + ladder_tall + TITLE_IN + BAR_IN
+    strip = ScheduleStrip(view.plan.step_kind, len(view.plan.step_kind))
+    cells = min(0.4 * strip.cols, WIDTH_IN - 2 * MARGIN_IN)  # a few steps do not become huge cells
+    strip_tall = cells / strip.cols * ROW_HEIGHT
+    foot = CAPTION_IN + strip_tall + TITLE_IN + BAR_IN
     figure.set_size_inches(WIDTH_IN, foot + tall + TITLE_IN)
     axes = [_place(figure, MARGIN_IN + at * (width + GAP_IN), foot, width, tall) for at in range(panels)]
-    if picture:
-        draw_picture(picture, axes[0]).set_title("picture, with points" if picture.markers else "picture")
-    draw_map(map_panel(results, "complexity_enhanced"), axes[-2]).set_title(
-        f"complexity after {results.plan.policy.warmup} steps"
-    )
+    if image:
+        draw_picture(image, axes[0]).set_title("image, with points" if image.markers else "image")
+    draw_map(map_panel(view, "complexity_enhanced"), axes[-2]).set_title(f"complexity after {view.plan.policy.warmup} steps")
     draw_levels(levels, axes[-1]).set_title("token levels")
-    _name_levels(results, axes[-1], tall)
-    draw_ladder(ladder, _place(figure, MARGIN_IN, CAPTION_IN, cells, ladder_tall)).set_title("what each step computes")
-    predicted = results.plan.predicted
-    words = f"{results.caption()}; predicted compute {predicted.compute:.2f}, FLOP ratio {predicted.flop_ratio:.2f}"
+    _name_levels(view, axes[-1], tall)
+    draw_schedule(strip, _place(figure, MARGIN_IN, CAPTION_IN, cells, strip_tall)).set_title("what each step computes")
+    predicted = view.plan.predicted
+    words = f"{view.caption()}; predicted {predicted.compute:.0%} of the FLOPs, FLOP ratio {predicted.flop_ratio:.2f}"
     figure.text(MARGIN_IN / WIDTH_IN, 0.1 / figure.get_figheight(), words, va="bottom", fontsize=6.5, color=MUTED)
     return figure
 
 
 def render_hero(directory: Path | str, out_png: Path | str) -> Path:
-    """Save the README picture of an analysis directory as PNG; returns its path. Errors as in `render_analysis`."""
-    results, path = read_results(Path(directory)), Path(out_png)
+    """Save the README image of an analysis directory as PNG; returns its path. Errors as in `render_analysis`."""
+    view, path = read_view(Path(directory)), Path(out_png)
     with styled():
-        figure = draw_hero(results, Figure())
+        figure = draw_hero(view, Figure())
         with made_whole(path) as making:
-            figure.savefig(
-                making, format="png", dpi=DPI, facecolor="white", metadata={"Title": results.caption(), "Software": None}
-            )
+            figure.savefig(making, format="png", dpi=DPI, facecolor="white", metadata={"Title": view.caption(), "Software": None})
     return path
 
 
@@ -71,10 +67,10 @@ def _place(figure: Figure, left: float, bottom: float, width: float, height: flo
     return figure.add_axes((left / wide, bottom / tall, width / wide, height / tall))
 
 
-def _name_levels(results: AnalysisResults, ax: Axes, tall_in: float) -> None:
+def _name_levels(view: AnalysisView, ax: Axes, tall_in: float) -> None:
     """The colour key below the levels, with each one's share of the tokens."""
     below = -0.08 / tall_in
     for at, level in enumerate(TokenLevel):
-        share = f"{level} {results.tokens_at(level).mean():.0%}"
+        share = f"{level} {view.tokens_at(level).mean():.0%}"
         ax.text(at / 3, below, "■", transform=ax.transAxes, color=LEVEL_COLOUR[level], va="top", fontsize=9)
         ax.text(at / 3 + 0.045, below, share, transform=ax.transAxes, color=INK, va="top", fontsize=8)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...errors import InputError
 from ...results.comparison import ComparisonFacts, Means, RunFacts, read_facts
-from ...results.images import read_picture
+from ...results.images import read_image
 from ...results.writing import made_whole
 from ..drawable import drawable
 from ..drawing.error_scale import POWER, error_map, error_scale
@@ -185,6 +185,6 @@ def _words(label: str, mean: Means | None) -> str:
 def _image(directory: Path, name: str) -> np.ndarray | None:
     path = directory / "pictures" / Path(name).name  # the name only: a path in a file that someone sent could point anywhere
     try:
-        return read_picture(path) if path.is_file() else None
+        return read_image(path) if path.is_file() else None
     except InputError:  # the page is drawn without it; `compare --resume` makes it again
         return None

@@ -17,7 +17,7 @@ LEAST_GAP = 0.075  # between two end labels, of the axes' height
 
 @dataclass(frozen=True)
 class Separation:
-    """How well static and active tokens are told apart: area under the ROC curve, 0.5 is chance."""
+    """How well a signal separates static from active tokens: area under the ROC curve, 0.5 is chance."""
 
     auroc: float | None
     interval: tuple[float, float] | None

@@ -1,4 +1,4 @@
-"""The colours of errors: one scale for all pictures that are compared."""
+"""The colours of errors: one scale for all images that are compared."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ POWER = 0.5  # square root, so that small errors are seen beside large ones
 
 
 def error_scale(errors: Sequence[np.ndarray]) -> float:
-    """Where the scale ends (0..255): the middle one of the pictures' largest errors, so that the worst hides no other."""
+    """Where the scale ends (0..255): the median of the images' largest errors, so that the worst hides no other."""
     largest = [float(error.max()) for error in errors if error.any()]
     return max(1.0, float(np.median(largest))) if largest else 1.0
 
@@ -30,7 +30,7 @@ def error_map(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
 
 
 def reduced(values: np.ndarray) -> np.ndarray:
-    """Area means (frame, row, col) at the size of an embedded picture, where it is larger."""
+    """Area means (frame, row, col) at the size of an embedded image, where it is larger."""
     rows, cols = values.shape[1:]
     scale = min(1.0, LONGEST / max(rows, cols))
     size = (max(1, round(cols * scale)), max(1, round(rows * scale)))

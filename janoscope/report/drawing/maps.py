@@ -1,6 +1,6 @@
-"""Maps beside the decoded picture: scores as colour, levels as colour, points as letters. Axes count tokens, rows downward.
+"""Maps beside the decoded image: scores as colour, levels as colour, points as letters. Axes count tokens, rows downward.
 
-A map is drawn pure: what is blended with a picture has colours that its colour bar does not hold.
+A map is drawn pure: what is blended with an image has colours that its colour bar does not hold.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from ...plan import TokenLevel
 from .images import fitted
 from .style import INK, LEVEL_COLOUR, MUTED, SCORE_CMAP, UNKNOWN
 
-LONGEST = 416  # pixels of an embedded picture: sharp at the size shown, and the page stays small
-GAP = 0.04  # between the frames of a clip, of a frame's width
-BAR_IN, BAR_GAP_IN = 0.085, 0.15  # colour bar: height, and how far its foot lies below the picture
+LONGEST = 416  # pixels of an embedded image: sharp at the size shown, and the page stays small
+GAP = 0.04  # between the frames of a video, of a frame's width
+BAR_IN, BAR_GAP_IN = 0.085, 0.15  # colour bar: height, and how far its foot lies below the image
 LETTER_IN = 0.68 * 7.5 / 72  # width of a digit in a tick label, with a little room
 MOST_TICKS = 5
 
@@ -38,7 +38,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class MapPanel:
-    """values: (frame, row, col) of tokens. frames: the clip's own numbers of them.
+    """values: (frame, row, col) of tokens. frames: the video's own numbers of them.
 
     limits: of the colour scale, the same for panels that are compared.
     """
@@ -60,9 +60,9 @@ class LevelPanel:
 
 @dataclass(frozen=True)
 class PicturePanel:
-    """picture: uint8 (frame, row, col, 3). tokens: (rows, cols) that the axes count."""
+    """image: uint8 (frame, row, col, 3). tokens: (rows, cols) that the axes count."""
 
-    picture: np.ndarray
+    image: np.ndarray
     tokens: tuple[int, int]
     markers: Sequence[Marker] = field(default_factory=tuple)
     frames: Sequence[int] = (0,)
@@ -90,9 +90,9 @@ def draw_levels(data: LevelPanel, ax: Axes) -> Axes:
 
 
 def draw_picture(data: PicturePanel, ax: Axes) -> Axes:
-    """The picture, or frames of the clip side by side, with letters at the points."""
+    """The image, or frames of the video side by side, with letters at the points."""
     rows, cols = data.tokens
-    for at, frame in enumerate(data.picture):
+    for at, frame in enumerate(data.image):
         _show_frame(fitted(frame, LONGEST), at, rows, cols, ax)
     for marker in data.markers:
         _mark(marker, rows, cols, ax)
@@ -182,7 +182,7 @@ def _show_frame(image: np.ndarray, at: int, rows: int, cols: int, ax: Axes) -> N
 
 
 def _frame(ax: Axes, frames: Sequence[int], rows: int, cols: int) -> Axes:
-    """Bare axes around the frames shown; a clip's frames carry their numbers."""
+    """Bare axes around the frames shown; a video's frames carry their numbers."""
     right, below = frame_left(len(frames) - 1, cols) + cols, float(rows)
     if len(frames) > 1:
         below = rows * 1.1
@@ -194,7 +194,7 @@ def _frame(ax: Axes, frames: Sequence[int], rows: int, cols: int) -> Axes:
 
 
 def _mark(marker: Marker, rows: int, cols: int, ax: Axes) -> None:
-    """A ring at the token, its letter above right; below or left where the picture ends."""
+    """A ring at the token, its letter above right; below or left where the image ends."""
     x, y = frame_left(marker.frame, cols) + marker.col + 0.5, marker.row + 0.5
     ax.plot(x, y, marker="o", markersize=4, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.2)
     halo = [withStroke(linewidth=2.4, foreground="white")]

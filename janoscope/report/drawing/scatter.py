@@ -1,4 +1,4 @@
-"""Does the map predict? What it said after the warm-up, against what the tokens did."""
+"""An early map against an outcome: one dot a token."""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -33,7 +32,7 @@ SCORE_CMAP = "magma"  # complexity and importance: no unit
 TIME_CMAP = "cividis"  # steps and costs
 ERROR_CMAP = "magma"
 
-_RC: dict[str, Any] = {
+_RC: dict[str, str | int | float | bool] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that widths are the same everywhere
     "font.size": 8,
     "axes.titlesize": 8.5,

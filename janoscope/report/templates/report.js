@@ -33,12 +33,12 @@ function controlled(group, count, rate, show) {
 for (const player of document.querySelectorAll(".player")) {
   const find = (selector) => player.querySelector(selector);
   const frames = [...player.querySelectorAll(".frame")], overlays = [...player.querySelectorAll(".over")];
-  const levels = find(".levels"), told = find("output");
+  const levels = find(".levels"), output = find("output");
   const again = controlled(player, frames.length, Number(player.dataset.rate), (at) => {
     const tokens = Number(frames[at].dataset.tokens);
     frames.forEach((frame, index) => { frame.hidden = index !== at; });
     overlays.forEach((overlay, index) => { overlay.hidden = !levels.checked || index !== tokens; });
-    told.textContent = frames[at].alt.replace(/^Frame (\d+).*$/, "frame $1");
+    output.textContent = frames[at].alt.replace(/^Frame (\d+).*$/, "frame $1");
   });
   levels.addEventListener("change", again);
 }

@@ -1,4 +1,4 @@
-"""Every map that could be made after a warm-up, one score a token, so that they can be held against each other."""
+"""Every map that could be made after a warm-up, one score a token, so that they can be compared."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,14 +81,14 @@ class EarlyMaps:
         """The JANO map with the other first signal, the other padding (where tiles hang over an edge) and without enhancement."""
         complexity = self.complexity
         assert complexity is not None
-        made = {"jano, not enhanced": complexity.combined}
+        variants = {"jano, not enhanced": complexity.combined}
         if policy.warmup > 1:
             name = "jano, without initial noise" if policy.initial_latent else "jano, with initial noise"
-            made[name] = self._jano(replace(policy, initial_latent=not policy.initial_latent)).enhanced
+            variants[name] = self._jano(replace(policy, initial_latent=not policy.initial_latent)).enhanced
         if any(cell % size for cell, size in zip(self._grid.cells, policy.tile, strict=True)):
             padding: Padding = "exclude" if policy.padding == "count" else "count"
-            made[f"jano, padding {padding}"] = self._jano(replace(policy, padding=padding)).enhanced
-        return {name: self._per_token(scores) for name, scores in made.items()}
+            variants[f"jano, padding {padding}"] = self._jano(replace(policy, padding=padding)).enhanced
+        return {name: self._per_token(scores) for name, scores in variants.items()}
 
     def _per_token(self, tiles: np.ndarray) -> np.ndarray:
         return token_means(tiles, self._grid, self._policy.tile)

@@ -1,8 +1,7 @@
-"""Points of interest: named tokens whose curves are drawn, given by the user or chosen from the map."""
+"""Points of interest: named tokens whose curves are drawn, chosen by the user or from the map."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,14 +22,14 @@ class Point:
     col: int
     token: int
 
-    def to_json(self, plan: Plan) -> dict[str, Any]:
+    def to_json(self, plan: Plan) -> dict[str, object]:
         place = {"name": self.name, "frame": self.frame, "row": self.row, "col": self.col}
         return place | {"token": self.token, "level": str(plan.token_level[self.token])}
 
 
-def parse_points(given: Sequence[str], grid: TokenGrid) -> list[Point]:
-    """The points the user gave, `NAME=frame,row,col`. Raises InputError for a malformed one, an outlying one, a name twice."""
-    points = [_parse(text, grid) for text in given]
+def parse_points(texts: Sequence[str], grid: TokenGrid) -> list[Point]:
+    """The points of the command line, `NAME=frame,row,col`. Raises InputError for a malformed one, one outside, a name twice."""
+    points = [_parse(text, grid) for text in texts]
     names = [point.name for point in points]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--point {', '.join(twice)} is given twice; every point needs a name of its own.")
@@ -40,7 +39,7 @@ def parse_points(given: Sequence[str], grid: TokenGrid) -> list[Point]:
 def choose_points(scores: np.ndarray, grid: TokenGrid) -> list[Point]:
     """A-D, the tokens at the lowest, third, two thirds and highest score (token,) of one frame.
 
-    Of a clip the frame whose scores differ most, the middle one of equals: a figure then shows all points at once.
+    Of a video the frame whose scores differ most, the middle one of equals: a figure then shows all points at once.
     """
     frames = np.asarray(scores).reshape(grid.tokens[0], -1)
     widest = np.flatnonzero(np.isclose(np.ptp(frames, axis=1), np.ptp(frames, axis=1).max()))
@@ -53,12 +52,12 @@ def choose_points(scores: np.ndarray, grid: TokenGrid) -> list[Point]:
 
 def point_frames(points: Sequence[Point], grid: TokenGrid) -> list[int]:
     """The two token frames of figure 1: of points in one frame that frame and its neighbour, else the first two with points."""
-    held = sorted({point.frame for point in points})
+    frames = sorted({point.frame for point in points})
     last = grid.tokens[0] - 1
-    if len(held) == 1 and last > 0:
-        neighbour = held[0] + 1 if held[0] < last else held[0] - 1
-        return sorted([held[0], neighbour])
-    return held[:2]
+    if len(frames) == 1 and last > 0:
+        neighbour = frames[0] + 1 if frames[0] < last else frames[0] - 1
+        return sorted([frames[0], neighbour])
+    return frames[:2]
 
 
 def _point(name: str, frame: int, row: int, col: int, grid: TokenGrid) -> Point:

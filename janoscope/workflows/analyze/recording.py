@@ -1,9 +1,9 @@
 """Analyze: a recording to velocity, convergence, maps and a plan, in one pass over the file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ...pipeline.provenance import (
 from ...plan import Plan, Policy, TokenLevel, highest, plan_from_ranks, token_ranks
 from ...probe import Probe
 from ...recording import Recording, open_recording
-from ...results.analysis import SCHEMA, Analysis, analysis_directories, analysis_directory, write_analysis
+from ...results.analysis import SCHEMA, Analysis, AnalysisFacts, analysis_directories, analysis_directory
 from ...results.verdict import judge_analysis
 from .measures import RunMeasures, read_run
 from .points import Point, check_reduction, choose_points, parse_points, point_frames, reduce_channels
@@ -54,7 +54,6 @@ __all__ = [
     "analyze_to_directory",
     "fingerprint_of_recording",
     "policy_of_recording",
-    "write_analysis",
 ]
 
 OnStep = Callable[[int, int], None]
@@ -66,9 +65,9 @@ class AnalysisOptions:
     """How to analyse, beyond the policy.
 
     derivative: `backward` (default: an Euler step of the velocity is then the DDIM step, whatever the spacing), `tangent` or
-    `closed-form`; without effect on flow models, whose output is the velocity. item: which of a batch. hold_steps: the longest
-    hold of the reuse error. tolerance: rms distance under which an x0 estimate counts as settled, in latent units.
-    ras_steps: steps whose RAS importance is kept besides those that always are.
+    `closed-form`; without effect on flow models, whose output is the velocity. item: which of a batch. hold_steps: the most
+    steps that the reuse error is measured over. tolerance: rms distance under which an x0 estimate counts as settled, in latent
+    units. ras_steps: steps whose RAS importance is kept besides those that always are.
     warmup, first_signal, padding: instead of the policy's own; first_signal is `initial-latent` (official, first generation of a
     process) or `velocity` (every later one), padding `count` (official, current) or `exclude` (official, at publication).
     """
@@ -86,12 +85,12 @@ class AnalysisOptions:
         """The policy with what these options say instead; its name then says so too."""
         first = None if self.first_signal is None else self.first_signal == "initial-latent"
         wanted = {"warmup": self.warmup, "initial_latent": first, "padding": self.padding}
-        changes: dict[str, Any] = {key: value for key, value in wanted.items() if value not in (None, getattr(policy, key))}
+        changes = {key: value for key, value in wanted.items() if value not in (None, getattr(policy, key))}
         if not changes:
             return policy
         words = ", ".join(f"{key} {str(value).lower()}" for key, value in changes.items())
-        changed = replace(policy, name=f"{policy.name} ({words})", **changes)
-        return Policy.from_table(changed.to_json(), f"policy {policy.name} with {words}")
+        table = policy.to_json() | changes | {"name": f"{policy.name} ({words})"}
+        return Policy.from_table(table, f"policy {policy.name} with {words}")
 
 
 def analyze(
@@ -122,19 +121,40 @@ def analyze(
     """
     options = options or AnalysisOptions()
     with open_recording(path, partial=partial) as recording:
-        sheet = probe_of_recording(recording, probe)
-        chosen = policy if isinstance(policy, Policy) else policy_of_recording(recording, sheet, policy)
+        family = probe_of_recording(recording, probe)
+        chosen = policy if isinstance(policy, Policy) else policy_of_recording(recording, family, policy)
         chosen = options.changed(chosen)
         _refuse(recording, chosen, options)
         check_reduction(reduction, recording.token_channels)
         probed = parse_points(points, recording.grid)
-        return _analyze(recording, sheet, chosen, probed, reduction, options, on_step)
+        return _analyze(recording, family, chosen, probed, reduction, options, on_step)
 
 
-def analyze_to_directory(path: Path, directory: Path, replaces: bool = True, **options: Any) -> Analysis:
-    """`analyze`, then `write_analysis`."""
-    analysis = analyze(path, **options)
-    write_analysis(analysis, directory, replaces)
+def analyze_to_directory(
+    path: Path,
+    directory: Path,
+    replaces: bool = True,
+    *,
+    policy: Policy | str | Path | None = None,
+    points: Sequence[str] = (),
+    reduction: str = "rms",
+    probe: Probe | str | Path | None = None,
+    partial: bool = False,
+    options: AnalysisOptions | None = None,
+    on_step: OnStep | None = None,
+) -> Analysis:
+    """`analyze`, then `Analysis.save`; arguments and errors are theirs."""
+    analysis = analyze(
+        path,
+        policy=policy,
+        points=points,
+        reduction=reduction,
+        probe=probe,
+        partial=partial,
+        options=options,
+        on_step=on_step,
+    )
+    analysis.save(directory, replaces)
     return analysis
 
 
@@ -162,33 +182,36 @@ def _refuse(recording: Recording, policy: Policy, options: AnalysisOptions) -> N
 
 def _analyze(
     recording: Recording,
-    sheet: Probe | None,
+    family: Probe | None,
     policy: Policy,
-    given: list[Point],
+    chosen: list[Point],
     reduction: str,
     options: AnalysisOptions,
     on_step: OnStep | None,
 ) -> Analysis:
     view = RunView(recording, options.item, options.derivative)
-    chosen: dict[str, Any] = {
-        "hold_steps": options.hold_steps,
-        "tolerance": options.tolerance,
-        "more_ras_steps": options.ras_steps,
-    }
-    measures = read_run(view, policy, on_step=on_step, **chosen)
-    plan = _plan(recording, sheet, policy, measures, options)
+    measures = read_run(
+        view,
+        policy,
+        hold_steps=options.hold_steps,
+        tolerance=options.tolerance,
+        more_ras_steps=options.ras_steps,
+        on_step=on_step,
+    )
+    plan = _plan(recording, family, policy, measures, options)
     run = MeasuredRun(measures, plan, recording.grid)
     scores = token_means(measures.complexity.enhanced, recording.grid, policy.tile)
-    points = given or choose_points(scores, recording.grid)
+    points = chosen or choose_points(scores, recording.grid)
     arrays = _arrays(view, run) | _point_arrays(view, points, reduction)
-    refused = refused_by_apply(recording, sheet, policy)
-    results = {
+    refused = refused_by_apply(recording, family, policy)
+    run_facts = describe_run(recording)
+    facts = {
         "schema": SCHEMA,
         "recording": recording.path.name,
-        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_provenance_notes(recording, sheet)]
+        "notes": [*_notes(recording, measures, options), *_level_notes(plan), *_provenance_notes(recording, family)]
         + ([f"this plan cannot be applied: {refused}"] if refused else []),
         "apply_refused": refused,
-        "run": describe_run(recording),
+        "run": run_facts,
         "item": options.item,
         "items": recording.items,
         **_measured_facts(view, run),
@@ -198,8 +221,8 @@ def _analyze(
         "versions": dict(recording.provenance["packages"]),
         "nonfinite": {signal: recording.nonfinite(signal) for signal in recording.signals},
     }
-    repeats = () if refused else tuple(apply_arguments(results["run"]))
-    return Analysis(plan, measures.complexity, measures.convergence, results, arrays, repeats)
+    repeats = () if refused else tuple(apply_arguments(run_facts))
+    return Analysis(plan, cast(AnalysisFacts, facts), arrays, measures.complexity, measures.convergence, repeats)
 
 
 def _arrays(view: RunView, run: MeasuredRun) -> dict[str, np.ndarray]:
@@ -213,7 +236,7 @@ def _arrays(view: RunView, run: MeasuredRun) -> dict[str, np.ndarray]:
     }
 
 
-def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, Any]:
+def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, object]:
     separation, map_predicts = separation_facts(run), map_predicts_rows(run)
     return {
         "grid": run.grid.to_json(),
@@ -229,7 +252,7 @@ def _measured_facts(view: RunView, run: MeasuredRun) -> dict[str, Any]:
     }
 
 
-def _plan(recording: Recording, sheet: Probe | None, policy: Policy, measures: RunMeasures, options: AnalysisOptions) -> Plan:
+def _plan(recording: Recording, family: Probe | None, policy: Policy, measures: RunMeasures, options: AnalysisOptions) -> Plan:
     """The plan of the whole batch, from every item's map, as the executor makes it: the items share one token sequence."""
     fingerprint, ranks = fingerprint_of_recording(recording), []
     for item in range(recording.items):
@@ -240,10 +263,10 @@ def _plan(recording: Recording, sheet: Probe | None, policy: Policy, measures: R
         else:
             scores = RunView(recording, item).importance(policy, fingerprint.seed)
         ranks.append(token_ranks(scores, policy, recording.grid))
-    return plan_from_ranks(policy, highest(ranks), fingerprint, facts_of_recording(recording, sheet))
+    return plan_from_ranks(policy, highest(ranks), fingerprint, facts_of_recording(recording, family))
 
 
-def _conversion_facts(view: RunView) -> dict[str, Any]:
+def _conversion_facts(view: RunView) -> dict[str, object]:
     return {
         "prediction_type": view.prediction,
         "method": view.derivative,
@@ -269,8 +292,8 @@ def _level_notes(plan: Plan) -> list[str]:
     ]
 
 
-def _provenance_notes(recording: Recording, sheet: Probe | None) -> list[str]:
-    notes = (missing_probe_note(recording, sheet), attachments_note(recording))
+def _provenance_notes(recording: Recording, family: Probe | None) -> list[str]:
+    notes = (missing_probe_note(recording, family), attachments_note(recording))
     return [note for note in notes if note is not None]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class MeasuredRun:
         return {name: chosen & ~self.measures.masked for name, chosen in levels.items()}
 
 
-def complexity_facts(run: MeasuredRun) -> dict[str, Any]:
+def complexity_facts(run: MeasuredRun) -> dict[str, object]:
     policy, complexity = run.policy, run.measures.complexity
     return {
         "policy": policy.name,
@@ -59,13 +58,13 @@ def complexity_facts(run: MeasuredRun) -> dict[str, Any]:
     }
 
 
-def convergence_facts(run: MeasuredRun) -> dict[str, Any]:
-    found = run.measures.convergence
+def convergence_facts(run: MeasuredRun) -> dict[str, object]:
+    convergence = run.measures.convergence
     by_group = {name: _group_facts(run, chosen) for name, chosen in run.groups.items()}
     return {
-        "tolerance": found.tolerance,
+        "tolerance": convergence.tolerance,
         "velocity_tolerance": CHANGE_TOLERANCE,
-        "hold_steps": found.hold_steps,
+        "hold_steps": convergence.hold_steps,
         "by_level": {name: facts for name, facts in by_group.items() if name != WHOLE_RUN},
         "whole_run": by_group[WHOLE_RUN],
         "nonfinite": run.measures.nonfinite,
@@ -73,14 +72,14 @@ def convergence_facts(run: MeasuredRun) -> dict[str, Any]:
     }
 
 
-def _group_facts(run: MeasuredRun, chosen: np.ndarray) -> dict[str, Any]:
-    found = run.measures.convergence
+def _group_facts(run: MeasuredRun, chosen: np.ndarray) -> dict[str, object]:
+    convergence = run.measures.convergence
     return {
         "tokens": int(chosen.sum()),
-        "convergence_step_median": _median(found.convergence_step[chosen]),
-        "velocity_convergence_step_median": _median(found.velocity_convergence_step()[chosen]),
-        "reuse_error_median": _median(found.reuse_error[chosen]),
-        "reuse_error_steps_median": [_median(row[chosen]) for row in found.reuse_error_steps],
+        "convergence_step_median": _median(convergence.convergence_step[chosen]),
+        "velocity_convergence_step_median": _median(convergence.velocity_convergence_step()[chosen]),
+        "reuse_error_median": _median(convergence.reuse_error[chosen]),
+        "reuse_error_steps_median": [_median(row[chosen]) for row in convergence.reuse_error_steps],
     }
 
 
@@ -88,8 +87,8 @@ def _median(values: np.ndarray) -> float | None:
     return float(np.median(values)) if values.size else None
 
 
-def map_predicts_rows(run: MeasuredRun) -> list[dict[str, Any]]:
-    """How well each map of each warm-up foretells each token's convergence step and reuse error."""
+def map_predicts_rows(run: MeasuredRun) -> list[dict[str, object]]:
+    """How well each map of each warm-up predicts each token's convergence step and reuse error."""
     return [
         {"map": name, "warmup": warmup, **score}
         for warmup, maps in sorted(run.measures.early_maps.items())
@@ -97,18 +96,18 @@ def map_predicts_rows(run: MeasuredRun) -> list[dict[str, Any]]:
     ]
 
 
-def ras_predicts_rows(run: MeasuredRun) -> list[dict[str, Any]]:
+def ras_predicts_rows(run: MeasuredRun) -> list[dict[str, object]]:
     """The same for RAS at any step of the run (supplementary, figure 3): its scores are the negated importance."""
     maps = {str(step): -values for step, values in run.measures.ras_importance.items()}
     return [{"step": int(step), **score} for step, score in _scores(maps, run)]
 
 
-def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str, dict[str, Any]]]:
-    kept, found = run.groups[WHOLE_RUN], run.measures.convergence
-    if not kept.any():
+def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str, dict[str, object]]]:
+    measured, convergence = run.groups[WHOLE_RUN], run.measures.convergence
+    if not measured.any():
         return []
-    targets = {"convergence_step": found.convergence_step[kept], "reuse_error": found.reuse_error[kept]}
-    scores = map_predicts({name: values[kept] for name, values in maps.items()}, targets, groups=run.tiles[kept])
+    targets = {"convergence_step": convergence.convergence_step[measured], "reuse_error": convergence.reuse_error[measured]}
+    scores = map_predicts({name: values[measured] for name, values in maps.items()}, targets, groups=run.tiles[measured])
     return [
         (
             score.map,
@@ -120,33 +119,33 @@ def _scores(maps: Mapping[str, np.ndarray], run: MeasuredRun) -> list[tuple[str,
     ]
 
 
-def separation_facts(run: MeasuredRun) -> dict[str, Any]:
+def separation_facts(run: MeasuredRun) -> dict[str, dict[str, object]]:
     """Active against static tokens, by the raw output and by the flow velocity."""
     measures = run.measures
     active, static = (run.groups[level.value] for level in (TokenLevel.ACTIVE, TokenLevel.STATIC))
 
-    def apart(change: np.ndarray) -> dict[str, Any]:
+    def apart(change: np.ndarray) -> dict[str, object]:
         return _estimate("auroc", separation(change, active, static, groups=run.tiles), "interval")
 
-    found = apart(measures.convergence.velocity_change[1:])
-    return {"raw": dict(found) if measures.raw_is_velocity else apart(measures.raw_change), "converted": found}
+    converted = apart(measures.convergence.velocity_change[1:])
+    return {"raw": dict(converted) if measures.raw_is_velocity else apart(measures.raw_change), "converted": converted}
 
 
-def _estimate(name: str, estimate: Estimate, interval: str) -> dict[str, Any]:
+def _estimate(name: str, estimate: Estimate, interval: str) -> dict[str, object]:
     return {name: estimate.value, interval: [estimate.low, estimate.high]}
 
 
 def token_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
     """The arrays of analysis.npz that hold tokens and steps; docs/concepts.md lists them."""
-    measures, found = run.measures, run.measures.convergence
+    measures, convergence = run.measures, run.measures.convergence
     return {
         **_ras_arrays(run),
-        "convergence_step": found.convergence_step,
-        "velocity_convergence_step": found.velocity_convergence_step(),
-        "reuse_error": found.reuse_error,
-        "reuse_error_steps": found.reuse_error_steps,
-        "flow_velocity_change": found.relative_change[1:],
-        "x0_distance": found.x0_distance,
+        "convergence_step": convergence.convergence_step,
+        "velocity_convergence_step": convergence.velocity_convergence_step(),
+        "reuse_error": convergence.reuse_error,
+        "reuse_error_steps": convergence.reuse_error_steps,
+        "flow_velocity_change": convergence.relative_change[1:],
+        "x0_distance": convergence.x0_distance,
         "raw_change": measures.raw_change,
         "masked_tokens": measures.masked,
     }
@@ -166,16 +165,16 @@ def _ras_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
 
 def tile_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
     """Convergence of whole tiles: rms over a tile's cells, in the map's own shape (tile frame, tile row, tile col)."""
-    found = run.measures.convergence
+    convergence = run.measures.convergence
     distance, change, rms = (
-        _tile_rms(run, values) for values in (found.x0_distance, found.velocity_change[1:], found.velocity_rms)
+        _tile_rms(run, values) for values in (convergence.x0_distance, convergence.velocity_change[1:], convergence.velocity_rms)
     )
     relative = np.divide(change, rms[1:], out=np.zeros_like(change), where=rms[1:] > 0)
     return {
         "tile_x0_distance": distance,
         "tile_velocity_change": relative,
-        "tile_convergence_step": convergence_step(distance, found.tolerance),
-        "tile_reuse_error": _tile_rms(run, found.reuse_error[np.newaxis])[0],
+        "tile_convergence_step": convergence_step(distance, convergence.tolerance),
+        "tile_reuse_error": _tile_rms(run, convergence.reuse_error[np.newaxis])[0],
     }
 
 
@@ -187,10 +186,10 @@ def _tile_rms(run: MeasuredRun, rows: np.ndarray) -> np.ndarray:
 
 def curve_arrays(run: MeasuredRun) -> dict[str, np.ndarray]:
     """`curve_<quantity>_quantiles` (group, quantile, step) float32: how the tokens of each level, and all, go through the run."""
-    found = run.measures.convergence
+    convergence = run.measures.convergence
     quantities = {
-        "x0_distance": found.x0_distance,
-        "velocity_change": found.relative_change[1:],
+        "x0_distance": convergence.x0_distance,
+        "velocity_change": convergence.relative_change[1:],
         "raw_change": run.measures.raw_change,
     }
     return {

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...plan import Policy
 from ...plan.importance import importance_scores, warmup_scores
 from ...recording import Recording
 
-Convert = Callable[[np.ndarray, np.ndarray], Any]
+Convert = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 BAND = 4096  # tokens converted at a time: their float64 copies stay in a core's cache, twice as fast as the whole map
 
@@ -40,8 +39,8 @@ class RunView:
     def __init__(self, recording: Recording, item: int = 0, derivative: Derivative = "backward"):
         self.recording, self.item, self.derivative = recording, item, derivative
         final = recording.provenance["scheduler"]["final"]
-        known = (float(final[0]), float(final[1])) if isinstance(final, list) else (1.0, 0.0)
-        self.path = NoisePath(recording.timestep, recording.alpha, recording.sigma, known if recording.complete else None)
+        end = (float(final[0]), float(final[1])) if isinstance(final, list) else (1.0, 0.0)
+        self.path = NoisePath(recording.timestep, recording.alpha, recording.sigma, end if recording.complete else None)
         self.prediction = recording.prediction_type
 
     @property
@@ -87,8 +86,9 @@ class RunView:
     def importance(self, policy: Policy, seed: int | None) -> np.ndarray:
         """Scores by the policy's map, made as the executor makes them."""
         samples, outputs = self._warmup(policy)
-        told: dict[str, Any] = {"path": self.path, "prediction": self.prediction, "grid": self.recording.grid, "seed": seed}
-        return importance_scores(policy, samples, outputs, **told)
+        return importance_scores(
+            policy, samples, outputs, path=self.path, prediction=self.prediction, grid=self.recording.grid, seed=seed
+        )
 
     def _warmup(self, policy: Policy) -> tuple[list[np.ndarray], list[np.ndarray]]:
         steps = slice(policy.warmup)

@@ -15,7 +15,7 @@ from janoscope.grid import TokenGrid
 from janoscope.plan import StepKind, TokenLevel, ladder
 from janoscope.report.analysis.figures import analysis_figures, limits_of, map_panel, picture_panel, points_panel
 from janoscope.report.analysis.importance import ImportanceMaps, draw_importance
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.report.drawing.curves import (
     Convergence,
     ProbeCurves,
@@ -25,7 +25,6 @@ from janoscope.report.drawing.curves import (
     fill_band,
     level_quantiles,
 )
-from janoscope.report.drawing.ladder import Ladder, draw_ladder
 from janoscope.report.drawing.maps import (
     LevelPanel,
     MapPanel,
@@ -37,6 +36,7 @@ from janoscope.report.drawing.maps import (
     frame_left,
 )
 from janoscope.report.drawing.scatter import MOST_DOTS, MapPredicts, draw_map_predicts
+from janoscope.report.drawing.step_schedule import ScheduleStrip, draw_schedule
 from janoscope.report.drawing.style import KIND_COLOUR, LEVEL_COLOUR, SCORE_CMAP, UNKNOWN, new_panel, styled
 
 STATIC, MODERATE, ACTIVE = TokenLevel
@@ -50,12 +50,12 @@ def ax():
 
 @pytest.fixture(scope="module")
 def picture_results(tmp_path_factory):
-    return read_results(make_results(tmp_path_factory.mktemp("picture")).directory)
+    return read_view(make_results(tmp_path_factory.mktemp("picture")).directory)
 
 
 @pytest.fixture(scope="module")
 def clip_results(tmp_path_factory):
-    return read_results(make_results(tmp_path_factory.mktemp("clip"), grid=CLIP).directory)
+    return read_view(make_results(tmp_path_factory.mktemp("clip"), grid=CLIP).directory)
 
 
 def words(ax):
@@ -120,7 +120,7 @@ def test_ladder_has_a_coloured_cell_and_a_letter_a_step(ax):
         StepKind.COOLDOWN,
         StepKind.COOLDOWN,
     ]
-    draw_ladder(Ladder(kinds, per_row=4), ax)
+    draw_schedule(ScheduleStrip(kinds, per_row=4), ax)
     cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert [to_hex(cell.get_facecolor()) for cell in cells] == [KIND_COLOUR[kind] for kind in kinds]
     letters = "".join(word for word in words(ax) if not word.isdigit())
@@ -250,7 +250,7 @@ def test_picture_markers_are_the_points(picture_results):
     points = picture_results.facts["points"]
     assert [(mark.name, mark.row, mark.col) for mark in panel.markers] == [(p["name"], p["row"], p["col"]) for p in points]
     assert len(points) == 4
-    np.testing.assert_array_equal(panel.picture, picture_results.picture)
+    np.testing.assert_array_equal(panel.image, picture_results.image)
 
 
 def test_clip_shows_several_frames_with_their_own_values(clip_results):
@@ -267,7 +267,7 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
         first, second = analysis_figures(results), analysis_figures(results)
     frames = ["points"] if results.grid.tokens[0] > 1 else []
     assert list(first) == [
-        "picture", "ladder", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
+        "picture", "schedule", "levels", "complexity_combined", "complexity_enhanced", "ras_importance", "convergence_step",
         "reuse_error", *frames, "probe_raw", "probe_converted", "x0_distance", "flow_velocity_change",
         "predicts_convergence_step", "predicts_reuse_error", "ras_steps", "x0_strip",
     ]  # fmt: skip
@@ -280,7 +280,7 @@ def test_every_figure_is_made_and_made_the_same_twice(results, request):
 def test_figure_one_of_a_clip_shows_the_two_frames_that_the_analysis_chose(clip_results):
     panel = points_panel(clip_results)
     assert list(panel.frames) == clip_results.facts["shown_frames"] == [0, 1]
-    np.testing.assert_array_equal(panel.picture, clip_results.picture[:2])
+    np.testing.assert_array_equal(panel.image, clip_results.image[:2])
     points = [point for point in clip_results.facts["points"] if point["frame"] < 2]
     assert 0 < len(points) < 4
     assert [(mark.name, mark.frame, mark.row, mark.col) for mark in panel.markers] == [
@@ -309,20 +309,20 @@ def test_curves_take_the_stored_bands_where_there_are_any(ax, picture_results):
 def test_a_noise_model_shows_how_its_raw_output_changes_too(picture_results):
     facts = dict(picture_results.facts) | {"conversion": {**picture_results.facts["conversion"], "prediction_type": "epsilon"}}
     with styled():
-        drawn = analysis_figures(replace(picture_results, facts=facts, recording=None))
+        drawn = analysis_figures(replace(picture_results, result=replace(picture_results.result, facts=facts), recording=None))
         of_flow = analysis_figures(replace(picture_results, recording=None))
     assert set(drawn) - set(of_flow) == {"raw_change"}
 
 
 def test_there_are_no_bands_where_the_analysis_stored_other_quantiles(clip_results):
     facts = dict(clip_results.facts) | {"curves": {"groups": ["static"] * 4, "quantiles": [0, 0.2, 0.5, 0.8, 1]}}
-    assert replace(clip_results, facts=facts).curve_bands("x0_distance") is None
-    assert replace(clip_results, arrays={}).curve_bands("x0_distance") is None
+    assert replace(clip_results, result=replace(clip_results.result, facts=facts)).curve_bands("x0_distance") is None
+    assert replace(clip_results, result=replace(clip_results.result, arrays={})).curve_bands("x0_distance") is None
 
 
 def test_a_clips_picture_shows_the_frames_that_hold_points(tmp_path):
     long_clip = TokenGrid(channels=3, cells=(7, 10, 14), patch=(1, 2, 2))
-    results = read_results(make_results(tmp_path, grid=long_clip).directory)
+    results = read_view(make_results(tmp_path, grid=long_clip).directory)
     places = [(1, 0, 3), (2, 4, 6), (5, 1, 1), (2, 2, 2)]
     results.facts["points"][:] = [
         {"name": name, "frame": frame, "row": row, "col": col, "level": "static"}
@@ -331,5 +331,5 @@ def test_a_clips_picture_shows_the_frames_that_hold_points(tmp_path):
     panel = picture_panel(results)
     assert list(panel.frames) == [1, 2, 5]
     assert [(mark.name, mark.frame) for mark in panel.markers] == [("A", 0), ("B", 1), ("C", 2), ("D", 1)]
-    np.testing.assert_array_equal(panel.picture, results.picture[[1, 2, 5]])
+    np.testing.assert_array_equal(panel.image, results.image[[1, 2, 5]])
     assert list(map_panel(results, "reuse_error").frames) == [0, 3, 6]

@@ -6,7 +6,7 @@ from report_results import CLIP, make_results, record_as_epsilon
 
 from janoscope.errors import InputError
 from janoscope.report.analysis.film import draw_x0_strip, film_steps, fit_colours, read_film, to_colours
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.report.drawing.style import new_panel, styled
 
 
@@ -28,7 +28,7 @@ def test_fit_says_so_when_the_latent_does_not_explain_the_picture():
 
 def test_film_is_the_recorded_estimates_and_ends_at_the_picture(tmp_path):
     made = make_results(tmp_path)
-    results = read_results(made.directory)
+    results = read_view(made.directory)
     film = read_film(results)
     assert list(film.steps) == [0, 2, 3, 5, 7, 9, 10, 12]
     latents = results.grid.unpack(made.x0[list(film.steps)])
@@ -42,7 +42,7 @@ def test_film_is_the_recorded_estimates_and_ends_at_the_picture(tmp_path):
 
 def test_film_of_a_clip_shows_its_middle_frame(tmp_path):
     made = make_results(tmp_path, grid=CLIP)
-    film = read_film(read_results(made.directory))
+    film = read_film(read_view(made.directory))
     cells = made.picture[:, 4::8, 4::8] / 255
     distance = [np.abs(film.frames[-1] - frame).mean() for frame in cells]
     assert np.argmin(distance) == 1
@@ -50,7 +50,7 @@ def test_film_of_a_clip_shows_its_middle_frame(tmp_path):
 
 
 def test_film_reads_the_output_by_its_prediction_type(tmp_path):
-    results = read_results(make_results(tmp_path).directory)
+    results = read_view(make_results(tmp_path).directory)
     right = read_film(results)
     results.facts["conversion"]["prediction_type"] = "v_prediction"
     assert not np.allclose(read_film(results).frames, right.frames, atol=0.05)
@@ -59,16 +59,16 @@ def test_film_reads_the_output_by_its_prediction_type(tmp_path):
 def test_film_of_an_epsilon_model_is_that_of_the_same_run_read_as_flow(tmp_path):
     made = make_results(tmp_path)
     record_as_epsilon(made, tmp_path / "epsilon.h5")
-    flow, epsilon = read_results(made.directory), read_results(made.directory, tmp_path / "epsilon.h5")
+    flow, epsilon = read_view(made.directory), read_view(made.directory, tmp_path / "epsilon.h5")
     epsilon.facts["conversion"]["prediction_type"] = "epsilon"
-    epsilon = replace(epsilon, picture=flow.picture)  # none lies beside the new file
+    epsilon = replace(epsilon, image=flow.image)  # none lies beside the new file
     by_flow, by_epsilon = read_film(flow, count=13), read_film(epsilon, count=12)
     assert list(by_epsilon.steps) == list(range(1, 13))
     np.testing.assert_allclose(by_epsilon.frames, by_flow.frames[1:], atol=2e-3)
 
 
 def test_epsilon_leaves_out_steps_that_say_nothing_about_x0(tmp_path):
-    results = read_results(make_results(tmp_path).directory)
+    results = read_view(make_results(tmp_path).directory)
     assert film_steps(results, 3) == [0, 6, 12]
     results.facts["conversion"]["prediction_type"] = "epsilon"
     assert results.arrays["alpha"][0] == 0
@@ -76,16 +76,16 @@ def test_epsilon_leaves_out_steps_that_say_nothing_about_x0(tmp_path):
 
 
 def test_refuses_the_recording_of_another_run(tmp_path):
-    results = read_results(make_results(tmp_path).directory)
+    results = read_view(make_results(tmp_path).directory)
     other = tmp_path / "other"
     other.mkdir()
     make_results(other, grid=CLIP)
     with pytest.raises(InputError, match=r"run.h5 has 13 steps on .*analyze this recording again"):
-        read_film(read_results(results.directory, other / "run.h5"))
+        read_film(read_view(results.directory, other / "run.h5"))
 
 
 def test_strip_shows_the_frames_with_their_steps(tmp_path):
-    film = read_film(read_results(make_results(tmp_path).directory), count=3)
+    film = read_film(read_view(make_results(tmp_path).directory), count=3)
     with styled():
         ax = draw_x0_strip(film, new_panel(3, 1)[1])
     for image, frame in zip(ax.images, film.frames, strict=True):

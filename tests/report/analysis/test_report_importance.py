@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from report_results import CLIP, RAS_STEPS, WARMUP, make_results
 
 from janoscope.report.analysis.importance import ImportanceMaps, draw_importance, importance_maps, importance_words
-from janoscope.report.analysis.results import read_results
+from janoscope.report.analysis.view import read_view
 from janoscope.report.drawing.style import styled
 
 
@@ -16,7 +16,7 @@ def made(tmp_path_factory):
 
 
 def test_maps_are_those_of_the_middle_frame(made):
-    data = importance_maps(read_results(made.directory))
+    data = importance_maps(read_view(made.directory))
     assert (list(data.steps), data.warmup) == (list(RAS_STEPS), WARMUP)
     stored = made.arrays["ras_importance_steps"].reshape(len(RAS_STEPS), *CLIP.tokens)
     np.testing.assert_allclose(data.ras, stored[:, 1])
@@ -48,7 +48,7 @@ def test_masked_tokens_are_shown_as_unknown(made, tmp_path):
     np.savez(tmp_path / "analysis.npz", **made.arrays | {"masked_tokens": masked})
     for name in ("analysis.json", "plan.json"):
         (tmp_path / name).write_bytes((made.directory / name).read_bytes())
-    results = read_results(tmp_path)
+    results = read_view(tmp_path)
     assert np.flatnonzero(np.isnan(results.token_map("reuse_error"))).tolist() == [7]
     assert np.isfinite(results.token_map("complexity_enhanced")).all()
 
@@ -58,6 +58,6 @@ def test_words_say_that_nothing_was_measured(made, tmp_path):
         (tmp_path / name).write_bytes((made.directory / name).read_bytes())
     facts = json.loads((made.directory / "analysis.json").read_text()) | {"map_predicts": [], "ras_predicts": []}
     (tmp_path / "analysis.json").write_text(json.dumps(facts))
-    results = read_results(tmp_path)
+    results = read_view(tmp_path)
     assert importance_words(results) == "No correlation was measured."
     assert set(importance_maps(results).spearman) == {None}

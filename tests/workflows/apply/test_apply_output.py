@@ -65,10 +65,10 @@ def test_a_run_that_ends_in_its_warm_up_is_refused_before_it_is_made(model, monk
 
 
 def test_mp4_is_refused_only_without_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_mp4_writer", lambda: None)
+    monkeypatch.setattr(images, "_can_write_mp4", lambda: False)
     with pytest.raises(InputError, match="video extra"):
         refuse_output(tmp_path / "out.mp4", reference=False, force=False)
-    monkeypatch.setattr(images, "_mp4_writer", lambda: object())
+    monkeypatch.setattr(images, "_can_write_mp4", lambda: True)
     refuse_output(tmp_path / "out.mp4", reference=False, force=False)
 
 

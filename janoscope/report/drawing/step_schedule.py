@@ -1,4 +1,4 @@
-"""The step ladder: one cell a step, in the colour and with the letter of what is computed there."""
+"""The step schedule: one cell a step, in the colour and with the letter of what is computed there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ROW_HEIGHT = 1.75  # of a row of cells with its step numbers, in cells
 
 
 @dataclass(frozen=True)
-class Ladder:
+class ScheduleStrip:
     """kinds: one a step. per_row: cells in a row, so that long runs stay readable on a narrow page."""
 
     kinds: Sequence[StepKind]
@@ -30,7 +30,7 @@ class Ladder:
         return min(len(self.kinds), self.per_row)
 
 
-def draw_ladder(data: Ladder, ax: Axes) -> Axes:
+def draw_schedule(data: ScheduleStrip, ax: Axes) -> Axes:
     """Cells from left to right, numbered from 0; W warm-up, R refresh, m moderate, a active, . reuse, C cool-down."""
     for step, kind in enumerate(data.kinds):
         row, col = divmod(step, data.per_row)
