@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ..errors import InputError
 from ..pipeline.call import PipelineCall
 from ..pipeline.model import Model, ModelOptions, load_model
 from ..pipeline.provenance import UNKNOWN, installed_versions
+from ..results.files import read_json
 from ..results.writing import write_json
 from ..workflows.compare.measure import device_name, device_of
 from .recipe import FILE, MADE, Recipe, Subject, read_recipe, slug_of
@@ -24,6 +25,12 @@ SCHEMA = "janoscope-report/1"
 KINDS = ("comparison", "analysis", "maps", "gallery", "calibration", "performance", "memory")
 Progress = Callable[[str], Any]
 Load = Callable[..., Model]
+
+
+class MadeFiles(TypedDict):
+    """Of made.json: the files of a subject's folder, which a remake with --force replaces."""
+
+    files: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ def remake(
         _copy_recipe(recipe, target)
         with _making(target, name) as folder, progress(f"{recipe.slug} {name}") as on_step:
             task = Task(recipe, subject, model, argument, options, calls, folder, on_step or (lambda done, total: None))
-            write_json(folder / MADE, _made(task, request.quick, maker.make(task)))
+            made = _made(task, request.quick, maker.make(task))
+            write_json(folder / MADE, made | {"files": [*_files_below(folder), MADE]})
     return target
 
 
@@ -122,8 +130,27 @@ def _models(recipe: Recipe) -> str:
 
 def _refuse_results(target: Path, names: Sequence[str], force: bool) -> None:
     for name in names:
-        if (target / name).exists() and not force:
-            raise InputError(f"{target / name} holds results already; choose another folder with -o, or pass --force.")
+        place = target / name
+        if place.exists() and not force:
+            raise InputError(f"{place} holds results already; choose another folder with -o, or pass --force.")
+        if place.is_dir() and (foreign := _foreign_files(place)):
+            raise InputError(f"{place} holds {foreign[0]}, which no report --remake wrote; move it away, or choose another -o.")
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    """Files that a subject's folder holds and its made.json does not list; --force would take them along.
+
+    A made.json of 0.1.0 has no list: then nothing counts as foreign. A folder without made.json is foreign as a whole.
+    """
+    present = _files_below(folder)
+    if MADE not in present:
+        return present
+    listed = read_json(folder / MADE, MadeFiles, "the record of a report", "Remake it in another folder.").get("files")
+    return [] if listed is None else [name for name in present if name not in listed]
+
+
+def _files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _copy_recipe(recipe: Recipe, target: Path) -> None:

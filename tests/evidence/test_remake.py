@@ -241,17 +241,33 @@ def test_results_are_kept_unless_forced_and_replaced_only_when_whole(tmp_path, m
     output = tmp_path / "made"
     (output / "mine").mkdir(parents=True)
     (output / "mine" / "old").write_text("kept")
+    (output / "mine" / "made.json").write_text('{"files": ["old", "made.json"]}')
     arguments = {"output": output, "progress": silent, "load": lambda name, options: model}
     with pytest.raises(InputError, match="holds results already"):
         remake(folder, Request("mine", quick=True), **arguments)
     monkeypatch.setattr("janoscope.evidence.kinds.gallery.apply_model", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         remake(folder, Request("mine", quick=True), force=True, **arguments)
-    assert [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in (".toml", ".txt")] == ["old"]
+    ours = [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in (".toml", ".txt")]
+    assert sorted(ours) == ["made.json", "old"]
     monkeypatch.undo()
     remake(folder, Request("mine", quick=True), force=True, **arguments)
     assert not (output / "mine" / "old").exists()
     assert (output / "mine" / "gallery.json").is_file()
+    (output / "mine" / "notes.md").write_text("a user's own")
+    with pytest.raises(InputError, match=r"holds notes\.md, which no report --remake wrote"):
+        remake(folder, Request("mine", quick=True), force=True, **arguments)
+    assert (output / "mine" / "notes.md").read_text() == "a user's own"
+
+
+def test_a_folder_that_no_remake_wrote_is_never_replaced(tmp_path):
+    output = tmp_path / "made"
+    (output / "mine").mkdir(parents=True)
+    (output / "mine" / "thesis.tex").write_text("years of work")
+    arguments = {"output": output, "progress": silent, "load": lambda name, options: random_model("flux")}
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which no report --remake wrote"):
+        remake(small_copy("fig4-6-gallery", tmp_path), Request("mine", quick=True), force=True, **arguments)
+    assert (output / "mine" / "thesis.tex").read_text() == "years of work"
 
 
 def test_every_kind_that_can_be_made_is_in_use():
