@@ -34,7 +34,7 @@ class Executor(PipelineExecutor[Run]):
         selector: chooses without a plan: called with the grid and sigma (step + 1,), of every step and after the last; gives the
             selector of one generation.
         choose: what obeys the plan, where there is one; controls put another selector here.
-        identity: what the pipeline cannot show: model, guidance, prompt, seed.
+        identity: what the pipeline cannot show: model, guidance, prompt, seed; or what says it when a run begins.
         any_prompt: accept a plan made for another prompt or seed.
         meter: shares the FLOP counts of another executor of the same pipeline, so that nothing is counted twice.
         on_select: called with what every step computes, before it does.
@@ -54,7 +54,7 @@ class Executor(PipelineExecutor[Run]):
         plan: Plan | None = None,
         selector: Callable[[TokenGrid, Sequence[float]], Selector] | None = None,
         choose: Callable[[Plan], Selector] = PlanSelector,
-        identity: Identity | None = None,
+        identity: Identity | Callable[[], Identity] | None = None,
         any_prompt: bool = False,
         meter: FlopMeter | None = None,
         on_select: Callable[[Selection], object] | None = None,

@@ -68,7 +68,7 @@ class RunOptions:
 
     policy: Policy | None
     cache: Cache
-    identity: Identity
+    identity: Identity | Callable[[], Identity]
     meter: FlopMeter
     selector: Callable[["Run"], Selector]
     on_select: Callable[[Selection], object] | None = None
@@ -134,7 +134,8 @@ class Run:
 
     def _begin(self, module: torch.nn.Module, arguments: Mapping[str, object]) -> None:
         options = self._options
-        facts = self._facts = GenerationFacts.of_call(self._pipe, self._probe, module, arguments, options.identity)
+        identity = options.identity() if callable(options.identity) else options.identity
+        facts = self._facts = GenerationFacts.of_call(self._pipe, self._probe, module, arguments, identity)
         self.summary.image_tokens = facts.grid.count
         if options.forecasts_output or options.cache.forecast:
             self._coordinates = forecast_coordinates(self._pipe.scheduler)[facts.left_out :]

@@ -74,7 +74,7 @@ class StepExecutor(PipelineExecutor[_Generation]):
     Args:
         policy: a step-level policy; makes a plan for each generation.
         plan: a plan of such a policy, obeyed as it is; refused when it was made for another run.
-        identity: what the pipeline cannot show: model, guidance, prompt, seed.
+        identity: what the pipeline cannot show: model, guidance, prompt, seed; or what says it when a run begins.
         any_prompt: accept a plan made for another prompt or seed.
         on_select: called with what every step computes, before it does.
         meter: of FLOPs, shared by executors of one pipeline so that each kind of call is counted once.
@@ -91,7 +91,7 @@ class StepExecutor(PipelineExecutor[_Generation]):
         *,
         policy: Policy | None = None,
         plan: Plan | None = None,
-        identity: Identity | None = None,
+        identity: Identity | Callable[[], Identity] | None = None,
         any_prompt: bool = False,
         on_select: Callable[[Selection], object] | None = None,
         meter: FlopMeter | None = None,
@@ -158,7 +158,8 @@ class StepExecutor(PipelineExecutor[_Generation]):
         grid = grid_of_call(self._probe, config_of(last.network), last.arguments, sample)
         run.summary.image_tokens = grid.count
         described = describe_transformer(last.network), describe_scheduler(scheduler)
-        fingerprint = fingerprint_of(*described, grid, run.steps, self._identity)
+        identity = self._identity() if callable(self._identity) else self._identity
+        fingerprint = fingerprint_of(*described, grid, run.steps, identity)
         policy = self.policy
         if self._given_plan is not None:
             check_plan(self._given_plan, fingerprint, self._any_prompt)
@@ -213,7 +214,7 @@ def executor_for(
     policy: Policy | None = None,
     plan: Plan | None = None,
     cache: Cache | None = None,
-    identity: Identity | None = None,
+    identity: Identity | Callable[[], Identity] | None = None,
     any_prompt: bool = False,
     on_select: Callable[[Selection], object] | None = None,
     meter: FlopMeter | None = None,

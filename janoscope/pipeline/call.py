@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError
 from .model import Model
+from .shown_call import guidance_argument
 
 # option -> the names pipelines have for it, first match wins
 _ARGUMENTS = {
@@ -94,7 +95,7 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
         value = getattr(options, option)
         if value is not None:
             arguments[_accepted(model, parameters, names, option)] = value
-    argument = guidance_argument(model)
+    argument = guidance_argument(model.probe, model.config)
     if options.guidance is not None:
         if argument is None or argument not in parameters:
             name = type(model.pipe).__name__
@@ -142,14 +143,6 @@ def _refuse_unheard_negative(model: Model, parameters: Mapping[str, Any], argume
     scale = arguments.get(name, parameters[name].default) if name and name in parameters else None
     if isinstance(scale, int | float) and scale <= 1:
         raise InputError(f"--negative-prompt has no effect while {name} is {scale}; raise it with --guidance or --call {name}=3.")
-
-
-def guidance_argument(model: Model) -> str | None:
-    """The pipeline argument that sets the guidance scale of this model."""
-    guidance = model.probe.guidance
-    if guidance.embedded_if and model.config.get(guidance.embedded_if):
-        return guidance.embedded_argument
-    return guidance.argument
 
 
 def unknown_words(model: Model, prompt: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from ..parallel.pair import Pair
 from ..plan import Policy, Selection
 from ..probe import Probe, find_probe
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
+from .shown_call import UNKNOWN
 
-UNKNOWN = "unknown"
 ProbeSource = Probe | str | Path  # a probe, or the path of its file
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

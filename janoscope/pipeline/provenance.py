@@ -3,11 +3,12 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..capture.protocols import Pipeline
 from ..decode import decode_toml, read_text
 from ..errors import ExecutionError, InputError, RecordingError
 from ..execution.refused_configs import refuse_config, refuse_recorded_sampler
@@ -19,16 +20,13 @@ from ..shape import misfit
 from ..version import __version__
 from .model import ModelOptions, probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
+from .shown_call import SIZES, UNKNOWN, ShownCall
 
-_SIZES = {"height": "height", "width": "width", "num_frames": "frames", "video_length": "frames"}
 _LOADING = ("scheduler", "probe", "revision", "variant", "dtype")
 _NOT_KEPT = ("prompt", "negative_prompt", "generator")  # the first two have their own fields
 
 
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
-
-
-UNKNOWN = "unknown"
 
 
 _Transformer = TypedDict("_Transformer", {"class": str, "config": dict[str, Any]})
@@ -288,9 +286,6 @@ def _generic_policy(recording: Recording) -> Policy:
     return Policy.from_table(table, "the generic policy")
 
 
-UNKNOWN = "unknown"
-
-
 def installed_versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "janoscope": __version__}
     for name in _PACKAGES:
@@ -299,12 +294,6 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = UNKNOWN
     return versions
-
-
-def told_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the section `run`: sizes by their own names, and as `arguments` all of the call's that JSON can hold."""
-    plain = {key: value for key, value in arguments.items() if key not in _NOT_KEPT and _fits_json(value)}
-    return {_SIZES[key]: value for key, value in plain.items() if key in _SIZES} | {"arguments": plain}
 
 
 @dataclass(frozen=True)
@@ -324,13 +313,70 @@ class RunOptions:
         return options | ({"call": dict(self.extra)} if self.extra else {})
 
 
-def told_probe(pipe: Any, sheet: Probe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RunDescription:
+    """What the user says of a run; `unknown` is read off the pipeline's call where that shows it.
+
+    Args:
+        prompt, negative_prompt: texts of the call. seed: of its generator. guidance: its scale.
+        model: an id, never a machine path. revision: of a hub model.
+        arguments: all of the call, where the caller makes it; kept where JSON can hold them.
+        options: what the user asked for, with which the run can be made again.
+        default_policy: the model's own policy table, with which `analyze` works unless another is named.
+    """
+
+    prompt: str = UNKNOWN
+    seed: int | str = UNKNOWN
+    negative_prompt: str | None = UNKNOWN
+    guidance: float | str | None = UNKNOWN
+    model: str = UNKNOWN
+    revision: str = UNKNOWN
+    arguments: Mapping[str, object] | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+    default_policy: Mapping[str, object] = field(default_factory=dict)
+
+    def completed(self, shown: ShownCall) -> "RunDescription":
+        """With what the call shows in the place of what is unknown."""
+        return replace(
+            self,
+            prompt=shown.prompt if self.prompt == UNKNOWN else self.prompt,
+            seed=shown.seed if self.seed == UNKNOWN else self.seed,
+            negative_prompt=shown.negative_prompt if self.negative_prompt == UNKNOWN else self.negative_prompt,
+            guidance=shown.guidance if self.guidance == UNKNOWN else self.guidance,
+            arguments=shown.arguments if self.arguments is None else self.arguments,
+        )
+
+    def run_fields(self) -> dict[str, object]:
+        """Of the section `run`: sizes by their own names, and as `arguments` all of the call's that JSON can hold."""
+        facts = {"prompt": self.prompt, "seed": self.seed, "negative_prompt": self.negative_prompt}
+        plain = {key: value for key, value in (self.arguments or {}).items() if key not in _NOT_KEPT and _fits_json(value)}
+        sizes = {SIZES[key]: value for key, value in plain.items() if key in SIZES}
+        return {**facts, "guidance_scale": self.guidance, **sizes, "arguments": plain, "options": self.options.to_json()}
+
+    def model_fields(self, pipeline: str) -> dict[str, object]:
+        """Of the section `model`. pipeline: the class's name."""
+        argument = self.options.argument
+        return {
+            "id": self.model,
+            "revision": self.revision,
+            "pipeline": pipeline,
+            "default_policy": dict(self.default_policy),
+            **({} if argument is None else {"argument": argument}),
+        }
+
+    def identity(self) -> Identity:
+        """What a plan of the run has to match, as `fingerprint_of_recording` reads it from its file."""
+        seed = self.seed if isinstance(self.seed, int) else None
+        return Identity(self.model, self.prompt, seed, {"scale": self.guidance, "negative_prompt": self.negative_prompt})
+
+
+def probe_fields(pipe: Pipeline, sheet: Probe) -> dict[str, object]:
     """Fields of the section `capture`: the sheet's family, and all of it as `probe_text` where it is not the bundled one."""
     try:
         custom = probe_of(pipe) != sheet
     except InputError:  # no bundled probe matches
         custom = True
-    return {"probe": sheet.family} | ({"probe_text": text_of_probe(sheet)} if custom else {})
+    return {"probe": sheet.family, **({"probe_text": text_of_probe(sheet)} if custom else {})}
 
 
 def text_of_probe(sheet: Probe) -> str:

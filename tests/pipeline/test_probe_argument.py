@@ -66,7 +66,7 @@ def test_two_names_for_one_argument_and_a_missing_file_are_refused(tmp_path: Pat
     pipeline, _ = build("flux")
     path = flux_file(tmp_path)
     with (
-        pytest.raises(InputError, match="probe and probe are two names of one argument"),
+        pytest.raises(InputError, match="probe and sheet are two names of one argument"),
         janoscope.record(pipeline, tmp_path / "run.h5", probe=path, sheet=path),
     ):
         pass

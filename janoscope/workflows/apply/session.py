@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...capture.protocols import Pipeline
 from ...errors import InputError
 from ...execution import Executor, RunSummary, StepExecutor, executor_for
 from ...metrics import psnr, ssim
@@ -17,11 +18,12 @@ from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
-from ...pipeline.model import Model, probe_of
+from ...pipeline.model import Model, ProbeSource, probe_of
 from ...pipeline.model_directory import named_policy
+from ...pipeline.provenance import RunDescription
+from ...pipeline.shown_call import UNKNOWN, shown_call
 from ...plan import Cache, Plan, Policy
 from ...plan.fingerprint import Identity
-from ...probe import Probe
 from ...results.images import save_frames
 from ...results.plan_file import read_plan
 from ...results.writing import write_json
@@ -65,16 +67,16 @@ class ApplyHandle(Handle):
 
 
 def apply(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     policy: Policy | str | Path | None = None,
     plan: Plan | str | Path | None = None,
-    probe: Probe | str | Path | None = None,
-    sheet: Probe | str | Path | None = None,
-    model: str = "unknown",
-    prompt: str = "unknown",
+    probe: ProbeSource | None = None,
+    sheet: ProbeSource | None = None,
+    model: str = UNKNOWN,
+    prompt: str = UNKNOWN,
     seed: int | None = None,
-    guidance: Mapping[str, Any] | None = None,
+    guidance: Mapping[str, object] | None = None,
     any_prompt: bool = False,
     pair: Pair | None = None,
     cache: Cache | str | None = None,
@@ -85,8 +87,11 @@ def apply(
     Args:
         policy: a Policy, a preset name of the family, or the path of a TOML file; each generation makes its own plan with it.
         plan: a Plan or the path of plan.json, obeyed as it is.
-        probe: a probe, or the path of its file, other than the one that matches the network. probe: its older name.
-        model, prompt, seed, guidance: what the pipeline cannot show; a plan is held against them.
+        probe: a probe, or the path of its file, other than the one that matches the network. sheet: its old name.
+        model: an id of the model; a plan is compared with it.
+        prompt, seed: of the generations; by default read off each call of the pipeline where its family shows them.
+        guidance: `scale` and `negative_prompt` likewise.
+        any_prompt: accept a plan that was made for another prompt or seed.
         pair: make every generation together with a second process, a guidance branch each (`Pair.join`).
         cache: what is kept of skipped tokens, a strategy's name or a Cache, in the place of the policy's or the plan's own.
 
@@ -107,11 +112,24 @@ def apply(
         plan = read_plan(Path(plan))
     if isinstance(cache, str):
         cache = Cache.from_table({"strategy": cache}, "cache")
-    identity = Identity(model, prompt, seed) if guidance is None else Identity(model, prompt, seed, dict(guidance))
-    how: dict[str, Any] = {"identity": identity, "any_prompt": any_prompt, "cache": cache}
+
+    def identity() -> Identity:
+        call = (
+            RunDescription(prompt, UNKNOWN if seed is None else seed, model=model).completed(shown_call(pipe, chosen)).identity()
+        )
+        return call if guidance is None else replace(call, guidance=dict(guidance))
+
     with ExitStack() as stack:
-        on_select = pair.selected if pair else None
-        executor = executor_for(pipe, chosen, policy=policy, plan=plan, **how, on_select=on_select)
+        executor = executor_for(
+            pipe,
+            chosen,
+            policy=policy,
+            plan=plan,
+            cache=cache,
+            identity=identity,
+            any_prompt=any_prompt,
+            on_select=pair.selected if pair else None,
+        )
         stack.enter_context(executor)
         if pair is not None:
             stack.enter_context(pair.attached(pipe, chosen))
@@ -172,9 +190,19 @@ def apply_model(
         raise _ends_in_warmup(call.steps)
     if reference:
         generate(model, _warming(call))
-    told: dict[str, Any] = {"model": model.name, "prompt": call.prompt, "seed": call.seed, "guidance": call.guidance_facts()}
-    told |= {"sheet": model.probe, "pair": model.pair, "any_prompt": any_prompt, "cache": cache}
-    with apply(model.pipe, policy=policy, plan=plan, **told) as run:
+    with apply(
+        model.pipe,
+        policy=policy,
+        plan=plan,
+        probe=model.probe,
+        model=model.name,
+        prompt=call.prompt,
+        seed=call.seed,
+        guidance=call.guidance_facts(),
+        any_prompt=any_prompt,
+        pair=model.pair,
+        cache=cache,
+    ) as run:
         generated = generate(model, call, on_step)
     made = run.plan
     if made is None:

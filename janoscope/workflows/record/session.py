@@ -2,22 +2,24 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from ...capture import Capture, Tap, parse_tap
+from ...capture.protocols import Pipeline
 from ...errors import InputError, RecordingError
 from ...execution import Executor, RunSummary, StepExecutor, executor_for
 from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
-from ...pipeline.model import Model, probe_of
+from ...pipeline.model import Model, ProbeSource, probe_of
 from ...pipeline.model_directory import named_policy
-from ...pipeline.provenance import UNKNOWN, RunOptions, installed_versions, told_arguments, told_probe
+from ...pipeline.provenance import RunDescription, RunOptions, installed_versions, probe_fields
+from ...pipeline.shown_call import shown_call
 from ...plan import Plan, Policy
 from ...plan.fingerprint import Identity
 from ...probe import Probe
@@ -42,9 +44,8 @@ class RecordHandle(Handle):
         sink: RecordingSink,
         capture: Capture | None,
         executor: Executor | StepExecutor | None,
-        call: str,
     ):
-        super().__init__(layers, call, "recorded", lambda: capture is not None and capture.is_unused)
+        super().__init__(layers, f'record(pipe, "{sink.path}")', "recorded", lambda: capture is not None and capture.is_unused)
         self.capture, self.executor, self._sink = capture, executor, sink
         sink.on_recorder = self.close_first_at_exit
 
@@ -73,22 +74,23 @@ class RecordHandle(Handle):
         return self.capture.overhead_s if self.capture else 0.0
 
 
+class SaidOfRun(TypedDict, total=False):
+    """What a user may say of a run by name; see `RunDescription`. sheet: the old name of `probe`."""
+
+    prompt: str
+    seed: int | str
+    negative_prompt: str | None
+    guidance: float | str | None
+    model: str
+    revision: str
+    sheet: ProbeSource | None
+
+
 def record(
-    pipe: Any,
+    pipe: Pipeline,
     path: str | Path,
     *,
-    prompt: str = UNKNOWN,
-    seed: int | str = UNKNOWN,
-    negative_prompt: str | None = UNKNOWN,
-    guidance: float | str | None = UNKNOWN,
-    model: str = UNKNOWN,
-    revision: str = UNKNOWN,
-    arguments: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    model_argument: str | None = None,
-    probe: Probe | str | Path | None = None,
-    sheet: Probe | str | Path | None = None,
-    default_policy: Mapping[str, Any] | None = None,
+    probe: ProbeSource | None = None,
     taps: Sequence[Tap | str] = (),
     policy: Policy | str | Path | None = None,
     store_dtype: str | None = None,
@@ -96,28 +98,37 @@ def record(
     on_step: Callable[[int, int], None] | None = None,
     on_size: Callable[[Expected], None] | None = None,
     pair: Pair | None = None,
+    run: RunDescription | None = None,
+    **said: Unpack[SaidOfRun],
 ) -> RecordHandle:
     """Record every generation that `pipe` makes from now on until the handle is closed, by `close()` or the end of a `with`.
 
+    Prompt, negative prompt, seed, guidance scale and size are read off the pipeline's call where its family shows them; what is
+    said here wins, and what neither says is `unknown` in the file.
+
     Args:
+        pipe: any diffusers pipeline with a transformer or U-Net that a probe knows.
         path: the recording; a second generation goes to `<name>-2.h5`.
-        arguments: other arguments of the pipeline's call, kept in the provenance where JSON can hold them.
-        options, model_argument: what the command line was given, with which the run can be made again.
-        prompt, seed, negative_prompt, guidance, model, revision: what the hooks cannot see; `unknown` where not said.
-        probe: a probe, or the path of its file, other than the one that matches the network. probe: its older name.
-        default_policy: the model's own policy table, with which `analyze` works unless told otherwise.
+        probe: a probe, or the path of its file, other than the one that matches the network.
         taps: inner modules to record too, as `transformer_blocks.0:steps=::5:tokens=256` (see `parse_tap`).
         policy: accelerate the generations with it; the recording marks the tokens that were skipped.
         store_dtype: float16, bfloat16, float32 or float64 instead of the source's.
-        on_step: called with (steps done, steps in all). on_size: called with the expected size before anything is written.
+        force: replace a recording that is there.
+        on_step: called with (steps done, steps in all).
+        on_size: called with the expected size before anything is written.
         pair: make every generation together with a second process, a guidance branch each (`Pair.join`). The process that
             leads writes one recording with both branches.
+        run: all that is to be said of the run, for callers that make the call themselves.
+        **said: prompt, seed, negative_prompt, guidance, model, revision, in the place of what the call shows.
+
+    Returns:
+        The handle: `paths` of the recordings, `summary` and `plan` of an accelerated generation.
 
     Raises:
         InputError: no probe matches, a tap names no module, the recording cannot be written there (see `prepare_destination`).
 
     Example:
-        >>> with janoscope.record(pipe, "run.h5", prompt="a cat", seed=3):  # doctest: +SKIP
+        >>> with janoscope.record(pipe, "run.h5"):  # doctest: +SKIP
         ...     pipe("a cat", generator=torch.Generator().manual_seed(3))
         >>> handle = janoscope.record(pipe, "run.h5")  # doctest: +SKIP
         >>> pipe("a cat")  # doctest: +SKIP
@@ -128,61 +139,72 @@ def record(
         prepare_destination(target, force)
     if pair is not None and taps:
         raise InputError("a process of a pair sees the inner modules of its own branch only; record taps without a pair.")
-    chosen = probe_of(pipe, probe, sheet)
-    asked = tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps)
-    rules = policy if policy is None or isinstance(policy, Policy) else named_policy(chosen, str(policy))
-    run = {"prompt": prompt, "seed": seed, "negative_prompt": negative_prompt, "guidance_scale": guidance}
-    about = {"id": model, "revision": revision, "pipeline": type(pipe).__name__, "default_policy": dict(default_policy or {})}
+    family = probe_of(pipe, probe, said.get("sheet"))
+    description = _described(run or RunDescription(), said)
+    rules = policy if policy is None or isinstance(policy, Policy) else named_policy(family, str(policy))
+
+    def completed() -> RunDescription:
+        return description.completed(shown_call(pipe, family))
+
     sink = RecordingSink(
         target,
         {
-            "run": run | told_arguments(arguments or {}) | {"options": dict(options or {})},
-            "model": about if model_argument is None else about | {"argument": model_argument},
-            "packages": installed_versions(),
-            "capture": told_probe(pipe, chosen) | _told_layers(rules, pair),
+            "model": description.model_fields(type(pipe).__name__),
+            "packages": dict(installed_versions()),
+            "capture": probe_fields(pipe, family) | _layer_fields(rules, pair),
         },
-        taps=asked,
+        taps=tuple(parse_tap(tap) if isinstance(tap, str) else tap for tap in taps),
         marks_skipped=rules is not None,
         store_dtype=store_dtype,
         force=force,
         on_step=on_step,
         on_size=on_size,
+        describe=lambda: completed().run_fields(),
     )
-    identity = Identity(model, prompt, seed if isinstance(seed, int) else None)
-    return _attach(pipe, chosen, sink, asked, rules, identity, pair, f'record(pipe, "{target}")')
+    return _attach(pipe, family, sink, rules, lambda: completed().identity(), pair)
 
 
-def _told_layers(rules: Policy | None, pair: Pair | None) -> dict[str, Any]:
+def _described(run: RunDescription, said: SaidOfRun) -> RunDescription:
+    return replace(
+        run,
+        prompt=said.get("prompt", run.prompt),
+        seed=said.get("seed", run.seed),
+        negative_prompt=said.get("negative_prompt", run.negative_prompt),
+        guidance=said.get("guidance", run.guidance),
+        model=said.get("model", run.model),
+        revision=said.get("revision", run.revision),
+    )
+
+
+def _layer_fields(rules: Policy | None, pair: Pair | None) -> dict[str, object]:
     """What lies on the pipeline beside the capture, for the provenance."""
     return ({"policy": rules.to_json()} if rules else {}) | ({"guidance_parallel": 2} if pair else {})
 
 
 def _attach(
-    pipe: Any,
-    sheet: Probe,
+    pipe: Pipeline,
+    probe: Probe,
     sink: RecordingSink,
-    taps: tuple[Tap, ...],
     rules: Policy | None,
-    identity: Identity,
+    identity: Callable[[], Identity],
     pair: Pair | None,
-    call: str,
 ) -> RecordHandle:
     """Capture, executor and pair on the pipeline, each over the one before; the process that follows has no capture."""
     with ExitStack() as stack:
-        capture = stack.enter_context(Capture(pipe, sheet, sink, taps=taps)) if pair is None or pair.leads else None
+        capture = stack.enter_context(Capture(pipe, probe, sink, taps=sink.taps)) if pair is None or pair.leads else None
         executor: Executor | StepExecutor | None = None
         if rules is not None:
             on_select = pair.selected if pair else None
-            attached = executor_for(pipe, sheet, policy=rules, identity=identity, on_select=on_select)
+            attached = executor_for(pipe, probe, policy=rules, identity=identity, on_select=on_select)
             stack.enter_context(attached)
             executor = attached
             if capture is not None:
                 capture.skipped = lambda: attached.skipped  # after the executor, whose step is closed when the capture looks
         if pair is not None:
-            stack.enter_context(pair.attached(pipe, sheet))
+            stack.enter_context(pair.attached(pipe, probe))
             if capture is not None:
                 capture.received = (1,)
-        return RecordHandle(stack.pop_all(), sink, capture, executor, call)
+        return RecordHandle(stack.pop_all(), sink, capture, executor)
 
 
 def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
@@ -239,17 +261,18 @@ def record_model(
         record(
             model.pipe,
             path,
-            prompt=call.prompt,
-            seed=call.seed,
-            negative_prompt=call.negative_prompt,
-            guidance=call.guidance,
-            model=model.name,
-            revision=model.revision,
-            arguments=call.arguments,
-            options=asked_for.to_json() if asked_for else {},
-            model_argument=asked_for.argument if asked_for else None,
-            sheet=model.probe,
-            default_policy=model.policy_table,
+            run=RunDescription(
+                prompt=call.prompt,
+                seed=call.seed,
+                negative_prompt=call.negative_prompt,
+                guidance=call.guidance,
+                model=model.name,
+                revision=model.revision,
+                arguments=call.arguments,
+                options=asked_for or RunOptions(),
+                default_policy=model.policy_table,
+            ),
+            probe=model.probe,
             taps=taps,
             policy=policy,
             store_dtype=store_dtype,
@@ -295,7 +318,7 @@ def _refuse_incomplete(recorder: Recorder, path: Path, picture: Path | None, tro
 
 def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) -> None:
     """The part of the process of a pair that does not lead, where the other calls `record_model`: it writes nothing."""
-    with record(model.pipe, "", sheet=model.probe, policy=policy, pair=model.pair, model=model.name, seed=call.seed):
+    with record(model.pipe, "", probe=model.probe, policy=policy, pair=model.pair, model=model.name, seed=call.seed):
         generate(model, call)
 
 

@@ -45,7 +45,10 @@ def expected_size(generation: Generation, store_dtype: str | None, path: Path) -
 
 
 class RecordingSink:
-    """Writes what a Capture sees: one file a generation, at `path`, then with -2, -3 ... before its ending."""
+    """Writes what a Capture sees: one file a generation, at `path`, then with -2, -3 ... before its ending.
+
+    describe: further fields of the section `run`, asked for when a generation begins.
+    """
 
     def __init__(
         self,
@@ -58,10 +61,11 @@ class RecordingSink:
         force: bool = False,
         on_step: Callable[[int, int], None] | None = None,
         on_size: Callable[[Expected], None] | None = None,
+        describe: Callable[[], Mapping[str, object]] = dict,
     ):
-        self._path, self._provenance, self._taps = path, provenance, taps
+        self.path, self._provenance, self.taps = path, provenance, taps
         self._marks_skipped, self._store_dtype, self._force = marks_skipped, store_dtype, force
-        self._on_step, self._on_size = on_step, on_size
+        self._on_step, self._on_size, self._describe = on_step, on_size, describe
         self.on_recorder: Callable[[], None] = lambda: None  # told when one was made
         self.recorders: list[Recorder] = []
         self._planned = self._committed = 0
@@ -70,9 +74,9 @@ class RecordingSink:
     def begin(self, generation: Generation) -> None:
         self._planned, self._committed = generation.steps, 0
         if self._on_size is not None:
-            self._on_size(expected_size(generation, self._store_dtype, self._path))
+            self._on_size(expected_size(generation, self._store_dtype, self.path))
         recorder = Recorder(
-            generation_path(self._path, len(self.recorders) + 1),
+            generation_path(self.path, len(self.recorders) + 1),
             grid=generation.grid,
             prediction_type=generation.prediction_type,
             branches=generation.branches,
@@ -121,7 +125,7 @@ class RecordingSink:
     def _sections(self, generation: Generation) -> dict[str, dict[str, Any]]:
         """What was told and what was seen; the seen wins."""
         seen: dict[str, dict[str, Any]] = {
-            "run": {"steps": generation.steps, "device": generation.device, "dtype": generation.dtype},
+            "run": {**self._describe(), "steps": generation.steps, "device": generation.device, "dtype": generation.dtype},
             "model": {"transformer": dict(generation.transformer)},
             "scheduler": {**generation.scheduler, "prediction_type": generation.prediction_type},
             "capture": {"text_tokens": generation.text_tokens},
@@ -131,8 +135,8 @@ class RecordingSink:
         ]
         if generation.boundary is not None:
             seen["capture"]["boundary"] = generation.boundary
-        if self._taps:
-            seen["capture"]["taps"] = {tap.name: self._thinned(tap, generation) for tap in self._taps}
+        if self.taps:
+            seen["capture"]["taps"] = {tap.name: self._thinned(tap, generation) for tap in self.taps}
         return {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}
 
     def _thinned(self, tap: Tap, generation: Generation) -> dict[str, Any]:
