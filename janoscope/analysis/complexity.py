@@ -63,14 +63,21 @@ def jano_complexity(
 ) -> Complexity:
     """Score every tile by how much the distances between its cells change, half the signals apart.
 
-    `signals` is (signal, channel, frame, row, col), NumPy or torch on any device: the first predictions in order (raw flow
-    velocity on flow models), after the initial noise where the policy counts it. Computed in float32; fewer than two signals give
-    zeros. For K signals the lag is K // 2. A distance is between two cells' channel vectors: of one frame (spatial), or of one
-    place in two frames of the tile (temporal; 0 for single frames). Tiles hang over the end of each axis, filled with zeros:
-    `padding="count"` takes these for data (official, current), `exclude` leaves all-zero vectors out of the pairs (official, at
-    publication).
+    Computed in float32; fewer than two signals give zeros. For K signals the lag is K // 2. A distance is between two cells'
+    channel vectors: of one frame (spatial), or of one place in two frames of the tile (temporal; 0 for single frames). Tiles hang
+    over the end of each axis, filled with zeros.
 
-    Raises `InputError` for a wrong shape, tile or option, and for values too large for float32 distances.
+    Args:
+        signals: (signal, channel, frame, row, col), NumPy or torch on any device: the first predictions in order (raw flow
+            velocity on flow models), after the initial noise where the policy counts it.
+        tile: latent cells (frames, rows, cols).
+        temporal_weight: share of the temporal map in `combined`, 0..1; the spatial map has the rest.
+        padding: `count` takes cells past the edge for data (official, current), `exclude` leaves all-zero vectors out of the
+            pairs (official, at publication).
+        enhance: inward diffusion; None leaves the map as it is.
+
+    Raises:
+        InputError: a wrong shape, tile or option, or values too large for float32 distances.
 
     JANO, arXiv 2603.00519, sec. 4.2; the details are those of chen-yy20/Jano at 7befec0. On the host distances come from a Gram
     product as there, but with an exact zero between a cell and itself.

@@ -127,9 +127,15 @@ class ConvergenceAccumulator:
 def measure_convergence(
     velocity: Sequence[AnyArray], x0: Sequence[AnyArray], *, hold_steps: int = HOLD_STEPS, tolerance: float = TOLERANCE
 ) -> Convergence:
-    """Convergence of a whole run: two (step, ..., token, channel) arrays, or anything with a length that gives one step by index.
+    """Convergence of a whole run. One step is in memory at a time, so a lazy view of a recording is never loaded whole.
 
-    One step of each is in memory at a time, so a lazy view of a recording that converts on indexing is never loaded whole.
+    Args:
+        velocity, x0: (step, ..., token, channel) arrays, or anything with a length that gives one step by index.
+        hold_steps: most steps that a velocity is reused for.
+        tolerance: rms distance in latent units under which an x0 estimate counts as settled.
+
+    Raises:
+        InputError: fewer than two steps, or lengths that differ.
     """
     if len(velocity) != len(x0) or len(x0) < 2:
         raise InputError(f"convergence needs velocity and x0 of the same two steps or more, got {len(velocity)} and {len(x0)}.")

@@ -17,11 +17,18 @@ LEAST_CHANNELS = 2  # of a latent whose spread over channels is to be taken
 def ras_importance(velocity: Array, grid: TokenGrid, *, sigma: float, sigma_next: float, metric: Metric = "std") -> Array:
     """RAS: spread or size of the coming Euler update, (sigma_next - sigma) * velocity, per token.
 
-    `velocity` is (..., token, channel) in the order of `grid`, after guidance; the result (..., token) float32 lies on the same
-    device. Per latent cell the unbiased standard deviation (`std`) or the norm (`l2norm`) over latent channels, then the mean
-    over the token's patch. RAS by default skips the tokens with the highest values.
+    Per latent cell the unbiased standard deviation (`std`) or the norm (`l2norm`) over latent channels, then the mean over the
+    token's patch. RAS by default skips the tokens with the highest values.
 
-    Raises `InputError` for another metric, a shape that is not the grid's, or one latent channel with `std`.
+    Args:
+        velocity: (..., token, channel) in the order of `grid`, after guidance.
+        grid: of the tokens. sigma, sigma_next: of the step and of the one after it. metric: `std` or `l2norm`.
+
+    Returns:
+        (..., token) float32 on the same device.
+
+    Raises:
+        InputError: another metric, a shape that is not the grid's, or one latent channel with `std`.
 
     microsoft/RAS at a9c5ec8; Liu et al., "Region-adaptive sampling for diffusion transformers", 2025.
     """

@@ -49,7 +49,15 @@ def map_predicts(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[MapScore, ...]:
-    """Every map against every target, all (token,): early scores against `convergence_step`, `reuse_error`, ..."""
+    """Every map against every target: early scores against `convergence_step`, `reuse_error`, ...
+
+    Args:
+        maps, targets: (token,) by name.
+        groups: (token,) group of each token, resampled whole; None resamples single tokens. seed: of the resamples.
+
+    Raises:
+        InputError: arrays of other shapes, or values that are not finite.
+    """
     ordered_targets = {name: _Ordered.of(values) for name, values in targets.items()}
     resamples = _Resamples(RESAMPLES, seed)  # the same for every pair, so drawn once
     map_scores = []
@@ -129,9 +137,17 @@ def separation(
 ) -> Estimate:
     """How well the change separates active tokens from static ones in the middle of a run: the area under the ROC curve.
 
-    `step_change` is (step, token), e.g. `Convergence.velocity_change`; each token's score is its median over the steps between 25
-    and 75 % of the run. `active`, `static` are (token,) booleans, disjoint. 1: every active token above every static one; 0.5: no
-    separation; ties count half. NaN where a class is empty.
+    Args:
+        step_change: (step, token), e.g. `Convergence.velocity_change`; each token's score is its median over the steps between 25
+            and 75 % of the run.
+        active, static: (token,) booleans, disjoint.
+        groups, resamples, seed: of the bootstrap, see `map_predicts`.
+
+    Returns:
+        1: every active token above every static one; 0.5: no separation; ties count half. NaN where a class is empty.
+
+    Raises:
+        InputError: fewer than two steps, or tokens that are both.
     """
     steps = len(step_change)
     if steps < 2:

@@ -111,6 +111,9 @@ class NoisePath:
         step; where nothing moves in that gap (no `final`, or a final pair equal to the last one), the gap before it.
         `tangent`: the parabola through each step and its neighbours, second order for uneven gaps as well.
         `closed-form`: the exact law of the family; its speed along a variance-preserving path is the tangent of the angle.
+
+        Raises:
+            InputError: another derivative, a step outside the path, or no closed form.
         """
         makers: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
             "backward": self._backward,

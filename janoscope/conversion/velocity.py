@@ -17,11 +17,21 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "inverted_flow")
 def to_flow_velocity(output: Array, sample: Array, *, prediction: str, point: PathPoint) -> Array:
     """Flow velocity dx/dt = alpha' x0 + sigma' eps of a network output, pointing to noise, per unit of the path's time.
 
-    `output` and `sample` have one shape, any; where `point` holds arrays (step,), their first axis is the step. The arithmetic is
-    float64, the result has the wider dtype of the two (at least float32). A `flow` prediction is returned as it is, untouched:
-    JANO reads the raw output of flow models. An `inverted_flow` prediction is negated, in its own dtype.
+    A `flow` prediction is returned as it is, untouched: JANO reads the raw output of flow models. An `inverted_flow` prediction
+    is negated, in its own dtype.
 
-    Raises `InputError` where the output says nothing about x0 (epsilon at alpha = 0) or about eps (x0 at sigma = 0).
+    Args:
+        output, sample: the network's output and its noisy input, of one shape, any; the first axis is the step where `point`
+            has arrays (step,).
+        prediction: one of `PREDICTIONS`, or diffusers' `flow_prediction`.
+        point: alpha, sigma and their rates, from `NoisePath.at`.
+
+    Returns:
+        The velocity, of the same shape and on the same device; computed in float64, in the wider dtype of the two (at least
+        float32).
+
+    Raises:
+        InputError: the output says nothing about x0 (epsilon at alpha = 0) or about eps (x0 at sigma = 0).
 
     Eq. (1) of the supplement of arXiv 2603.00519. With `NoisePath.at(step)`, i.e. backward differences, velocity * gap is
     x - x_next of DDIM with eta 0, exactly, for every prediction and any gap.
@@ -57,7 +67,8 @@ def to_epsilon(output: Array, sample: Array, *, prediction: str, point: PathPoin
 def to_prediction(flow_velocity: Array, sample: Array, *, prediction: str, point: PathPoint) -> Array:
     """What a network of this kind would have returned for a flow velocity: the inverse of `to_flow_velocity`.
 
-    Raises `InputError` where alpha sigma' = sigma alpha', i.e. the velocity is only a rescaling of x and holds no more than x.
+    Raises:
+        InputError: alpha sigma' = sigma alpha', so the velocity only rescales x and says no more than x.
     """
     kind = _checked_kind(prediction)
     if kind in ("flow", "inverted_flow"):

@@ -81,7 +81,12 @@ def diff(a: Path | str, b: Path | str, *, partial: bool = False) -> RecordingDif
     """Compare two recordings value by value (NaN equals NaN), step by step, and their provenance field by field.
 
     Recordings of different length are compared over the steps both have, and the lengths reported.
-    Raises RecordingError if either cannot be trusted.
+
+    Args:
+        a, b: paths of the recordings. partial: accept recordings that did not finish.
+
+    Raises:
+        RecordingError: one of them cannot be trusted.
     """
     with open_recording(a, partial=partial) as left, open_recording(b, partial=partial) as right:
         structure = _structure(left, right)

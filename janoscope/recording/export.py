@@ -11,10 +11,19 @@ from .writing.writer import Recorder, RecorderOptions
 
 
 def export(path: Path | str, out: Path | str, *, dtype: str = "float32", force: bool = False, partial: bool = False) -> Path:
-    """Write `out` with every signal of `path` stored as `dtype` (float16, bfloat16, float32, float64); the file that was written.
+    """Copy a recording with every signal stored as another dtype; non-finite values are counted again.
 
-    Non-finite counts are taken anew from the copy's source. A recording that did not finish (partial=True) gives a partial file.
-    Raises RecordingError if the source cannot be trusted or the copy cannot be written, InputError for a bad name or dtype.
+    Args:
+        path, out: of the recording and of its copy. dtype: float16, bfloat16, float32 or float64.
+        force: replace an existing copy.
+        partial: accept a recording that did not finish, which gives a partial file.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        RecordingError: the source cannot be trusted, or the copy cannot be written.
+        InputError: a bad name or dtype.
     """
     with open_recording(path, partial=partial) as source:
         provenance = {section: dict(fields) for section, fields in source.provenance.items()}

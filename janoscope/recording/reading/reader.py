@@ -51,8 +51,13 @@ class Recording(StoredRecording):
     def map(self, signal: str, step: int, item: int = 0, branch: str = GUIDED, *, raw: bool = False) -> np.ndarray:
         """One map, (token, channel) float32; a branch absent at that step is NaN.
 
-        raw: the stored dtype unchanged (bfloat16 as uint16 bits). Raises InputError for a place that does not exist,
-        RecordingError if the file is damaged there.
+        Args:
+            signal: name of a core signal or a tap. step, item: indices; negative ones count from the end. branch: of `branches`.
+            raw: the stored dtype unchanged (bfloat16 as uint16 bits).
+
+        Raises:
+            InputError: there is no such signal, step, item or branch.
+            RecordingError: the file is damaged there.
         """
         return self._read(signal, _index(step, self.steps, "step"), item, branch, slice(None), raw)
 
@@ -135,8 +140,16 @@ class Recording(StoredRecording):
 def open_recording(path: Path | str, *, partial: bool = False) -> Recording:
     """Open a recording after checking kind, version, structure and completeness, before any value is read.
 
-    partial: also accept a recording that did not finish, or is still being written (then up to its last whole step).
-    Raises RecordingError, one line, for everything that cannot be trusted.
+    Args:
+        path: of the file.
+        partial: also accept a recording that did not finish, or is still being written (then up to its last whole step).
+
+    Raises:
+        RecordingError: one line, for everything that cannot be trusted.
+
+    >>> with open_recording("run.h5") as recording:  # doctest: +SKIP
+    ...     recording.map("model_output", step=0).shape
+    (4096, 64)
     """
     path = Path(path)
     _check_exists(path)
