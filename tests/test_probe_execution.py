@@ -29,8 +29,8 @@ class FirstKeys(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def first_keys(sheet: Probe, module: nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
-    attention = getattr(getattr(module, sheet.execution.blocks[0])[0], sheet.execution.attention[0])
+def first_keys(probe: Probe, module: nn.Module, arguments: dict[str, Any]) -> torch.Tensor:
+    attention = getattr(getattr(module, probe.execution.blocks[0])[0], probe.execution.attention[0])
     mode = FirstKeys()
     handles = [
         attention.register_forward_pre_hook(lambda *_: setattr(mode, "inside", True)),
@@ -43,13 +43,13 @@ def first_keys(sheet: Probe, module: nn.Module, arguments: dict[str, Any]) -> to
     return mode.keys[0]
 
 
-def text_place(sheet: Probe, name: str) -> str:
+def text_place(probe: Probe, name: str) -> str:
     """Where other text changes the first block's keys: its image keys cannot know the text yet."""
     module, arguments, count = tiny_transformer(name)
-    keys = first_keys(sheet, module, arguments)
+    keys = first_keys(probe, module, arguments)
     if "encoder_hidden_states" not in arguments:
         return "none" if keys.shape[2] == count else "some"
-    other = first_keys(sheet, module, arguments | {"encoder_hidden_states": arguments["encoder_hidden_states"] + 1.0})
+    other = first_keys(probe, module, arguments | {"encoder_hidden_states": arguments["encoder_hidden_states"] + 1.0})
     changed = (keys != other)[0].any(0).any(-1).tolist()
     places = {
         "none": [False] * count,
@@ -61,32 +61,32 @@ def text_place(sheet: Probe, name: str) -> str:
 
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_text_stands_among_the_keys_where_the_probe_says(name):
-    sheet = probe_named(name)
-    assert text_place(sheet, name) == sheet.execution.text
+    probe = probe_named(name)
+    assert text_place(probe, name) == probe.execution.text
 
 
 def test_cross_attention_is_told_from_self_attention():
-    sheet = probe_named("wan")
-    crossed = replace(sheet, execution=replace(sheet.execution, attention=("attn2",)))
+    probe = probe_named("wan")
+    crossed = replace(probe, execution=replace(probe.execution, attention=("attn2",)))
     assert text_place(crossed, "wan") == "elsewhere"
 
 
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_the_first_block_takes_and_the_output_module_gives_one_row_a_token(name):
-    sheet = probe_named(name)
+    probe = probe_named(name)
     module, arguments, count = tiny_transformer(name)
-    calls, rows = block_calls(sheet, module, arguments)
-    assert calls[0][sheet.execution.hidden].shape[:2] == (ITEMS, count)
+    calls, rows = block_calls(probe, module, arguments)
+    assert calls[0][probe.execution.hidden].shape[:2] == (ITEMS, count)
     assert rows == [count]
-    assert tokens_of(sheet, module, arguments) == count
+    assert tokens_of(probe, module, arguments) == count
 
 
-def rotary_faults(sheet: Probe, name: str) -> list[str]:
+def rotary_faults(probe: Probe, name: str) -> list[str]:
     """Blocks whose rotary table has not the token axis that the probe declares."""
-    facts = sheet.execution
+    facts = probe.execution
     module, arguments, count = tiny_transformer(name)
     faults = []
-    for call in block_calls(sheet, module, arguments)[0]:
+    for call in block_calls(probe, module, arguments)[0]:
         tables = [call[key] for key in facts.rotary if key in call]
         if facts.rotary and (len(tables) != 1 or not isinstance(tables[0], tuple)):
             faults.append(f"{len(tables)} tables")
@@ -101,19 +101,19 @@ def rotary_faults(sheet: Probe, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_rotary_tables_have_the_declared_token_axis(name):
-    sheet = probe_named(name)
-    assert rotary_faults(sheet, name) == []
-    if sheet.execution.rotary:
-        turned = replace(sheet, execution=replace(sheet.execution, rotary_dim=sheet.execution.rotary_dim + 1))
+    probe = probe_named(name)
+    assert rotary_faults(probe, name) == []
+    if probe.execution.rotary:
+        turned = replace(probe, execution=replace(probe.execution, rotary_dim=probe.execution.rotary_dim + 1))
         assert rotary_faults(turned, name) != []
 
 
 @pytest.mark.parametrize("name", ["flux", "chroma", "flux2"])
 def test_rotary_tables_that_cover_text_begin_with_it(name):
-    sheet = probe_named(name)
-    assert sheet.execution.rotary_text == "first"
+    probe = probe_named(name)
+    assert probe.execution.rotary_text == "first"
     module, arguments, _ = tiny_transformer(name)
-    cosine, _ = block_calls(sheet, module, arguments)[0][0]["image_rotary_emb"]
+    cosine, _ = block_calls(probe, module, arguments)[0][0]["image_rotary_emb"]
     # every text token lies at position zero, where all cosines are one; in the picture only the first token does
     at_zero = (cosine == 1).all(-1).tolist()
     assert at_zero == [True] * (TEXT + 1) + [False] * (len(at_zero) - TEXT - 1)
@@ -122,9 +122,9 @@ def test_rotary_tables_that_cover_text_begin_with_it(name):
 def test_only_chroma_hands_its_blocks_a_flat_mask():
     found = {}
     for name in EXECUTABLE:
-        sheet = probe_named(name)
+        probe = probe_named(name)
         module, arguments, count = tiny_transformer(name)
-        calls, _ = block_calls(sheet, module, arguments)
+        calls, _ = block_calls(probe, module, arguments)
         masks = [c["attention_mask"] for c in calls if c.get("attention_mask") is not None]
         if any(mask.shape == (ITEMS, count + TEXT) for mask in masks):
             found[name] = len(masks) == len(calls)

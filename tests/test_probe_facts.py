@@ -1,6 +1,6 @@
 """Probes against the real classes: plain hooks on tiny pipelines must see what every probe says.
 
-Nothing of janoscope but the probe and the grid is used here. Each kind of check has a probe that lies, as its control.
+Nothing of janoscope but the probe and the grid is used here. Each kind of check has a probe with a wrong fact as its control.
 """
 
 import inspect
@@ -24,25 +24,25 @@ EXPECTED_TOKENS = {name: TOKENS["clip" if name in CLIPS else "image"] for name i
 EXPECTED_TOKENS |= {"dit": TOKENS["square"], "cogvideox-1.5": TOKENS["clip"] // 3 * 2}
 
 
-def misnamed(sheet: Probe, module: nn.Module, pipeline: Any) -> list[str]:
+def misnamed(probe: Probe, module: nn.Module, pipeline: Any) -> list[str]:
     """Names of the probe that the real classes do not have."""
     forward = inspect.signature(type(module).forward).parameters
     call = inspect.signature(type(pipeline).__call__).parameters
-    guidance = sheet.guidance
-    asked = [(name, forward) for name in (sheet.tap.input, sheet.tap.timestep, *guidance.extra_call)]
-    asked += [(name, call) for name in (guidance.argument, guidance.embedded_argument) if name]
-    asked += [
-        (name, module.config) for name in (*sheet.tokens.patch_keys, *([guidance.embedded_if] if guidance.embedded_if else []))
+    guidance = probe.guidance
+    parameters = [(name, forward) for name in (probe.tap.input, probe.tap.timestep, *guidance.extra_call)]
+    parameters += [(name, call) for name in (guidance.argument, guidance.embedded_argument) if name]
+    parameters += [
+        (name, module.config) for name in (*probe.tokens.patch_keys, *([guidance.embedded_if] if guidance.embedded_if else []))
     ]
-    if sheet.tokens.grid != "shape":
-        names = ("num_frames", "height", "width") if sheet.tokens.grid == "arguments" else (sheet.tokens.grid,)
-        asked += [(name, forward) for name in names]
-    wrong = [name for name, where in asked if name not in where]
-    return wrong + (misnamed_hooks(sheet, module) if sheet.execution else [])
+    if probe.tokens.grid != "shape":
+        names = ("num_frames", "height", "width") if probe.tokens.grid == "arguments" else (probe.tokens.grid,)
+        parameters += [(name, forward) for name in names]
+    wrong = [name for name, where in parameters if name not in where]
+    return wrong + (misnamed_hooks(probe, module) if probe.execution else [])
 
 
-def misnamed_hooks(sheet: Probe, module: nn.Module) -> list[str]:
-    facts = sheet.execution
+def misnamed_hooks(probe: Probe, module: nn.Module) -> list[str]:
+    facts = probe.execution
     forward = inspect.signature(type(module).forward).parameters
     wrong = [name for name in facts.refuse if name not in forward]
     wrong += [name for name in facts.refuse_config if name not in module.config]
@@ -61,9 +61,9 @@ def misnamed_hooks(sheet: Probe, module: nn.Module) -> list[str]:
 def test_every_name_of_the_probe_exists(name):
     pipeline, _, _ = seen(name)
     module = getattr(pipeline, probe_named(name).tap.components[0])
-    sheet = find_probe(base.__name__ for base in type(module).__mro__)
-    assert sheet.family == VARIANTS.get(name, name)
-    assert misnamed(sheet, module, pipeline) == []
+    probe = find_probe(base.__name__ for base in type(module).__mro__)
+    assert probe.family == VARIANTS.get(name, name)
+    assert misnamed(probe, module, pipeline) == []
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_every_name_of_the_probe_exists(name):
 )
 def test_a_misspelt_name_is_caught(section, key, value):
     pipeline, _, _ = seen("flux")
-    sheet = probe_named("flux")
-    wrong = replace(sheet, **{section: replace(getattr(sheet, section), **{key: value})})
+    probe = probe_named("flux")
+    wrong = replace(probe, **{section: replace(getattr(probe, section), **{key: value})})
     expected = value[-1] if isinstance(value, tuple) else value
     assert expected in misnamed(wrong, pipeline.transformer, pipeline)
-    assert misnamed(sheet, pipeline.transformer, pipeline) == []
+    assert misnamed(probe, pipeline.transformer, pipeline) == []
 
 
 # -- what passes through the network ----------------------------------------------------------------------------------------
@@ -100,30 +100,30 @@ def test_a_misspelt_name_is_caught(section, key, value):
 @pytest.mark.parametrize("name", NAMES)
 def test_x_t_and_prediction_have_the_declared_layout(name):
     _, steps, _ = seen(name)
-    sheet = probe_named(name)
-    rank = {"packed": 3, "BCHW": 4, "BCFHW": 5, "BFCHW": 5, "list": 5}[sheet.tokens.layout]
+    probe = probe_named(name)
+    rank = {"packed": 3, "BCHW": 4, "BCFHW": 5, "BFCHW": 5, "list": 5}[probe.tokens.layout]
     for step in steps:
         for call in step.calls:
-            x = call.arguments[sheet.tap.input]
-            assert isinstance(x, list) == (sheet.tokens.layout == "list")
-            assert isinstance(call.returned, tuple) == (sheet.output.returns == "tuple")
+            x = call.arguments[probe.tap.input]
+            assert isinstance(x, list) == (probe.tokens.layout == "list")
+            assert isinstance(call.returned, tuple) == (probe.output.returns == "tuple")
             x = torch.stack(x) if isinstance(x, list) else x
             assert x.ndim == rank
             expected = list(x.shape)
-            expected[channel_axis(sheet)] *= 2 if sheet.output.learned_variance == "second-half" else 1
-            assert list(predicted(sheet, call).shape) == expected
-            assert torch.as_tensor(call.arguments[sheet.tap.timestep]).ndim < 2
+            expected[channel_axis(probe)] *= 2 if probe.output.learned_variance == "second-half" else 1
+            assert list(predicted(probe, call).shape) == expected
+            assert torch.as_tensor(call.arguments[probe.tap.timestep]).ndim < 2
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_of_the_probe_are_those_of_the_latent(name):
     pipeline, steps, _ = seen(name)
-    sheet = probe_named(name)
+    probe = probe_named(name)
     for step in steps:
         for call in step.calls:
-            assert tokens_of(sheet, getattr(pipeline, call.component), call.arguments) == EXPECTED_TOKENS[name]
-            if sheet.tokens.layout == "packed":
-                assert call.arguments[sheet.tap.input].shape[1] == EXPECTED_TOKENS[name]
+            assert tokens_of(probe, getattr(pipeline, call.component), call.arguments) == EXPECTED_TOKENS[name]
+            if probe.tokens.layout == "packed":
+                assert call.arguments[probe.tap.input].shape[1] == EXPECTED_TOKENS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,20 +145,20 @@ def test_two_transformers_are_used_in_the_declared_order():
 # -- guidance ---------------------------------------------------------------------------------------------------------------
 
 
-def branches_of(sheet: Probe, step: Step) -> dict[str, torch.Tensor]:
-    """Predictions by branch, as the scheduler would be given them: sign applied, learned variance left out."""
-    outputs = [sheet.output.sign * predicted(sheet, call) for call in step.calls]
-    parts = outputs[0].chunk(2) if sheet.guidance.calls == "batched" else outputs
-    if sheet.output.learned_variance == "second-half":
-        parts = [part.chunk(2, channel_axis(sheet))[0] for part in parts]
-    return dict(zip(sheet.guidance.branches, parts, strict=True))
+def branches_of(probe: Probe, step: Step) -> dict[str, torch.Tensor]:
+    """Predictions by branch, as the scheduler would get them: sign applied, learned variance left out."""
+    outputs = [probe.output.sign * predicted(probe, call) for call in step.calls]
+    parts = outputs[0].chunk(2) if probe.guidance.calls == "batched" else outputs
+    if probe.output.learned_variance == "second-half":
+        parts = [part.chunk(2, channel_axis(probe))[0] for part in parts]
+    return dict(zip(probe.guidance.branches, parts, strict=True))
 
 
-def rebuilds(sheet: Probe, step: Step, scale: float, up_to_length: bool) -> bool:
-    """Whether uncond + scale * (cond - uncond) is what the scheduler was given."""
-    branch = branches_of(sheet, step)
+def rebuilds(probe: Probe, step: Step, scale: float, up_to_length: bool) -> bool:
+    """Whether uncond + scale * (cond - uncond) is what the scheduler got."""
+    branch = branches_of(probe, step)
     guided = (branch["uncond"] + scale * (branch["cond"] - branch["uncond"])).flatten()
-    given = step.prediction[: 1 if sheet.guidance.stacked_step else None].flatten()
+    given = step.prediction[: 1 if probe.guidance.stacked_step else None].flatten()
     if up_to_length:  # Qwen-Image rescales every token's vector
         width = step.prediction.shape[-1]
         guided, given = (functional.normalize(x.reshape(-1, width), dim=-1).flatten() for x in (guided, given))
@@ -168,13 +168,13 @@ def rebuilds(sheet: Probe, step: Step, scale: float, up_to_length: bool) -> bool
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
 def test_branches_rebuild_the_guided_prediction(name):
     _, steps, call = seen(name, guided=True)
-    sheet = probe_named(name)
-    scale = call[sheet.guidance.argument] + (name == "z-image")  # cond + scale * (cond - uncond)
+    probe = probe_named(name)
+    scale = call[probe.guidance.argument] + (name == "z-image")  # cond + scale * (cond - uncond)
     up_to_length = name == "qwen-image"
-    swapped = replace(sheet, guidance=replace(sheet.guidance, branches=sheet.guidance.branches[::-1]))
-    negated = replace(sheet, output=replace(sheet.output, sign=-sheet.output.sign))
+    swapped = replace(probe, guidance=replace(probe.guidance, branches=probe.guidance.branches[::-1]))
+    negated = replace(probe, output=replace(probe.output, sign=-probe.output.sign))
     for step in steps:
-        assert rebuilds(sheet, step, scale, up_to_length)
+        assert rebuilds(probe, step, scale, up_to_length)
         assert not rebuilds(swapped, step, scale, up_to_length)
         assert not rebuilds(negated, step, scale, up_to_length)
 
@@ -182,22 +182,22 @@ def test_branches_rebuild_the_guided_prediction(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "flux2"])
 def test_one_branch_is_left_when_the_named_argument_switches_guidance_off(name):
     pipeline, _, call = seen(name, guided=True)
-    sheet = probe_named(name)
-    off = {sheet.guidance.argument: 0.0 if name == "z-image" else 1.0, "num_inference_steps": 2}
-    with watched(pipeline, sheet.tap.components) as steps:
+    probe = probe_named(name)
+    off = {probe.guidance.argument: 0.0 if name == "z-image" else 1.0, "num_inference_steps": 2}
+    with watched(pipeline, probe.tap.components) as steps:
         pipeline(**call | off, generator=torch.Generator().manual_seed(0))
     assert [len(step.calls) for step in steps] == [1] * len(steps)
-    assert {predicted(sheet, step.calls[0]).shape[0] for step in steps} == {1}
+    assert {predicted(probe, step.calls[0]).shape[0] for step in steps} == {1}
 
 
 @pytest.mark.parametrize("name", ["flux", "flux2", "hunyuanvideo"])
 def test_embedded_guidance_is_one_call_that_follows_its_argument(name):
     pipeline, steps, call = seen(name)
-    sheet = probe_named(name)
-    assert pipeline.transformer.config[sheet.guidance.embedded_if]
+    probe = probe_named(name)
+    assert pipeline.transformer.config[probe.guidance.embedded_if]
     assert [len(step.calls) for step in steps] == [1, 1, 1]
-    with watched(pipeline, sheet.tap.components) as other:
-        more = {sheet.guidance.embedded_argument: 9.0, "num_inference_steps": 3}
+    with watched(pipeline, probe.tap.components) as other:
+        more = {probe.guidance.embedded_argument: 9.0, "num_inference_steps": 3}
         pipeline(**call | more, generator=torch.Generator().manual_seed(0))
     assert torch.equal(other[0].sample, steps[0].sample)
     assert not torch.equal(other[0].prediction, steps[0].prediction)
@@ -214,11 +214,11 @@ def test_the_scheduler_steps_the_stacked_batch_only_where_the_probe_says(name):
 
 def test_skip_layer_guidance_is_an_extra_call_with_the_named_argument():
     pipeline, _, call = seen("sd3")
-    sheet = probe_named("sd3")
-    with watched(pipeline, sheet.tap.components) as steps:
+    probe = probe_named("sd3")
+    with watched(pipeline, probe.tap.components) as steps:
         more = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.9}
         pipeline(**call | more | {"num_inference_steps": 4}, generator=torch.Generator().manual_seed(0))
-    extra = [[any(c.arguments.get(name) is not None for name in sheet.guidance.extra_call) for c in s.calls] for s in steps]
+    extra = [[any(c.arguments.get(name) is not None for name in probe.guidance.extra_call) for c in s.calls] for s in steps]
     assert [False] in extra
     assert [False, True] in extra
     assert all(calls in ([False], [False, True]) for calls in extra)

@@ -47,19 +47,19 @@ def _flux_table() -> dict:
 
 
 def test_all_sixteen_probes_load_under_their_own_names():
-    sheets = {path.stem: load_probe(path) for path in probe_paths()}
-    assert len(sheets) == 16
-    assert {name: sheet.family for name, sheet in sheets.items()} == {name: name for name in EXECUTABLE | RECORD_ONLY}
-    assert {name for name, sheet in sheets.items() if sheet.execution} == EXECUTABLE
+    probes = {path.stem: load_probe(path) for path in probe_paths()}
+    assert len(probes) == 16
+    assert {name: probe.family for name, probe in probes.items()} == {name: name for name in EXECUTABLE | RECORD_ONLY}
+    assert {name for name, probe in probes.items() if probe.execution} == EXECUTABLE
 
 
 @pytest.mark.parametrize("path", probe_paths(), ids=lambda path: path.stem)
 def test_every_section_says_where_its_facts_come_from(path):
-    sheet = load_probe(path)
-    sections = [getattr(sheet, name) for name in SECTIONS]
+    probe = load_probe(path)
+    sections = [getattr(probe, name) for name in SECTIONS]
     assert [section for section in sections if section is not None and not section.source] == []
-    assert sheet.checked_with == "diffusers 0.42.1"
-    assert sheet.execution or sheet.limits[0].startswith("record only: ")
+    assert probe.checked_with == "diffusers 0.42.1"
+    assert probe.execution or probe.limits[0].startswith("record only: ")
 
 
 def test_no_class_is_claimed_by_two_probes():
@@ -142,7 +142,7 @@ def test_an_unknown_class_lists_the_three_places_and_the_way_out():
     )
 
 
-def test_a_pipeline_without_a_network_is_told_so():
+def test_a_pipeline_without_a_network_is_refused():
     with pytest.raises(InputError, match="no probe matches a pipeline without a transformer"):
         find_probe([])
 
@@ -187,9 +187,9 @@ DOCS = (CHECKOUT.parent / "docs" / "probes.md").read_text(encoding="utf-8")
 
 def test_the_documented_example_is_a_probe():
     (example,) = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)
-    sheet = parse_probe(tomllib.loads(example), "docs/probes.md")
-    assert (sheet.family, sheet.output.sign, sheet.execution.rotary) == ("orchid", -1, ("rope",))
-    assert sheet.tokens.patch_of({"patch": (1, 2, 2)}) == (1, 2, 2)
+    probe = parse_probe(tomllib.loads(example), "docs/probes.md")
+    assert (probe.family, probe.output.sign, probe.execution.rotary) == ("orchid", -1, ("rope",))
+    assert probe.tokens.patch_of({"patch": (1, 2, 2)}) == (1, 2, 2)
 
 
 def test_the_documentation_explains_every_key_and_every_choice():
