@@ -13,7 +13,7 @@ import torch
 
 from .patch import is_patch, patches_of
 
-Registry = Mapping[str, Any]  # diffusers' hooks of one module by name
+Registry = Mapping[str, object]  # diffusers' hooks of one module by name
 
 
 class AttachmentKind(StrEnum):
@@ -167,7 +167,7 @@ _DIFFUSERS_HOOKS = {
 def _registered(module: torch.nn.Module) -> Iterator[tuple[AttachmentKind, str]]:
     for name, hook in _registry(module).items():
         if name == "layerwise_casting":
-            yield AttachmentKind.CASTING, _dtype_name(hook.storage_dtype)
+            yield AttachmentKind.CASTING, _dtype_name(getattr(hook, "storage_dtype", None))
         elif name != "peft_autocast_disable":  # belongs to layerwise casting
             named = (attachment for start, attachment in _DIFFUSERS_HOOKS.items() if name.startswith(start))
             yield next(named, (AttachmentKind.HOOK, f"diffusers {name}"))
@@ -219,15 +219,15 @@ def _package(cls: type, packages: tuple[str, ...]) -> str | None:
     return next((package for package in packages if cls.__module__.startswith(package)), None)
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _place(function: Any) -> str:
+def _place(function: object) -> str:
     """Where a function was written, as `teacache.flux.teacache_forward`; `functools.wraps` does not hide it."""
     function = getattr(function, "func", function)  # of a partial
     function = getattr(function, "__func__", function)  # of a bound method
     if code := getattr(function, "__code__", None):
-        return f"{function.__globals__['__name__']}.{code.co_qualname}"
+        return f"{getattr(function, '__globals__', {}).get('__name__', '')}.{code.co_qualname}"
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"

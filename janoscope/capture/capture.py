@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from .describe import describe_scheduler, describe_transformer, dtype_name
 from .guidance import PipelineGuidance, check_guided, pipeline_guidance
 from .layout import grid_of_call, own_output, split_variance, text_tokens, to_tokens
 from .noise_level import announced_steps, first_step, noise_level, on_host, predicted_quantity, refuse_inversion, steps_to_come
+from .protocols import Pipeline, Scheduler
 from .sampler_weights import recorded_weights
 from .sink import Generation, Sink, StepFacts, TapSize
 from .taps import Tap, TapHooks
@@ -49,7 +49,7 @@ class Capture:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         sheet: Probe,
         sink: Sink,
         *,
@@ -59,7 +59,7 @@ class Capture:
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self.received: tuple[int, ...] = ()
         self._generation: Generation | None = None
-        self._tables: Any = None  # the scheduler with its tables on the host, from the first step on
+        self._tables: Scheduler | None = None  # the scheduler with its tables on the host, from the first step on
         self._begun = False  # the sink has taken this generation
         self._seen: list[Seen] = []
         self._step, self._steps = 0, None  # type: tuple[int, int | None]
@@ -217,9 +217,10 @@ class Capture:
     def _describe(self, step: SchedulerStep, shares: list[Share]) -> Generation:
         call, scheduler = shares[0].seen.call, self._pipe.scheduler
         module = getattr(self._pipe, call.component)
-        begin = first_step(self._tables, step.timestep, announced_steps(self._pipe))
-        refuse_inversion(self._tables, begin)
-        self._steps = steps_to_come(self._pipe, self._tables, step.timestep)
+        tables = self._tables or on_host(scheduler)
+        begin = first_step(tables, step.timestep, announced_steps(self._pipe))
+        refuse_inversion(tables, begin)
+        self._steps = steps_to_come(self._pipe, tables, step.timestep)
         return Generation(
             grid=grid_of_call(self._probe, module.config, call.arguments, step.sample),
             prediction_type=predicted_quantity(scheduler, self._probe.output.prediction),
@@ -227,8 +228,7 @@ class Capture:
             items=step.model_output.shape[0],
             steps=self._steps,
             transformer=describe_transformer(module),
-            scheduler=describe_scheduler(self._tables, begin + self._steps)
-            | {"weights": recorded_weights(self._tables, self._steps)},
+            scheduler=describe_scheduler(tables, begin + self._steps) | {"weights": recorded_weights(tables, self._steps)},
             device=str(step.sample.device),
             dtype=dtype_name(module),
             text_tokens=text_tokens(call.arguments),
@@ -273,7 +273,7 @@ class Capture:
                     maps.append((name, share.branch, share.tap(name)))
         return maps
 
-    def _map(self, signal: str, branch: str, latent: Any) -> tuple[str, str, torch.Tensor]:
+    def _map(self, signal: str, branch: str, latent: torch.Tensor | list[torch.Tensor]) -> tuple[str, str, torch.Tensor]:
         assert self._generation is not None
         name = signal if signal == "sample" else f"{signal} of {branch}"
         return signal, branch, to_tokens(latent, self._probe.tokens.layout, self._generation.grid, name)

@@ -8,9 +8,10 @@ import torch
 
 from .attachments import unwrapped
 from .noise_level import final_noise_level
+from .protocols import Scheduler
 
 
-def public_config(config: Any) -> dict[str, Any]:
+def public_config(config: Mapping[str, object]) -> dict[str, Any]:
     """A diffusers config as JSON data, without the keys that name versions and folders: they change nothing that is computed."""
     plain = {key: value for key, value in dict(config).items() if not key.startswith("_")}
     result: dict[str, Any] = json.loads(json.dumps(plain, default=str, sort_keys=True))
@@ -25,10 +26,10 @@ def config_of(module: torch.nn.Module) -> Mapping[str, object]:
 def describe_transformer(module: torch.nn.Module) -> dict[str, Any]:
     """Class and config: what two pipelines must share to share a plan. Of a compiled network, those of the one inside."""
     module = unwrapped(module)
-    return {"class": type(module).__name__, "config": public_config(module.config)}
+    return {"class": type(module).__name__, "config": public_config(config_of(module))}
 
 
-def describe_scheduler(scheduler: Any, end: int | None = None) -> dict[str, Any]:
+def describe_scheduler(scheduler: Scheduler, end: int | None = None) -> dict[str, Any]:
     """Class, config and the (alpha, sigma) in which the run ends. end: see `final_noise_level`."""
     return {
         "class": type(scheduler).__name__,

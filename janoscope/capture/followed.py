@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .patch import InstancePatch
+from .protocols import Pipeline
 
 Attach = Callable[[str, Any], Iterable[Callable[[], None]]]
 
@@ -20,7 +21,7 @@ class Followed:
         on_replaced: told the names of which another object was attached to, when all are.
     """
 
-    def __init__(self, pipe: Any, names: tuple[str, ...], attach: Attach, on_replaced: Callable[[set[str]], None]):
+    def __init__(self, pipe: Pipeline, names: tuple[str, ...], attach: Attach, on_replaced: Callable[[set[str]], None]):
         self._pipe, self._names, self._attach, self._on_replaced = pipe, names, attach, on_replaced
         self._held: dict[str, tuple[Any, list[Callable[[], None]]]] = {}
         self._progress_bar: InstancePatch | None = None
@@ -33,7 +34,7 @@ class Followed:
             self.remove()
             raise
 
-    def holds(self, name: str, part: Any) -> bool:
+    def holds(self, name: str, part: object) -> bool:
         """Whether this object is the one attached to under that name."""
         return name in self._held and self._held[name][0] is part
 
@@ -69,8 +70,8 @@ class Followed:
         while undo:
             undo.pop()()
 
-    def _wrap_progress_bar(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def progress_bar(*args: Any, **kwargs: Any) -> Any:
+    def _wrap_progress_bar(self, original: Callable[..., object]) -> Callable[..., object]:
+        def progress_bar(*args: object, **kwargs: object) -> object:
             result = original(*args, **kwargs)  # first, so that what was attached first follows first
             self.follow()
             return result

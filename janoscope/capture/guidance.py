@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..probe import Guidance
+from .protocols import Pipeline
 
 _CLASSIFIER_FREE, _PERTURBED = "do_classifier_free_guidance", "do_perturbed_attention_guidance"
 # how far guided may be from its branches, of its own size: rounding of the dtype in which the pipeline adds them up
@@ -29,7 +30,7 @@ class PipelineGuidance:
     others: tuple[str, ...] = ()
 
 
-def pipeline_guidance(pipe: Any, guidance: Guidance) -> PipelineGuidance:
+def pipeline_guidance(pipe: Pipeline, guidance: Guidance) -> PipelineGuidance:
     """Read off the properties with which diffusers' pipelines steer their own loops; call it while the pipeline runs."""
     # do_classifier_free_guidance is about guidance_scale; where the probe names another argument it says nothing
     by_scale = guidance.argument == "guidance_scale"
@@ -43,7 +44,7 @@ def pipeline_guidance(pipe: Any, guidance: Guidance) -> PipelineGuidance:
     )
 
 
-def _property(pipe: Any, name: str) -> Any:
+def _property(pipe: Pipeline, name: str) -> Any:
     try:
         return getattr(pipe, name, None)
     except TypeError:  # compares a scale that is None with a number

@@ -5,8 +5,8 @@ They are compared here. What the sampler steps is recorded whole or refused; onl
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -19,7 +19,7 @@ _OWN_LOOP = "Feed a Recorder from your own loop (docs/own-sampler.md)."
 
 def grid_of_call(
     sheet: Probe,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     arguments: Mapping[str, Any],
     sample: torch.Tensor,
     *,
@@ -48,7 +48,7 @@ def grid_of_call(
     return TokenGrid(sample.shape[-1] // math.prod(patch), _triple(cells), patch)
 
 
-def _is_packed(latent: Any) -> bool:
+def _is_packed(latent: torch.Tensor | list[torch.Tensor]) -> TypeGuard[torch.Tensor]:
     return not isinstance(latent, list) and latent.ndim == 3
 
 
@@ -124,7 +124,7 @@ def _joined(pictures: Sequence[Triple], count: int, given: int) -> Triple:
     return sum(frames for frames, _, _ in own), own[0][1], own[0][2]
 
 
-def _as_cells(latent: Any, layout: str) -> torch.Tensor:
+def _as_cells(latent: torch.Tensor | list[torch.Tensor], layout: str) -> torch.Tensor:
     """Any unpacked layout -> (item, channel, frame, row, col). Four axes always mean (item, channel, row, col)."""
     if isinstance(latent, list):
         latent = torch.stack(latent)
@@ -133,7 +133,7 @@ def _as_cells(latent: Any, layout: str) -> torch.Tensor:
     return latent.permute(0, 2, 1, 3, 4) if layout == "BFCHW" else latent
 
 
-def to_tokens(latent: Any, layout: str, grid: TokenGrid, signal: str = "latent") -> torch.Tensor:
+def to_tokens(latent: torch.Tensor | list[torch.Tensor], layout: str, grid: TokenGrid, signal: str = "latent") -> torch.Tensor:
     """(item, token, channel) of what the sampler steps, or of a network output that was cut to it by `own_output`.
 
     A second half of channels, learned variance, stays with its half: split it with `split_variance` first.
@@ -181,7 +181,7 @@ def own_output(output: Any, tokens: Tokens, grid: TokenGrid) -> Any:
     return output
 
 
-def text_tokens(arguments: Mapping[str, Any]) -> int:
+def text_tokens(arguments: Mapping[str, object]) -> int:
     """Length of the text that this network call was given; 0 where it takes none."""
     text = arguments.get("encoder_hidden_states")
     return int(text.shape[1]) if isinstance(text, torch.Tensor) else 0
@@ -208,17 +208,19 @@ def split_variance(output: Any, channels: int, layout: str) -> tuple[Any, Any | 
     return prediction, variance
 
 
-def prediction_of(output: Any) -> torch.Tensor:
+def prediction_of(output: object) -> torch.Tensor:
     """The prediction in a network's return value: a tuple's first entry, an output object's sample, or the tensor itself."""
     if isinstance(output, tuple):
         first: torch.Tensor = output[0]
         return first
-    sample: torch.Tensor = getattr(output, "sample", output)
-    return sample
+    return cast(torch.Tensor, getattr(output, "sample", output))
 
 
-def with_prediction(output: Any, prediction: torch.Tensor | list[torch.Tensor]) -> Any:
+def with_prediction(output: object, prediction: torch.Tensor | list[torch.Tensor]) -> object:
     """The same kind of return value with another prediction."""
     if isinstance(output, tuple):
         return (prediction, *output[1:])
-    return prediction if isinstance(output, torch.Tensor) else type(output)(sample=prediction)
+    if isinstance(output, torch.Tensor):
+        return prediction
+    output_class: Callable[..., object] = type(output)
+    return output_class(sample=prediction)

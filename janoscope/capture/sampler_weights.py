@@ -15,11 +15,12 @@ import torch
 
 from ..errors import ExecutionError
 from .noise_level import first_step
+from .protocols import Scheduler
 
 _LINEAR = 1e-3  # relative: schedulers work in float32
 
 
-def sampler_weights(scheduler: Any, arguments: Mapping[str, Any] | None = None) -> np.ndarray:
+def sampler_weights(scheduler: Scheduler, arguments: Mapping[str, object] | None = None) -> np.ndarray:
     """Weights of a scheduler whose timesteps are set and which has not stepped yet.
 
     Args:
@@ -51,7 +52,7 @@ def sampler_weights(scheduler: Any, arguments: Mapping[str, Any] | None = None) 
     return weights.double().numpy()
 
 
-def recorded_weights(scheduler: Any, steps: int) -> list[float] | None:
+def recorded_weights(scheduler: Scheduler, steps: int) -> list[float] | None:
     """The weights of the last `steps` steps, as a recording keeps them; None where the sampler has none."""
     try:
         return [float(weight) for weight in sampler_weights(scheduler)[-steps:]]
@@ -74,7 +75,7 @@ FORECAST_INSTEAD = 'take output = "forecast", or another sampler with --schedule
 class _Replica:
     """Runs a copy of a scheduler from its first step to its last on vectors of scalars."""
 
-    def __init__(self, scheduler: Any, arguments: Mapping[str, Any], steps: int):
+    def __init__(self, scheduler: Scheduler, arguments: Mapping[str, object], steps: int):
         self._scheduler, self._steps = scheduler, steps
         parameters = inspect.signature(type(scheduler).step).parameters
         self._extra = {name: value for name, value in arguments.items() if name in parameters and name not in _OWN}
@@ -84,13 +85,13 @@ class _Replica:
     def __call__(self, sample: torch.Tensor, outputs: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """sample: (scalar,). outputs: (step, scalar). seed: of noise, should there be any. Gives the final sample, (scalar,)."""
         scheduler = copy.deepcopy(self._scheduler)
-        scheduler.is_scale_input_called = True  # Karras-space samplers warn without a network in between
+        vars(scheduler)["is_scale_input_called"] = True  # Karras-space samplers warn without a network in between
         if hasattr(scheduler, "timesteps"):
             scheduler.timesteps = scheduler.timesteps.cpu()
         timesteps = scheduler.timesteps[len(scheduler.timesteps) - self._steps :]
         shape = (1, 1, 1, -1)  # a sampler may look at the number of axes
         sample, step = sample.reshape(shape).expand(shape[:3] + outputs.shape[1:]).clone(), _stepper(scheduler)
-        before: Any = None
+        before: torch.Tensor | None = None
         extra = self._extra | ({"generator": torch.Generator().manual_seed(seed)} if self._draws else {})
         for index, timestep in enumerate(timesteps):
             given = {"model_output": outputs[index].reshape(shape), "timestep": timestep, "sample": sample, **extra}
@@ -105,7 +106,7 @@ class _Replica:
 _OWN = ("self", "model_output", "timestep", "sample", "return_dict", "generator", "old_pred_original_sample", "timestep_back")
 
 
-def _stepper(scheduler: Any) -> Callable[..., Any]:
+def _stepper(scheduler: Scheduler) -> Callable[..., Any]:
     """The class's own step: an instance may carry a patch of ours."""
     scheduler.__dict__.pop("step", None)
     return lambda **given: type(scheduler).step(scheduler, **given)

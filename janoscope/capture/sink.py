@@ -39,7 +39,7 @@ class Generation:
     branches: tuple[str, ...]
     items: int
     steps: int
-    transformer: Mapping[str, Any]
+    transformer: Mapping[str, object]
     scheduler: Mapping[str, Any]
     device: str
     dtype: str

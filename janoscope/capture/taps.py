@@ -122,7 +122,7 @@ class TapHooks:
     def _hook(self, tap: Tap, tapped: torch.nn.Module) -> Callable[..., None]:
         signature = inspect.signature(type(tapped).forward)
 
-        def see(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def see(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
             if self._step and self._steps is not None and not tap.wants(self._step, self._steps):
                 return
             if tap.name in self._values:
@@ -135,7 +135,7 @@ class TapHooks:
         return see
 
 
-def value_at(tap: Tap, arguments: Mapping[str, Any], output: Any) -> Any:
+def value_at(tap: Tap, arguments: Mapping[str, object], output: object) -> object:
     """What goes through a port. Of a tuple without a number, the entry shaped like the block's `hidden_states`."""
     kind, _, which = tap.port.partition(".")
     if kind == "input":
@@ -159,7 +159,7 @@ def value_at(tap: Tap, arguments: Mapping[str, Any], output: Any) -> Any:
     return fitting[0]
 
 
-def as_map(tap: Tap, value: Any) -> torch.Tensor:
+def as_map(tap: Tap, value: object) -> torch.Tensor:
     """(batch, token, channel): vectors are one token, cells of pictures and clips are tokens in their own order."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not 2 <= value.ndim <= 5:
         what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

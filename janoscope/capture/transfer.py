@@ -1,7 +1,6 @@
 """Tensors on their way to host memory, without making an accelerator wait."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ class HostCopy:
     """One tensor's copy. `event` is None once it has arrived; pinned buffers go back to `pool` after use."""
 
     tensor: torch.Tensor
-    event: Any = None
+    event: torch.cuda.Event | None = None
     pool: list[torch.Tensor] | None = None
 
     @property
@@ -35,7 +34,7 @@ class HostCopies:
     stream of its own into pinned buffers, which are pooled because pinning is slow and pinned memory cannot be swapped."""
 
     def __init__(self) -> None:
-        self._streams: dict[torch.device, Any] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._pools: dict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = {}
 
     def send(self, tensor: torch.Tensor) -> HostCopy:

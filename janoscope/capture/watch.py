@@ -15,7 +15,8 @@ import torch
 from ..errors import InputError
 from .attachments import unwrapped
 from .followed import Followed
-from .patch import InstancePatch
+from .patch import InstancePatch, Wrapper
+from .protocols import Pipeline, Scheduler
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class NetworkCall:
     component: str
     index: int
     arguments: Mapping[str, Any]
-    output: Any
+    output: object
     time_s: Callable[[], float]
 
 
@@ -50,7 +51,7 @@ class Listener(Protocol):
     def step_begins(self, step: SchedulerStep) -> None: ...
 
 
-def networks_of(pipe: Any, components: tuple[str, ...]) -> dict[str, torch.nn.Module]:
+def networks_of(pipe: Pipeline, components: tuple[str, ...]) -> dict[str, torch.nn.Module]:
     """The pipeline's networks by component, without those that it does not use; InputError where it has none of them."""
     parts = {name: getattr(pipe, name, None) for name in components}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
@@ -68,7 +69,7 @@ class Watch:
     """
 
     def __init__(
-        self, pipe: Any, components: tuple[str, ...], listener: Listener, on_networks: Callable[[], None] = lambda: None
+        self, pipe: Pipeline, components: tuple[str, ...], listener: Listener, on_networks: Callable[[], None] = lambda: None
     ):
         self._pipe, self._listener, self._on_networks = pipe, listener, on_networks
         self._calls = 0
@@ -121,12 +122,12 @@ class Watch:
         signature = inspect.signature(type(unwrapped(module)).forward)
         stopwatches: list[Callable[[], Callable[[], float]]] = []
 
-        def before(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             self._parts.follow()
             self._calls_under_way, self.any_call = self._calls_under_way + 1, True
             stopwatches.append(start_stopwatch(next(module.parameters()).device))
 
-        def after(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def after(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
             time_s, self._calls_under_way = stopwatches.pop()(), 0
             arguments = signature.bind(module, *args, **kwargs).arguments
             index, self._calls = self._calls, self._calls + 1
@@ -136,8 +137,8 @@ class Watch:
         yield module.register_forward_pre_hook(before, with_kwargs=True).remove
         yield module.register_forward_hook(after, with_kwargs=True).remove
 
-    def _wrap_set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+    def _wrap_set_timesteps(self, original: Callable[..., object]) -> Callable[..., object]:
+        def set_timesteps(*args: object, **kwargs: object) -> object:
             result = original(*args, **kwargs)
             self._parts.follow()
             self._begin_generation()
@@ -145,11 +146,11 @@ class Watch:
 
         return set_timesteps
 
-    def _wrap_step(self, scheduler: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_step(self, scheduler: Scheduler) -> Wrapper:
         signature = inspect.signature(type(scheduler).step)
 
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def step(*args: Any, **kwargs: Any) -> Any:
+        def wrap(original: Callable[..., object]) -> Callable[..., object]:
+            def step(*args: object, **kwargs: object) -> object:
                 given = signature.bind(scheduler, *args, **kwargs).arguments
                 timestep = self._on_host(scheduler, given["timestep"])
                 self._steps_of_generation += 1
@@ -162,7 +163,7 @@ class Watch:
 
         return wrap
 
-    def _on_host(self, scheduler: Any, timestep: Any) -> float:
+    def _on_host(self, scheduler: Scheduler, timestep: torch.Tensor | float) -> float:
         """The timestep as a number, from the host's copy of the table where reading it would make an accelerator wait."""
         index = getattr(scheduler, "step_index", None)
         index = getattr(scheduler, "begin_index", None) if index is None else index

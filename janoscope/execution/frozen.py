@@ -13,6 +13,7 @@ import torch
 
 from ..capture.layout import prediction_of
 from ..capture.patch import InstancePatch
+from ..capture.protocols import Pipeline
 from ..errors import ExecutionError
 from ..plan import Cache, Policy
 from ..plan.policy import Intervals, Split
@@ -71,7 +72,7 @@ class FrozenRun:
 
 
 def frozen_run(
-    pipe: Any, sheet: Probe, generate: Callable[[], object], *, policy: Policy = FROZEN_POLICY, cache: Cache | None = None
+    pipe: Pipeline, probe: Probe, generate: Callable[[], object], *, policy: Policy = FROZEN_POLICY, cache: Cache | None = None
 ) -> FrozenRun:
     """Make one generation under the executor whose network inputs are frozen, and compare every call with the first step's.
 
@@ -82,8 +83,8 @@ def frozen_run(
     Raises:
         ExecutionError: the family cannot be accelerated, or no step of the generation was partial.
     """
-    with Executor(pipe, sheet, policy=policy, cache=cache) as executor:
-        frozen = _Frozen(pipe, sheet)
+    with Executor(pipe, probe, policy=policy, cache=cache) as executor:
+        frozen = _Frozen(pipe, probe)
         try:
             generate()
         finally:
@@ -97,14 +98,14 @@ def frozen_run(
 class _Frozen:
     """Replaces the inputs of a pipeline's networks by those of their first step, and compares outputs, until `remove`."""
 
-    def __init__(self, pipe: Any, sheet: Probe):
+    def __init__(self, pipe: Pipeline, probe: Probe):
         self.calls: list[FrozenCall] = []
         self.resolution = 0.0
         self._step = self._call = 0
-        self._inputs: dict[tuple[str, int], Any] = {}
+        self._inputs: dict[tuple[str, int], tuple[object, object]] = {}
         self._outputs: dict[tuple[str, int], torch.Tensor] = {}
         self._undo: list[Callable[[], object]] = [InstancePatch(pipe.scheduler, "step", self._wrap_step).remove]
-        for name in sheet.tap.components:
+        for name in probe.tap.components:
             if isinstance(network := getattr(pipe, name, None), torch.nn.Module):
                 self._freeze(name, network)
 
@@ -113,13 +114,13 @@ class _Frozen:
             self._undo.pop()()
 
     def _freeze(self, name: str, network: torch.nn.Module) -> None:
-        def before(_: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        def before(_: torch.nn.Module, args: object, kwargs: object) -> Any:
             inputs = self._inputs.setdefault((name, self._call), (args, kwargs))
             # copied: a network may write to its inputs, and a pipeline to what it passed
             self._inputs[name, self._call] = copy.deepcopy(inputs)
             return inputs
 
-        def after(_: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(_: torch.nn.Module, args: object, kwargs: object, output: object) -> None:
             self._compare(name, prediction_of(output).detach().clone())
 
         self._undo.append(network.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -133,8 +134,8 @@ class _Frozen:
         self.calls.append(FrozenCall(name, self._step, self._call, float(difference.max())))
         self._call += 1
 
-    def _wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
+    def _wrap_step(self, original: Callable[..., object]) -> Callable[..., object]:
+        def step(*args: object, **kwargs: object) -> object:
             self._step, self._call = self._step + 1, 0
             return original(*args, **kwargs)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..capture.attachments import AttachmentKind, attachments_of
-from ..capture.patch import InstancePatch
+from ..capture.patch import InstancePatch, Wrapper
 from ..errors import ExecutionError
 from ..probe import Execution
 from .attention_calls import AttentionCalls
@@ -120,7 +120,7 @@ class NetworkHooks:
             f"scaled_dot_product_attention. Use a processor that does, or run without the executor.{attached}"
         )
 
-    def _patch(self, module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def _patch(self, module: torch.nn.Module, wrap: Wrapper) -> None:
         self._patches.append(InstancePatch(module, "forward", wrap))
 
     def _hook_blocks(self, module: torch.nn.Module) -> None:
@@ -147,7 +147,7 @@ class NetworkHooks:
             refuse_backend(f"{self.name}.{layer}", backend)
             self._state.backends.add(backend)
 
-    def _wrap_block(self, block_class: type[torch.nn.Module], first: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_block(self, block_class: type[torch.nn.Module], first: bool) -> Wrapper:
         names = list(inspect.signature(block_class.forward).parameters)[1:]
         facts, state = self._facts, self._state
         places = {name: names.index(name) for name in (facts.hidden, *facts.rotary, facts.squared_mask) if name in names}
@@ -170,7 +170,7 @@ class NetworkHooks:
 
         return wrap
 
-    def _wrap_attention(self, layer: str, attention: torch.nn.Module) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrap_attention(self, layer: str, attention: torch.nn.Module) -> Wrapper:
         state, text, module = self._state, self._facts.text, f"{self.name}.{layer}"
         signature = inspect.signature(type(attention).forward)
 

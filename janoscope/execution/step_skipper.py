@@ -6,17 +6,20 @@ step is handed a combination of them (`plan.coefficients`): reused, forecast, co
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from ..capture.protocols import Scheduler
 from ..capture.sampler_weights import sampler_weights
 from ..errors import InputError
 from ..plan import Policy, coefficients
 from ..plan.coefficients import StepCoefficients
 from .caching.forecast import forecast_coordinates
+
+Output = TypeVar("Output")  # whatever a network returns
 
 
 @dataclass
@@ -24,9 +27,9 @@ class _Branch:
     """What one branch of guidance has computed: outputs by step, as flat lists of their parts."""
 
     computed: list[int] = field(default_factory=list)
-    outputs: dict[int, list[Any]] = field(default_factory=dict)
-    form: Any = None
-    inputs: Any = None
+    outputs: dict[int, list[object]] = field(default_factory=dict)
+    form: pytree.TreeSpec | None = None
+    inputs: object = None
 
 
 class StepSkipper:
@@ -64,7 +67,7 @@ class StepSkipper:
         self.network_calls = self.skipped_calls = 0
 
     @classmethod
-    def for_scheduler(cls, policy: Policy, scheduler: Any, arguments: Mapping[str, Any] | None = None) -> "StepSkipper":
+    def for_scheduler(cls, policy: Policy, scheduler: Scheduler, arguments: Mapping[str, object] | None = None) -> "StepSkipper":
         """A skipper for a diffusers scheduler whose timesteps are set; `arguments` as `sampler_weights` takes them.
 
         Raises:
@@ -83,7 +86,7 @@ class StepSkipper:
         """Whether the schedule calls the network at this step."""
         return step in self.computed
 
-    def __call__(self, step: int, network: Callable[[], Any], branch: object = "guided", inputs: object = None) -> Any:
+    def __call__(self, step: int, network: Callable[[], Output], branch: object = "guided", inputs: object = None) -> Output:
         """The output of one network call of a step: computed, or what stands for it.
 
         Args:
@@ -147,7 +150,7 @@ class StepSkipper:
             return coefficients.forecast(steps, coordinate)
         return coefficients.corrected(steps, coordinate, self.weights[offset:])
 
-    def _handed(self, kept: _Branch, step: int, output: Any) -> Any:
+    def _handed(self, kept: _Branch, step: int, output: Output | None) -> Output:
         first = kept.computed[0]
         row = self._coefficients(kept.computed).handed[step - first]
         used = [(int(node) + first, float(row[node])) for node in np.flatnonzero(row)]
@@ -155,7 +158,9 @@ class StepSkipper:
             return output
         newest = kept.outputs[kept.computed[-1]]
         parts = [_combined([(kept.outputs[node][i], share) for node, share in used], part) for i, part in enumerate(newest)]
-        return pytree.tree_unflatten(parts, kept.form)
+        assert kept.form is not None, "nothing was computed"
+        handed: Output = pytree.tree_unflatten(parts, kept.form)
+        return handed
 
     def _forget(self, kept: _Branch, step: int) -> None:
         """Drop outputs that no later step is handed a share of."""
@@ -165,7 +170,7 @@ class StepSkipper:
         kept.outputs = {n: parts for n, parts in kept.outputs.items() if last_use[n - first] > step or n in newest}
 
 
-def _combined(terms: Sequence[tuple[Any, float]], newest: Any) -> Any:
+def _combined(terms: Sequence[tuple[Any, float]], newest: object) -> object:
     """sum of share * value in float32, in the values' dtype; a new tensor. What is no float tensor stays as it was last."""
     if not isinstance(newest, torch.Tensor) or not newest.is_floating_point():
         return newest

@@ -12,7 +12,7 @@ from ..shape import misfit
 
 PROMPT_FIELDS = ("prompt", "seed")
 # of a stored fingerprint; a loop of one's own may have recorded a prompt for every item of a batch
-_SHAPES: Mapping[str, Any] = {
+_SHAPES: Mapping[str, object] = {
     "model": str,
     "transformer": dict[str, str],
     "guidance": dict[str, Any],
@@ -25,8 +25,8 @@ class Difference(NamedTuple):
     """A field with two values: the plan's or recording's own, and the other side's."""
 
     field: str
-    mine: Any
-    theirs: Any
+    mine: object
+    theirs: object
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Fingerprint:
     transformer: Mapping[str, str]
     grid: TokenGrid
     steps: int
-    scheduler: Any
-    guidance: Mapping[str, Any]
+    scheduler: object
+    guidance: Mapping[str, object]
     prompt: str
     seed: int | None
 
@@ -59,7 +59,7 @@ class Fingerprint:
         return result
 
     @classmethod
-    def from_json(cls, data: Any, origin: str = "fingerprint") -> "Fingerprint":
+    def from_json(cls, data: object, origin: str = "fingerprint") -> "Fingerprint":
         """The inverse of `to_json`; raises InputError naming missing, unknown and malformed fields."""
         if not isinstance(data, Mapping):
             raise InputError(f"{origin} has no fingerprint table but {data!r}; make the plan again with `janoscope analyze`.")
@@ -80,7 +80,7 @@ class Fingerprint:
         return cls(**{**data, "grid": grid})
 
 
-def transformer_identity(class_name: str, config: Mapping[str, Any]) -> dict[str, str]:
+def transformer_identity(class_name: str, config: Mapping[str, object]) -> dict[str, str]:
     """Class and sha256 of the config, for `Fingerprint.transformer`.
 
     Keys that start with an underscore (library version, path it was loaded from) are left out: they change without the model.
@@ -97,11 +97,11 @@ class Identity:
     model: str = "unknown"
     prompt: str = "unknown"
     seed: int | None = None
-    guidance: Mapping[str, Any] = field(default_factory=lambda: {"scale": "unknown", "negative_prompt": "unknown"})
+    guidance: Mapping[str, object] = field(default_factory=lambda: {"scale": "unknown", "negative_prompt": "unknown"})
 
 
 def fingerprint_of(
-    transformer: Mapping[str, Any], scheduler: Mapping[str, Any], grid: TokenGrid, steps: int, identity: Identity
+    transformer: Mapping[str, Any], scheduler: Mapping[str, object], grid: TokenGrid, steps: int, identity: Identity
 ) -> Fingerprint:
     """The fingerprint of a run, from `describe_transformer`, `describe_scheduler` and what the user said."""
     return Fingerprint(

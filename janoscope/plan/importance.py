@@ -1,7 +1,6 @@
 """From the warm-up's latents to the scores that a policy cuts into levels; the same for a recording and in mid-generation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -9,6 +8,7 @@ from array_api_compat import array_namespace
 from ..analysis.arrays import as_numpy_on_cpu, to_host
 from ..analysis.complexity import Complexity, Enhancement, jano_complexity
 from ..analysis.importance import gradient_energy, ras_importance, velocity_change
+from ..array_api import AnyArray, Array
 from ..conversion import NoisePath, is_flow, to_flow_velocity, to_x0
 from ..errors import InputError
 from ..grid import TokenGrid
@@ -17,7 +17,7 @@ from .policy import Policy
 
 
 def warmup_scores(
-    policy: Policy, samples: Sequence[Any], outputs: Sequence[Any], *, path: NoisePath, prediction: str
+    policy: Policy, samples: Sequence[AnyArray], outputs: Sequence[AnyArray], *, path: NoisePath, prediction: str
 ) -> Complexity:
     """The JANO map of one item's warm-up.
 
@@ -38,7 +38,7 @@ def warmup_scores(
     return complexity_of(policy, xp.stack([*first, *(xp.astype(velocity, dtype) for velocity in velocities)]))
 
 
-def initial_signal(sample: Any, path: NoisePath, prediction: str) -> Any:
+def initial_signal(sample: Array, path: NoisePath, prediction: str) -> Array:
     """The initial noise as a signal beside velocities: the flow velocity that x_T has while x0 is still taken for 0.
 
     That is (sigma' / sigma) x_T, and x_T itself on a flow model, as in the official code. Elsewhere velocities are per timestep
@@ -48,10 +48,11 @@ def initial_signal(sample: Any, path: NoisePath, prediction: str) -> Any:
         return sample
     rate = path.at().sigma_rate
     assert isinstance(rate, np.ndarray)  # a path's own points have their rates
-    return sample * float(rate[0] / path.sigma[0])
+    signal: Array = sample * float(rate[0] / path.sigma[0])
+    return signal
 
 
-def complexity_of(policy: Policy, signals: Any) -> Complexity:
+def complexity_of(policy: Policy, signals: AnyArray) -> Complexity:
     """The JANO map with the policy's tile, weights, padding and enhancement, of (signal, channel, frame, row, col)."""
     enhance = Enhancement(policy.enhance.strength, policy.enhance.distance)
     return jano_complexity(signals, policy.tile, temporal_weight=policy.temporal_weight, padding=policy.padding, enhance=enhance)
@@ -59,8 +60,8 @@ def complexity_of(policy: Policy, signals: Any) -> Complexity:
 
 def importance_scores(
     policy: Policy,
-    samples: Sequence[Any],
-    outputs: Sequence[Any],
+    samples: Sequence[AnyArray],
+    outputs: Sequence[AnyArray],
     *,
     path: NoisePath,
     prediction: str,
@@ -83,7 +84,7 @@ def importance_scores(
         return warmup_scores(policy, samples, outputs, path=path, prediction=prediction).enhanced
     if policy.map == "random":
         return random_scores(grid.tiles(policy.tile), seed or 0)
-    makers: dict[str, Callable[[], Any]] = {
+    makers: dict[str, Callable[[], AnyArray]] = {
         "x0-gradient": lambda: gradient_energy(convert(to_x0, last), grid),
         "velocity-change": lambda: velocity_change(*(convert(to_flow_velocity, step) for step in (last - 1, last))),
         "ras": lambda: -ras_of_step(convert(to_flow_velocity, last), grid, path, last),
@@ -95,7 +96,7 @@ def importance_scores(
         )
     last = policy.warmup - 1
 
-    def convert(to: Callable[..., Any], step: int) -> Any:
+    def convert(to: Callable[..., AnyArray], step: int) -> AnyArray:
         # a CPU tensor is read as NumPy, so that a live run and its recording give the same bits and thus the same levels
         output, sample = as_numpy_on_cpu(outputs[step]), as_numpy_on_cpu(samples[step])
         return grid.pack(to(output, sample, prediction=prediction, point=path.at(step)))
@@ -103,7 +104,7 @@ def importance_scores(
     return to_host(makers[policy.map]()).astype(np.float32, copy=False)
 
 
-def ras_of_step(velocity: Any, grid: TokenGrid, path: NoisePath, step: int) -> Any:
+def ras_of_step(velocity: Array, grid: TokenGrid, path: NoisePath, step: int) -> Array:
     """`ras_importance` of a step's velocity (token, channel) over the path's own gap; the last one leads to the final sigma."""
     final = 0.0 if path.final is None else float(path.final[1])
     following = float(path.sigma[step + 1]) if step + 1 < len(path) else final

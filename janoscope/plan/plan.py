@@ -5,8 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from .policy import Cache, Policy
 from .schedule import StepKind, counts, ladder, step_kinds
 
 SCHEMA = "janoscope-plan/1"
+Word = TypeVar("Word", bound=StrEnum)
 AGAIN = "make it again with `janoscope analyze`"
 
 
@@ -58,7 +60,7 @@ class Plan:
             self, policy=replace(self.policy, cache=cache), predicted=self.predicted._replace(cache_bytes=None), id=None
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "schema": SCHEMA,
             "fingerprint": self.fingerprint.to_json(),
@@ -79,7 +81,7 @@ class Plan:
         return cls.from_json(decode_json(text, origin, f"{AGAIN.capitalize()}.", finite=False), origin)
 
     @classmethod
-    def from_json(cls, data: Any, origin: str = "plan") -> "Plan":
+    def from_json(cls, data: object, origin: str = "plan") -> "Plan":
         """The inverse of `to_json`; raises InputError in one line for anything that cannot be obeyed."""
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             met = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
@@ -143,7 +145,7 @@ def plan_from_ranks(policy: Policy, ranks: np.ndarray, fingerprint: Fingerprint,
     return Plan(fingerprint, policy, words_of(ranks), kinds, predict(kinds, ranks, facts, policy.cache))
 
 
-def _words(data: Any, kind: Any, name: str, count: int, origin: str) -> tuple[Any, ...]:
+def _words(data: object, kind: type[Word], name: str, count: int, origin: str) -> tuple[Word, ...]:
     legal = {word.value: word for word in kind}
     if not isinstance(data, list) or len(data) != count:
         met = f"{len(data)} words" if isinstance(data, list) else repr(data)
@@ -166,7 +168,7 @@ def _check_order(kinds: tuple[StepKind, ...], origin: str) -> None:
         refreshed, full = refreshed or kind is StepKind.REFRESH, full or kind.is_full
 
 
-def _predicted(data: Any, origin: str) -> Predicted:
+def _predicted(data: object, origin: str) -> Predicted:
     if not isinstance(data, Mapping) or set(data) != set(Predicted._fields):
         raise InputError(f"{origin}: predicted is {data!r}; it needs {', '.join(Predicted._fields)}; {AGAIN}.")
     for name, value in data.items():

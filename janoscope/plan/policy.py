@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ..decode import decode_toml
 from ..errors import InputError
@@ -89,7 +89,7 @@ class Policy:
     output: str = "hold"
     cache: Cache = field(default_factory=Cache)
     source: str = ""
-    measured_on: Mapping[str, Any] = field(default_factory=dict)
+    measured_on: Mapping[str, object] = field(default_factory=dict)
     schedule: StepSchedule | None = None
     learned: tuple[tuple[int, int, float], ...] = ()  # (step, computed step, coefficient): in the place of the line's
 
@@ -151,7 +151,10 @@ def preset(policies: Mapping[str, Mapping[str, Any]], name: str | None = None) -
     return Policy.from_table({"name": chosen, **policies[chosen]}, f"preset {chosen}")
 
 
-def _plain(value: Any) -> Any:
+Check = Callable[[object], str]  # what would have been legal; empty where the value is
+
+
+def _plain(value: object) -> object:
     if isinstance(value, Cache) and value.strategy != "offload":
         return {key: inner for key, inner in asdict(value).items() if key not in OFFLOAD_ONLY}
     if isinstance(value, Split | Intervals | Enhance | Cache):
@@ -161,52 +164,52 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "" if isinstance(value, str) else "text is needed"
 
 
-def _flag(value: Any) -> str:
+def _flag(value: object) -> str:
     return "" if isinstance(value, bool) else "legal: true, false"
 
 
-def _at_least(least: int) -> Any:
+def _at_least(least: int) -> Check:
     return lambda value: "" if _is_int(value) and value >= least else f"legal: integers from {least}"
 
 
-def _between(low: float, high: float) -> Any:
+def _between(low: float, high: float) -> Check:
     return lambda value: "" if _is_number(value) and low <= value <= high else f"legal: numbers from {low:g} to {high:g}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return "" if _is_number(value) else "a finite number is needed"
 
 
-def _positive(value: Any) -> str:
+def _positive(value: object) -> str:
     return "" if _is_number(value) and value > 0 else "legal: numbers above 0"
 
 
-def _one_of(choices: tuple[str, ...]) -> Any:
+def _one_of(choices: tuple[str, ...]) -> Check:
     return lambda value: "" if isinstance(value, str) and value in choices else f"legal: {', '.join(choices)}"
 
 
-def _tile(value: Any) -> str:
+def _tile(value: object) -> str:
     good = isinstance(value, list | tuple) and len(value) == 3 and all(_is_int(size) and size >= 1 for size in value)
     return "" if good else "legal: three integers from 1, latent cells (frames, rows, columns)"
 
 
-def _table(value: Any) -> str:
+def _table(value: object) -> str:
     return "" if isinstance(value, Mapping) else "a table is needed"
 
 
-def _learned(value: Any) -> str:
+def _learned(value: object) -> str:
     legal = "legal: a list of [step, computed step, coefficient]"
     rows = value if isinstance(value, list | tuple) else [None]
     good = all(isinstance(r, list | tuple) and len(r) == 3 and _is_int(r[0]) and _is_int(r[1]) and _is_number(r[2]) for r in rows)
@@ -216,7 +219,7 @@ def _learned(value: Any) -> str:
 _FRACTION = _between(0, 1)
 _PARTS: dict[str, Any] = {"thresholds": Split, "quantiles": Split, "intervals": Intervals, "enhance": Enhance, "cache": Cache}
 # a check gives "" or what would have been legal; a dict of checks is a table with exactly those keys; order is the contract's
-_CHECKS: dict[str, Any] = {
+_CHECKS: dict[str, Check | dict[str, Check]] = {
     "name": _text,
     "map": _one_of(MAPS),
     "warmup": _at_least(0),
@@ -242,7 +245,7 @@ _REQUIRED = ("name", "warmup", "cooldown", "tile", "intervals")
 _REQUIRED_IN = {"thresholds": ("static", "moderate"), "quantiles": ("static", "moderate"), "intervals": ("static", "moderate")}
 
 
-def _faults(table: Any) -> list[str]:
+def _faults(table: object) -> list[str]:
     if not isinstance(table, Mapping):
         return [f"it is {table!r}, not a table"]
     if "schedule" in table:
@@ -288,19 +291,19 @@ def _learned_faults(table: Mapping[str, Any]) -> list[str]:
     return [f"learned holds {list(wrong[0])}, whose second number is no computed step at or before the first"] if wrong else []
 
 
-def _cache_faults(given: Mapping[str, Any]) -> list[str]:
-    cache, faults = Cache(**given), []
+def _cache_faults(table: Mapping[str, Any]) -> list[str]:
+    cache, faults = Cache(**table), []
     if cache.forecast and cache.strategy != "kv":
         faults.append(
             f"cache.forecast draws a line through keys and values, which strategy {cache.strategy!r} does not hold two of; "
             "take strategy kv, or leave forecast out"
         )
-    if cache.strategy != "offload" and (idle := [f"cache.{key}" for key in OFFLOAD_ONLY if key in given]):
+    if cache.strategy != "offload" and (idle := [f"cache.{key}" for key in OFFLOAD_ONLY if key in table]):
         faults.append(f"{' and '.join(idle)} belong to strategy offload, not to {cache.strategy!r}")
     return faults
 
 
-def _faults_of(key: str, value: Any) -> list[str]:
+def _faults_of(key: str, value: object) -> list[str]:
     check = _CHECKS.get(key)
     if check is None:
         return [f"unknown key {key!r} (known: {', '.join(_CHECKS)})"]
@@ -327,7 +330,7 @@ def _toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_toml_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):

@@ -55,11 +55,11 @@ class StepSchedule:
         wanted = np.interp(np.linspace(0, len(own) - 1, count), np.arange(len(own)), own)
         return _nearest_in_order(theirs, wanted)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The table as a policy file has it."""
         if self.every:
             return {"every": self.every, "warmup": self.warmup, "cooldown": self.cooldown}
-        table: dict[str, Any] = {"steps": self.steps, "computed": list(self.computed)}
+        table: dict[str, object] = {"steps": self.steps, "computed": list(self.computed)}
         return table | ({"sigma": list(self.sigma)} if self.sigma else {})
 
     @classmethod
@@ -69,7 +69,7 @@ class StepSchedule:
         return cls(**values)
 
 
-def schedule_faults(table: Any) -> list[str]:
+def schedule_faults(table: object) -> list[str]:
     """What is wrong with a `[schedule]` table, each with the legal values."""
     if not isinstance(table, Mapping):
         return [f"schedule = {table!r}; a table with steps and computed, or with every, is needed"]
@@ -105,11 +105,11 @@ def _rule_faults(table: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _is_count(value: Any, least: int) -> bool:
+def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= 1_000_000
 
 
-def _is_real(value: Any) -> bool:
+def _is_real(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -48,9 +47,9 @@ class BranchCache:
         self.attention_calls: dict[str, tuple[AttentionCall, ...]] = {}  # of every module at the last refresh
         self._output_rows: torch.Tensor | None = None
         self._tokens, self._forecast = output, (Corrected if corrected else Forecast)(OUTPUT_TOKENS)
-        self._output: Any = None
+        self._output: object = None
         self.at = self.weight = 0.0
-        self.input_shapes: Any = None
+        self.input_shapes: object = None
 
     @property
     def _stores(self) -> BranchStores:
@@ -108,7 +107,7 @@ class BranchCache:
         self._output_rows.index_copy_(1, index, rows)
         return self._output_rows.clone()
 
-    def keep_output(self, output: Any, computed: torch.Tensor | None) -> Any:
+    def keep_output(self, output: object, computed: torch.Tensor | None) -> object:
         """Keep what the network returned, for steps that do not call it; gives what the pipeline shall see.
 
         computed: indices of the tokens that were computed, None for all. Where outputs are forecast the others are extrapolated.
@@ -124,13 +123,13 @@ class BranchCache:
             self._forecast.update(self.at, computed, tokens.index_select(OUTPUT_TOKENS, computed))
         return self._handed_over()
 
-    def reused_output(self) -> Any:
+    def reused_output(self) -> object:
         """For a step without a call: the last output again, or its forecast."""
         if self._tokens is None:
             return _copied(self._output)
         return self._handed_over()
 
-    def _handed_over(self) -> Any:
+    def _handed_over(self) -> object:
         assert self._tokens is not None
         return self._tokens.join(self._forecast.handed_over(self.at, self.weight), self._output)
 
@@ -172,5 +171,5 @@ class BranchCaches:
             self._kept.pop(key).close()
 
 
-def _copied(output: Any) -> Any:
+def _copied(output: object) -> object:
     return with_prediction(output, prediction_of(output).clone())

@@ -1,12 +1,13 @@
 """What stands for a token that is not computed: its last value, or the line through its last two, corrected afterwards or not."""
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from ...capture.layout import prediction_of, with_prediction
 from ...capture.noise_level import first_step, noise_levels
+from ...capture.protocols import Scheduler
 from ...grid import TokenGrid
 
 
@@ -147,7 +148,7 @@ def _slope(values: torch.Tensor, previous: torch.Tensor, gap: torch.Tensor) -> t
     return slope.to(values.dtype)
 
 
-def forecast_coordinates(scheduler: Any) -> list[float]:
+def forecast_coordinates(scheduler: Scheduler) -> list[float]:
     """Where each step lies on the axis that forecasts run along: the sampler's own sigma, else sqrt(1 - abar) / sqrt(abar).
 
     One value a step to come; call once `set_timesteps` has run.
@@ -166,14 +167,14 @@ class OutputTokens:
     def __init__(self, layout: str, grid: TokenGrid):
         self._layout, self._grid = layout, grid
 
-    def split(self, output: Any) -> torch.Tensor:
+    def split(self, output: object) -> torch.Tensor:
         prediction = prediction_of(output)
         if prediction.ndim == 3:
             return prediction
         cells = self._as_cells(prediction)
         return TokenGrid(cells.shape[1], self._grid.cells, self._grid.patch).pack(cells)
 
-    def join(self, tokens: torch.Tensor, like: Any) -> Any:
+    def join(self, tokens: torch.Tensor, like: object) -> object:
         """A return value shaped as `like` with these tokens in the place of its prediction."""
         prediction = prediction_of(like)
         if prediction.ndim == 3:

@@ -16,7 +16,7 @@ class Lane(Protocol):
     def submit(self, work: Callable[[], None]) -> None:
         """Do this after everything submitted or waited for before."""
 
-    def mark(self) -> Any:
+    def mark(self) -> object:
         """The point behind everything submitted so far, for other lanes to wait for."""
         ...
 

@@ -6,7 +6,7 @@ run notes of what kind its calls were, and torch's counter meets the copy when s
 
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -50,13 +50,13 @@ class CountedNetwork:
     def __init__(self, name: str, module: torch.nn.Module, execution: Execution | None = None):
         self._name, self._execution = name, execution
         self._module = without_weights(module)
-        self._arguments: dict[Hashable, dict[str, Any]] = {}  # by their shapes, without values
+        self._arguments: dict[Hashable, dict[str, object]] = {}  # by their shapes, without values
         self._counts: dict[CallKind, int | None] = {}
         self._estimates: dict[CallKind, int] = {}
         self._filled: dict[Hashable, BranchCache] = {}
         self._warned = False
 
-    def note(self, kind: CallKind, arguments: Mapping[str, Any], estimate: Callable[[], int] | None = None) -> None:
+    def note(self, kind: CallKind, arguments: Mapping[str, object], estimate: Callable[[], int] | None = None) -> None:
         """Keep what is needed to count this kind of call later. estimate: FLOPs by formula, should the call not be traceable."""
         if kind.shapes not in self._arguments:
             given = {name: value for name, value in arguments.items() if name != "self"}
@@ -102,7 +102,7 @@ class CountedNetwork:
             self._filled[key] = cache
         return self._filled[key]
 
-    def _counted(self, arguments: Mapping[str, Any]) -> int:
+    def _counted(self, arguments: Mapping[str, object]) -> int:
         with torch.device("meta"), flop_counter() as counter, _AlikeBlocks(self._module, counter.get_total_flops) as alike:
             self._module(**arguments)
         return int(counter.get_total_flops()) + alike.flops
@@ -129,7 +129,7 @@ class _AlikeBlocks:
     def __init__(self, network: torch.nn.Module, counted: Callable[[], int]):
         self.flops = 0
         self._counted = counted
-        self._traced: dict[Hashable, tuple[int, Any]] = {}
+        self._traced: dict[Hashable, tuple[int, object]] = {}
         self._patches: list[InstancePatch] = []
         lists = [child for child in network.children() if isinstance(child, torch.nn.ModuleList)]
         for index, block in enumerate(block for blocks in lists for block in blocks):
@@ -143,8 +143,8 @@ class _AlikeBlocks:
         while self._patches:
             self._patches.pop().remove()
 
-    def _wrap(self, build: Hashable, original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
+    def _wrap(self, build: Hashable, original: Callable[..., object]) -> Callable[..., object]:
+        def forward(*args: object, **kwargs: object) -> object:
             call = build, tuple(_shape(leaf) for leaf in tree_leaves((args, kwargs)))
             if call in self._traced:
                 flops, output = self._traced[call]
@@ -158,7 +158,7 @@ class _AlikeBlocks:
         return forward
 
 
-def _shape(leaf: Any) -> Hashable:
+def _shape(leaf: object) -> Hashable:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape)
     if isinstance(leaf, int | float | str | None):
@@ -180,7 +180,7 @@ class FlopMeter:
         return self._known[name][1]
 
 
-def shapes_of(arguments: Mapping[str, Any]) -> Hashable:
+def shapes_of(arguments: Mapping[str, object]) -> Hashable:
     """Names and shapes of the arguments that are tensors."""
     return tuple((key, tuple(value.shape)) for key, value in arguments.items() if isinstance(value, torch.Tensor))
 
@@ -208,7 +208,7 @@ class FlopCounter(FlopCounterMode):
         self.mod_tracker = _NoModules()  # type: ignore[assignment]
         self.uncounted: set[str] = set()
 
-    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+    def _count_flops(self, func_packet: object, out: object, args: object, kwargs: object) -> object:
         if func_packet not in self.flop_registry and _may_be_a_product(str(func_packet)):
             self.uncounted.add(str(func_packet))
         return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
@@ -239,13 +239,16 @@ def _may_be_a_product(operator: str) -> bool:
     return not any(word in name for word in ("quantize", "unpack", "pack", "choose", "view"))
 
 
-def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+Shape = Sequence[int]
+
+
+def _cpu_attention_flops(query: Shape, key: Shape, value: Shape, *_: object, out_shape: Shape = (), **__: object) -> int:
     return sdpa_flop(query, key, value)
 
 
-def _product_flops(given: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+def _product_flops(left: Shape, *_: object, out_shape: Shape = (), **__: object) -> int:
     """A matrix product whose right side may be packed: every value of the result is a sum over the left side's last axis."""
-    return 2 * int(prod(out_shape)) * int(given[-1])
+    return 2 * int(prod(out_shape)) * int(left[-1])
 
 
 def _more_formulas() -> dict[Any, Callable[..., int]]:

@@ -74,7 +74,7 @@ class _Copying:
     def __init__(self) -> None:
         self._modules: dict[int, nn.Module] = {}
         self._tensors: dict[int, torch.Tensor] = {}
-        self._objects: dict[int, Any] = {}
+        self._objects: dict[int, object] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
         if id(module) not in self._modules:
@@ -128,7 +128,7 @@ class _Copying:
         return self._tensors[id(tensor)]
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: object) -> bool:
     """Whether this is an object of a model library that holds values of its own, not a class, a function or torch's."""
     kind = type(value)
     if isinstance(value, type | types.FunctionType | types.MethodType | Mapping) or not hasattr(value, "__dict__"):
