@@ -310,7 +310,7 @@ def test_ctrl_c_says_where_the_work_lies_and_exits_with_130(offered, tmp_path, m
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 130
-    assert f"What was done lies in {tmp_path / 'c'}; the same command goes on with it." in capsys.readouterr().err
+    assert f"What was done lies in {tmp_path / 'c'}; the same command continues with it." in capsys.readouterr().err
     assert (tmp_path / "c" / "recipe.json").exists()
     assert not (tmp_path / "c" / "calibration.json").exists()
 
