@@ -80,7 +80,7 @@ def memory(
     from ..pipeline.model_configs import find_published
     from ..pipeline.model_directory import named_policy
     from ..workflows.memory.predict import Levels, device_memory, predict_memory, usable
-    from ..workflows.memory.workload import Asked, setting_of
+    from ..workflows.memory.workload import WorkloadOptions, workload_of
 
     if not verbose:
         hush()
@@ -90,7 +90,7 @@ def memory(
     if memory_gib is not None and usable(memory_gib) <= 0:
         raise InputError(f"--memory-gib {memory_gib} leaves nothing beside what the device keeps for itself; give more.")
     budget = device_memory() if memory_gib is None else usable(memory_gib)
-    options = Asked(
+    options = WorkloadOptions(
         height=workload.height,
         width=workload.width,
         frames=workload.frames,
@@ -98,19 +98,20 @@ def memory(
         text_tokens=workload.text_tokens,
         dtype=workload.dtype,
     )
-    prediction = predict_memory(published, setting_of(published, options), budget=budget, policy=rules, levels=levels)
+    prediction = predict_memory(published, workload_of(published, options), budget=budget, policy=rules, levels=levels)
     click.echo(json.dumps(prediction.to_json(), indent=1) if as_json else describe(prediction))
     sys.exit(1 if prediction.shortfall else 0)
 
 
 def describe(prediction: "Memory") -> str:
     """Tables for people."""
-    setting, sizes = prediction.setting, Sizes.suited_to(prediction)
-    frames, rows, cols = setting.tokens
-    size = f"{setting.width} x {setting.height} pixels" + (f", {setting.frames} frames" if setting.frames > 1 else "")
+    workload, sizes = prediction.workload, Sizes.suited_to(prediction)
+    frames, rows, cols = workload.tokens
+    size = f"{workload.width} x {workload.height} pixels" + (f", {workload.frames} frames" if workload.frames > 1 else "")
     lines = [
-        f"{prediction.model}: {size}; {frames} x {rows} x {cols} = {setting.token_count} tokens, {setting.text_tokens} of text, "
-        f"{setting.branches} branch{'es' * (setting.branches > 1)}, {setting.dtype}",
+        f"{prediction.model}: {size}; {frames} x {rows} x {cols} = {workload.token_count} tokens, "
+        f"{workload.text_tokens} of text, "
+        f"{workload.branches} branch{'es' * (workload.branches > 1)}, {workload.dtype}",
         "",
         f"{'weights':<18}{sizes.unit:>9}",
     ]

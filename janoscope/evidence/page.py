@@ -1,16 +1,16 @@
 """The page of a report: Markdown made of tables, figures and words, the same bytes for the same results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from ..report.drawing.svg import Drawing
 from ..report.page import interval, number
 from ..results.writing import made_whole, write_text
+from .provenance import Provenance
 from .recipe import Recipe, Subject
 
 NOT_MEASURED = "–"
@@ -19,12 +19,12 @@ PNG_DPI = 160
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A subject whose results are at hand. described: what the recipe says of it, None where it says nothing. made: made.json."""
+class SubjectResults:
+    """Results of a subject, as they lie in a folder. subject: what the recipe says of it, None where it says nothing."""
 
     folder: Path
-    made: Mapping[str, Any]
-    described: Subject | None
+    provenance: Provenance
+    subject: Subject | None
 
     @property
     def name(self) -> str:
@@ -33,9 +33,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """found: one sentence with the figures that matter, without the model's name; empty where there is none. blocks: Markdown."""
+    """What a report says of a subject.
 
-    found: str
+    result: one sentence with the figures that matter, without the model's name; empty where there is none. blocks: Markdown.
+    """
+
+    result: str
     blocks: Sequence[str]
 
 
@@ -72,43 +75,50 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in (heads, rule, *rows))
 
 
-def value(found: Any, form: str = ".2f") -> str:
-    known = number(found)
-    return NOT_MEASURED if known is None else format(known, form)
+def value(figure: object, form: str = ".2f") -> str:
+    """A figure in words, a dash where it is null or not finite."""
+    finite = number(figure)
+    return NOT_MEASURED if finite is None else format(finite, form)
 
 
-def estimate(found: Any, between: Any, form: str = ".2f") -> str:
-    """`34.1 [33.0, 35.2]`, without brackets where no interval is known."""
+def share(compute: object, digits: int = 0) -> str:
+    """`56 % of the FLOPs` of 0.56, a dash in the place of the figure where there is none."""
+    return f"{value(compute, f'.{digits}%').replace('%', ' %')} of the FLOPs"
+
+
+def estimate(figure: object, between: object, form: str = ".2f") -> str:
+    """`34.1 [33.0, 35.2]`, without brackets where there is no interval."""
     ends = interval(between)
-    return value(found, form) + ("" if ends is None or number(found) is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]")
+    return value(figure, form) + ("" if ends is None or number(figure) is None else f" [{ends[0]:{form}}, {ends[1]:{form}}]")
 
 
-def how_made(recipe: Recipe, shown: Sequence[Shown]) -> list[str]:
+def how_made(recipe: Recipe, results: Sequence[SubjectResults]) -> list[str]:
     """The last section: models, settings, versions, recordings, and the commands that make it again."""
     blocks = ["## How it was made"]
-    for one in shown:
-        blocks += _made_of(one)
+    for one in results:
+        blocks += _how_made(one)
     commands = [f"janoscope report reports/{recipe.slug}            # draw again from the results in this folder"]
     commands.append(f"janoscope report reports/{recipe.slug} --remake --force   # make the results again, then draw")
     return [*blocks, "```sh\n" + "\n".join(commands) + "\n```", *_with_weights(recipe)]
 
 
-def _made_of(one: Shown) -> list[str]:
-    made = one.made
-    if not made:
-        return [f"**{one.name}**: made by its verb; the results say how."]
-    versions = ", ".join(f"{name} {made['versions'][name]}" for name in sorted(made.get("versions", {})))
-    call = ", ".join(f"{key} {json.dumps(told)}" for key, told in made.get("call", {}).items())
+def _how_made(one: SubjectResults) -> list[str]:
+    provenance = one.provenance
+    if not provenance:
+        return [f"**{one.name}**: made by its command; the results say how."]
+    versions = ", ".join(f"{name} {provenance['versions'][name]}" for name in sorted(provenance.get("versions", {})))
+    call = ", ".join(f"{key} {json.dumps(argument)}" for key, argument in provenance.get("call", {}).items())
     facts = [
-        f"**{one.name}**: {made.get('model')} ({made.get('family')}), revision {made.get('revision')}, on {made.get('device')}.",
+        f"**{one.name}**: {provenance.get('model')} ({provenance.get('family')}), revision {provenance.get('revision')}, "
+        f"on {provenance.get('device')}.",
         f"Call: {call}." if call else "",
-        f"Prompts: {'; '.join(made.get('prompts', []))}. Seeds: {', '.join(map(str, made.get('seeds', [])))}.",
-        f"Policy: {made['policy']}." if made.get("policy") else "",
+        f"Prompts: {'; '.join(provenance.get('prompts', []))}. Seeds: {', '.join(map(str, provenance.get('seeds', [])))}.",
+        f"Policy: {provenance['policy']}." if provenance.get("policy") else "",
         f"Versions: {versions}." if versions else "",
-        QUICK if made.get("quick") else "",
+        QUICK if provenance.get("quick") else "",
     ]
     blocks = [" ".join(fact for fact in facts if fact)]
-    if recordings := made.get("recordings"):
+    if recordings := provenance.get("recordings"):
         rows = [[r["prompt"], str(r["seed"]), str(r["steps"]), str(r["bytes"]), f"`{r['sha256'][:16]}`"] for r in recordings]
         blocks.append("Recordings, not kept; sha256 shortened:")
         blocks.append(table(("prompt", "seed", "steps", "bytes", "sha256"), rows))
@@ -122,7 +132,7 @@ def _with_weights(recipe: Recipe) -> list[str]:
         return []
     rows = []
     for subject in others:
-        size = " ".join(f"{key} {told}" for key, told in subject.call.items())
+        size = " ".join(f"{key} {setting}" for key, setting in subject.call.items())
         command = f"janoscope report reports/{recipe.slug} --remake --model {subject.model}"
         rows.append([subject.model, f"{len(subject.prompts)} x {len(subject.seeds)}", size, f"`{command}`"])
     words = "The same on published weights, which nobody has run here; results go to a folder beside this one:"

@@ -10,7 +10,7 @@ from ..decode import decode_toml, read_text
 from ..errors import InputError
 
 FILE = "recipe.toml"
-MADE = "made.json"
+Table = Mapping[str, Any]  # decoded TOML
 BUNDLED = ("demo", "demo:video", "demo:latte")
 CALL_KEYS = ("steps", "height", "width", "frames", "guidance", "negative_prompt")
 QUICK_KEYS = ("prompts", "seeds", *CALL_KEYS[:4])
@@ -24,7 +24,7 @@ _METHOD_KEYS = ("spec", "title", "theirs", "headline")
 class MethodLine:
     """One method of a comparison.
 
-    spec: as `--method` takes it. title: for people. theirs: published figures of that row. is_headline: told in the first lines.
+    spec: as `--method` takes it. title: for people. theirs: published figures of that row. is_headline: in the first lines.
     """
 
     spec: str
@@ -51,10 +51,10 @@ class Subject:
     device: str = ""
     policy: str = ""
     about: str = ""
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Table = field(default_factory=dict)
     quick: Mapping[str, int] = field(default_factory=dict)
     methods: tuple[MethodLine, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Table = field(default_factory=dict)
 
     @property
     def is_bundled(self) -> bool:
@@ -73,7 +73,7 @@ class Recipe:
     about: str = ""
     source: str = ""
     subjects: tuple[Subject, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Table = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -106,15 +106,15 @@ def slug_of(model: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.") or "model"
 
 
-def _tables(table: Mapping[str, Any], key: str, faults: list[str]) -> Sequence[Mapping[str, Any]]:
-    found = table.get(key, [])
-    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
-        return found
+def _tables(table: Table, key: str, faults: list[str]) -> Sequence[Table]:
+    entries = table.get(key, [])
+    if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
+        return entries
     faults.append(f"{key} has to be written as [[{key}]]")
     return []
 
 
-def _subject(entry: Mapping[str, Any], directory: Path, faults: list[str]) -> Subject:
+def _subject(entry: Table, directory: Path, faults: list[str]) -> Subject:
     model = str(entry.get("model", ""))
     where = f"subject {model or '?'}"
     faults += [f"{where}: {key} is missing" for key in ("model", "probe", "prompts") if not entry.get(key)]
@@ -141,29 +141,29 @@ def _subject(entry: Mapping[str, Any], directory: Path, faults: list[str]) -> Su
     )
 
 
-def _lines(told: Any, directory: Path, where: str, faults: list[str]) -> tuple[str, ...]:
+def _lines(lines: object, directory: Path, where: str, faults: list[str]) -> tuple[str, ...]:
     """A list of prompts or methods, or the name of a text file in the report's folder with one a line; # begins a remark."""
-    if isinstance(told, str):
+    if isinstance(lines, str):
         try:
-            told = read_text(directory / told, "lines of", "").splitlines()
+            lines = read_text(directory / lines, "lines of", "").splitlines()
         except InputError as error:
             faults.append(f"{where}: {str(error).strip().rstrip('.')}")
             return ()
-    if not isinstance(told, list) or not all(isinstance(line, str) for line in told):
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         faults.append(f"{where}: prompts and methods are lists of texts or names of text files")
         return ()
-    return tuple(line.strip() for line in told if line.strip() and not line.startswith("#"))
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-def _table(entry: Mapping[str, Any], key: str, where: str, faults: list[str]) -> dict[str, Any]:
-    found = entry.get(key, {})
-    if isinstance(found, dict):
-        return found
-    faults.append(f"{where}: {key} is {found!r}, a table is needed")
+def _table(entry: Table, key: str, where: str, faults: list[str]) -> Table:
+    table = entry.get(key, {})
+    if isinstance(table, dict):
+        return table
+    faults.append(f"{where}: {key} is {table!r}, a table is needed")
     return {}
 
 
-def _method(line: Mapping[str, Any], where: str, faults: list[str]) -> MethodLine:
+def _method(line: Table, where: str, faults: list[str]) -> MethodLine:
     faults += [f"{where}: a method has no {key}; legal: {', '.join(_METHOD_KEYS)}" for key in line if key not in _METHOD_KEYS]
     spec = str(line.get("spec", ""))
     if not spec:

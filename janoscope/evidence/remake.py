@@ -2,35 +2,25 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
 
 from ..errors import InputError
 from ..pipeline.call import PipelineCall
 from ..pipeline.model import Model, ModelOptions, load_model
 from ..pipeline.provenance import UNKNOWN, installed_versions
-from ..results.files import read_json
 from ..results.writing import write_json
 from ..workflows.compare.measure import device_name, device_of
-from .recipe import FILE, MADE, Recipe, Subject, read_recipe, slug_of
-from .task import Made, Task, make_calls
+from .kinds import KINDS, WholeKind
+from .provenance import FILE as MADE
+from .provenance import SCHEMA, Extra, Provenance, read_provenance
+from .recipe import FILE, Recipe, Subject, Table, read_recipe, slug_of
+from .task import OnStep, Task, make_calls
 
-SCHEMA = "janoscope-report/1"
-# kinds of report; each is made by the module of this package that has its name: `make(task)` for one subject, or
-# `files(recipe)` and `make_whole(recipe, folder, quick, on_step)`
-KINDS = ("comparison", "analysis", "maps", "gallery", "calibration", "performance", "memory")
-Progress = Callable[[str], Any]
-Load = Callable[..., Model]
-
-
-class MadeFiles(TypedDict):
-    """Of made.json: the files of a subject's folder, which a remake with --force replaces."""
-
-    files: NotRequired[list[str]]
+Progress = Callable[[str], AbstractContextManager[OnStep | None]]
+Load = Callable[[str, ModelOptions], Model]
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Request:
     load: ModelOptions = field(default_factory=ModelOptions)
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Table = field(default_factory=dict)
     quick: bool = False
 
 
@@ -67,12 +57,12 @@ def remake(
     and results that would be replaced without `force`.
     """
     recipe = read_recipe(directory)
-    if recipe.kind not in KINDS:
+    kind = KINDS.get(recipe.kind)
+    if kind is None:
         raise InputError(f"{directory / FILE}: no kind {recipe.kind!r}; legal: {', '.join(KINDS)}.")
     target = output or (directory if request.model is None else directory.parent / f"{recipe.slug}-{slug_of(request.model)}")
-    maker = import_module(f".kinds.{recipe.kind}", __package__)
-    if not recipe.subjects:
-        return _whole(recipe, maker, target, request, force, progress)
+    if isinstance(kind, WholeKind):
+        return _remake_whole(kind, recipe, target, request, force, progress)
     bundled = [subject for subject in recipe.subjects if subject.is_bundled]
     if not request.model and not bundled:
         raise InputError(f"{recipe.slug} holds no bundled model; name one with --model: {_models(recipe)}.")
@@ -82,14 +72,13 @@ def remake(
         device = request.load.device or (None if request.model else bundled[at].device or None)
         argument, options = request.model or bundled[at].model, replace(request.load, device=device)
         model = load(argument, options)
-        described = subject_for(recipe, model, request.model) if request.model else bundled[at]
-        subject = _changed(described, request)
+        subject = _changed(subject_for(recipe, model, request.model) if request.model else bundled[at], request)
         calls = make_calls(model, subject)
         _copy_recipe(recipe, target)
         with _making(target, name) as folder, progress(f"{recipe.slug} {name}") as on_step:
-            task = Task(recipe, subject, model, argument, options, calls, folder, on_step or (lambda done, total: None))
-            made = _made(task, request.quick, maker.make(task))
-            write_json(folder / MADE, made | {"files": [*_files_below(folder), MADE]})
+            task = Task(recipe, subject, model, argument, options, calls, folder, on_step or _silent)
+            facts = _provenance(task, request.quick, kind.make(task))
+            write_json(folder / MADE, {**facts, "files": [*_files_below(folder), MADE]})
     return target
 
 
@@ -109,9 +98,9 @@ def subject_for(recipe: Recipe, model: Model, argument: str) -> Subject:
 
 def _quick(subject: Subject) -> Subject:
     """The subject's small run: one prompt and seed unless its recipe says more."""
-    told = dict(subject.quick)
-    prompts, seeds = told.pop("prompts", 1), told.pop("seeds", 1)
-    return replace(subject, prompts=subject.prompts[:prompts], seeds=subject.seeds[:seeds], call={**subject.call, **told})
+    call = {key: value for key, value in subject.quick.items() if key not in ("prompts", "seeds")}
+    prompts, seeds = (subject.quick.get(key, 1) for key in ("prompts", "seeds"))
+    return replace(subject, prompts=subject.prompts[:prompts], seeds=subject.seeds[:seeds], call={**subject.call, **call})
 
 
 def _changed(subject: Subject, request: Request) -> Subject:
@@ -138,15 +127,15 @@ def _refuse_results(target: Path, names: Sequence[str], force: bool) -> None:
 
 
 def _foreign_files(folder: Path) -> list[str]:
-    """Files that a subject's folder holds and its made.json does not list; --force would take them along.
+    """Files that a subject's folder holds and its made.json does not list; --force would delete them.
 
     A made.json of 0.1.0 has no list: then nothing counts as foreign. A folder without made.json is foreign as a whole.
     """
     present = _files_below(folder)
     if MADE not in present:
         return present
-    listed = read_json(folder / MADE, MadeFiles, "the record of a report", "Remake it in another folder.").get("files")
-    return [] if listed is None else [name for name in present if name not in listed]
+    provenance = read_provenance(folder)
+    return [name for name in present if name not in provenance["files"]] if "files" in provenance else []
 
 
 def _files_below(folder: Path) -> list[str]:
@@ -179,7 +168,7 @@ def _making(target: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _made(task: Task, is_quick: bool, more: Made) -> dict[str, Any]:
+def _provenance(task: Task, is_quick: bool, extra: Extra) -> Provenance:
     """made.json: how a subject's results came to be."""
     first = task.calls[0]
     return {
@@ -190,15 +179,15 @@ def _made(task: Task, is_quick: bool, more: Made) -> dict[str, Any]:
         "family": task.model.probe.family,
         "device": device_name(device_of(task.model)),
         "quick": is_quick,
-        "call": _told(first),
+        "call": _plain_arguments(first),
         "prompts": list(dict.fromkeys(call.prompt for call in task.calls)),
         "seeds": list(dict.fromkeys(call.seed for call in task.calls)),
         "versions": installed_versions(),
-        **more,
+        **extra,
     }
 
 
-def _told(call: PipelineCall) -> dict[str, Any]:
+def _plain_arguments(call: PipelineCall) -> dict[str, str | int | float | bool | None]:
     """The pipeline's arguments that JSON can hold, but prompt and generator."""
     return {
         key: value
@@ -207,16 +196,20 @@ def _told(call: PipelineCall) -> dict[str, Any]:
     }
 
 
-def _whole(recipe: Recipe, maker: Any, target: Path, request: Request, force: bool, progress: Progress) -> Path:
+def _silent(done: int, total: int) -> None:
+    """Where nobody asked for progress."""
+
+
+def _remake_whole(kind: WholeKind, recipe: Recipe, target: Path, request: Request, force: bool, progress: Progress) -> Path:
     """A report that runs no model of its own list."""
     if request.model or request.prompts or request.seeds or request.call or request.load != ModelOptions():
         raise InputError(f"{recipe.slug} runs no model: of the options only --quick has an effect on it. Leave the others out.")
-    names = maker.files(recipe)
+    names = kind.files(recipe)
     _refuse_results(target, names, force)
     _copy_recipe(recipe, target)
-    with tempfile.TemporaryDirectory(prefix=".making.", dir=target) as made, progress(recipe.slug) as on_step:
-        maker.make_whole(recipe, Path(made), request.quick, on_step or (lambda done, total: None))
-        write_json(Path(made) / MADE, {"schema": SCHEMA, "quick": request.quick, "versions": installed_versions()})
-        for file in sorted(Path(made).iterdir()):
+    with tempfile.TemporaryDirectory(prefix=".making.", dir=target) as scratch, progress(recipe.slug) as on_step:
+        kind.make(recipe, Path(scratch), request.quick, on_step or _silent)
+        write_json(Path(scratch) / MADE, {"schema": SCHEMA, "quick": request.quick, "versions": installed_versions()})
+        for file in sorted(Path(scratch).iterdir()):
             file.replace(target / file.name)
     return target

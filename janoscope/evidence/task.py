@@ -1,9 +1,8 @@
 """Task: one subject of a recipe with its model loaded and its calls made, and where its results go."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..pipeline.call import CallOptions, PipelineCall
 from ..pipeline.model import Model, ModelOptions
@@ -12,13 +11,11 @@ from ..workflows.compare.contest import calls_of
 from .recipe import Recipe, Subject
 
 OnStep = Callable[[int, int], None]
-# what a maker tells beside its files, for made.json
-Made = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a maker needs. argument, load: of the model. folder: empty, becomes the subject's. on_step: (done, in all)."""
+    """What makes a subject's results. argument, load: of the model. folder: empty, becomes its own. on_step: (done, total)."""
 
     recipe: Recipe
     subject: Subject
@@ -41,6 +38,3 @@ def make_calls(model: Model, subject: Subject) -> list[PipelineCall]:
     """A call for every prompt and seed of the subject."""
     options = CallOptions(prompt=subject.prompts[0], **subject.call)
     return calls_of(model, options, subject.prompts, subject.seeds)
-
-
-Maker = Callable[[Task], Made]

@@ -12,9 +12,10 @@ from tiny_pipelines import build
 
 from janoscope.errors import InputError
 from janoscope.evidence import Request, remake, render_report
+from janoscope.evidence.kinds import KINDS
 from janoscope.evidence.kinds import comparison as evidence_comparison
 from janoscope.evidence.recipe import read_recipe
-from janoscope.evidence.remake import KINDS, subject_for
+from janoscope.evidence.remake import subject_for
 from janoscope.pipeline.model import Model, load_model
 from janoscope.plan import ModelFacts, entry_tokens, predict, preset
 from janoscope.plan.schedule import step_kinds
@@ -123,7 +124,7 @@ def test_a_calibration_is_made_tested_on_new_prompts_and_drawn(tmp_path, demo):
     report, *figures = render_report(folder)
     text = report.read_text()
     mean = found["rows"][1]["mean"]["psnr"]
-    for words in (f"{mean:.1f} dB at compute", "on 2 runs of 1 new prompts, promised", "| `uniform:k=2` |", "```toml\nname = "):
+    for words in (f"{mean:.1f} dB at ", "on 2 runs of 1 new prompts, promised", "| `uniform:k=2` |", "```toml\nname = "):
         assert words in text, words
     assert "few-front.svg" in {path.name for path in figures}
     assert str(tmp_path) not in text, "no name of a folder of the moment"

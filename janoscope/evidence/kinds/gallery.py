@@ -1,70 +1,92 @@
-"""Gallery reports: every call in full and accelerated, the pictures kept side by side."""
+"""Gallery reports: every call in full and accelerated, images side by side."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from ...errors import InputError
 from ...pipeline.prompts import Prompt
 from ...report.comparison.figures import strip
 from ...report.drawing.error_scale import error_map
 from ...report.drawing.style import ERROR_CMAP, MUTED
 from ...report.page import number
+from ...results.files import read_json
 from ...results.images import read_image, save_frames
 from ...results.writing import write_json
 from ...workflows.apply.session import apply_model
-from ..page import Figures, Section, Shown, table, value
+from ..page import Figures, Section, SubjectResults, share, table, value
+from ..provenance import AGAIN, Extra
 from ..recipe import Recipe
-from ..task import Made, Task
+from ..task import Task
 
 PANEL_IN = 1.35
 PER_FIGURE = 5
 
 
+FILE = "gallery.json"
 SCHEMA = "janoscope-gallery/1"
 
 
-def make(task: Task) -> Made:
-    """gallery.json, and for every call its two pictures (clips as animated PNG)."""
-    policy, runs = task.policy(), []
+class Pair(TypedDict, total=False):
+    """File names of a call's two images; one that could not be decoded is absent."""
+
+    full: str
+    accelerated: str
+
+
+class RunFacts(TypedDict):
+    """A call, accelerated against its full run. compute: fraction of FLOPs; psnr in dB, null where it is not defined."""
+
+    prompt: str
+    seed: int
+    pictures: Pair
+    compute: float | None
+    psnr: float | None
+    ssim: float | None
+
+
+class GalleryFacts(TypedDict):
+    """gallery.json."""
+
+    schema: str
+    policy: str
+    runs: list[RunFacts]
+
+
+def make(task: Task) -> Extra:
+    """gallery.json, and for every call its two images (videos as animated PNG)."""
+    policy, runs = task.policy(), list[dict[str, object]]()
     for index, call in enumerate(task.calls):
         applied = apply_model(task.model, call, policy=policy, reference=True)
-        stem, pictures = Prompt(index, call.prompt).stem, {}
+        stem, images = Prompt(index, call.prompt).stem, {}
         for name, generated in (("full", applied.reference), ("accelerated", applied.generated)):
             if generated is not None and generated.frames is not None:
-                pictures[name] = save_frames(generated.frames, task.folder / f"{stem}-{name}.png").name
-        told = {key: value for key, value in applied.to_json().items() if key not in ("schema", "account")}
-        runs.append({"prompt": call.prompt, "seed": call.seed, "pictures": pictures, **told})
+                images[name] = save_frames(generated.frames, task.folder / f"{stem}-{name}.png").name
+        figures = {key: figure for key, figure in applied.to_json().items() if key not in ("schema", "account")}
+        runs.append({"prompt": call.prompt, "seed": call.seed, "pictures": images, **figures})
         task.on_step(index + 1, len(task.calls))
-    write_json(task.folder / "gallery.json", {"schema": SCHEMA, "policy": policy.name, "runs": runs})
+    write_json(task.folder / FILE, {"schema": SCHEMA, "policy": policy.name, "runs": runs})
     return {"policy": policy.name}
 
 
-def draw(recipe: Recipe, shown: Shown, figures: Figures) -> Section:
-    """Pictures five prompts a figure; clips one a figure, as first, middle and last frame."""
-    path = shown.folder / "gallery.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        runs = facts["runs"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Make the results again with --remake.") from error
-    blocks = []
+def draw(recipe: Recipe, results: SubjectResults, figures: Figures) -> Section:
+    """Images five prompts a figure; of a video the first, middle and last frame. Raises InputError for damaged results."""
+    facts: GalleryFacts = read_json(results.folder / FILE, GalleryFacts, "gallery", AGAIN, schema=SCHEMA)
+    runs, blocks = facts["runs"], []
     for first in range(0, len(runs), PER_FIGURE):
         group = runs[first : first + PER_FIGURE]
-        pairs = [tuple(_picture(shown, run, name) for name in ("full", "accelerated")) for run in group]
+        pairs = [[_image(results, run["pictures"][name]) for name in ("full", "accelerated")] for run in group]
         figure = gallery_figure([run["prompt"] for run in group], pairs)
         alt = "Full run above, accelerated below, difference at the foot: " + "; ".join(run["prompt"] for run in group)
-        blocks.append(figures.png(figure, f"{shown.name}-{first // PER_FIGURE}", alt))
+        blocks.append(figures.png(figure, f"{results.name}-{first // PER_FIGURE}", alt))
     rows = [
         [run["prompt"], str(run["seed"]), value(run["compute"], ".3f"), value(run["psnr"]), value(run["ssim"], ".4f")]
         for run in runs
     ]
     blocks += [f"Policy `{facts['policy']}`:", table(("prompt", "seed", "compute", "PSNR (dB)", "SSIM"), rows)]
-    return Section(_found(runs), blocks)
+    return Section(_result(runs), blocks)
 
 
 def gallery_figure(prompts: Sequence[str], pairs: Sequence[Sequence[np.ndarray]]) -> Figure:
@@ -89,16 +111,21 @@ def gallery_figure(prompts: Sequence[str], pairs: Sequence[Sequence[np.ndarray]]
     return figure
 
 
-def _picture(shown: Shown, run: Mapping[str, Any], name: str) -> np.ndarray:
-    found = read_image(shown.folder / str(run["pictures"][name]).rsplit("/", 1)[-1])
-    assert found is not None  # saved as PNG, which every installation reads
-    return found
+def _image(results: SubjectResults, name: str) -> np.ndarray:
+    """uint8 (frame, row, col, 3)."""
+    image = read_image(results.folder / name.rsplit("/", 1)[-1])
+    assert image is not None  # saved as PNG, which every installation reads
+    return image
 
 
-def _found(runs: Sequence[Mapping[str, Any]]) -> str:
-    known = [run for run in runs if number(run["psnr"]) is not None]
-    if not known:
+def _result(runs: Sequence[RunFacts]) -> str:
+    measured = [(run["psnr"], run["ssim"], run["compute"]) for run in runs if number(run["psnr"]) is not None]
+    if not measured:
         return ""
-    values = [(min(run[name] for run in known), max(run[name] for run in known)) for name in ("psnr", "ssim", "compute")]
-    (low, high), (least, most), (cheap, dear) = values
-    return f"PSNR {low:.1f} to {high:.1f} dB, SSIM {least:.3f} to {most:.3f} at compute {cheap:.2f} to {dear:.2f}."
+    (low, high), (least, most), (cheap, dear) = (_ends(column) for column in zip(*measured, strict=True))
+    return f"PSNR {low:.1f} to {high:.1f} dB, SSIM {least:.3f} to {most:.3f} at {100 * cheap:.0f} to {share(dear)}."
+
+
+def _ends(values: Sequence[float | None]) -> tuple[float, float]:
+    finite = [figure for value in values if (figure := number(value)) is not None]
+    return min(finite), max(finite)

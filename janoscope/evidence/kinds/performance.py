@@ -1,8 +1,7 @@
-"""Performance reports: what `janoscope bench` measures on this machine, every bench in files of its own."""
+"""Performance reports: what `janoscope bench` measures on this machine, every benchmark in files of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
 from ...pipeline.model import usable_device
@@ -22,16 +21,16 @@ from ..task import OnStep
 
 BENCHES = ("record", "analyze", "execute-flux-like", "scale")
 # figures, and the same in Markdown
-Result = tuple[dict[str, Any], str]
+Result = tuple[Mapping[str, object], str]
 
 
 def files(recipe: Recipe) -> list[str]:
-    """What `make_whole` will write."""
+    """What `make` will write."""
     return [f"{name}.json" for name in _benches(recipe)]
 
 
-def make_whole(recipe: Recipe, folder: Path, quick: bool, on_step: OnStep) -> None:
-    """NAME.json and NAME.md of every bench that the recipe lists under `benches`."""
+def make(recipe: Recipe, folder: Path, quick: bool, on_step: OnStep) -> None:
+    """NAME.json and NAME.md of every benchmark that the recipe lists under `benches`."""
     names = _benches(recipe)
     for done, name in enumerate(names, start=1):
         write_bench(folder, name, *_BENCHES[name](name, folder, quick))
@@ -41,7 +40,7 @@ def make_whole(recipe: Recipe, folder: Path, quick: bool, on_step: OnStep) -> No
 def _benches(recipe: Recipe) -> list[str]:
     names = [str(name) for name in recipe.settings.get("benches", BENCHES)]
     if unknown := [name for name in names if name not in _BENCHES]:
-        raise InputError(f"{recipe.slug}: no bench {unknown[0]!r}; legal: {', '.join(_BENCHES)}.")
+        raise InputError(f"{recipe.slug}: no benchmark {unknown[0]!r}; legal: {', '.join(_BENCHES)}.")
     return names
 
 
@@ -80,7 +79,7 @@ _BENCHES: dict[str, Callable[[str, Path, bool], Result]] = {
 
 
 def draw(recipe: Recipe, figures: Figures) -> Section:
-    """NAME.md of every bench in the recipe's `benches`, headings one level deeper; one that was not run is told."""
+    """NAME.md of every benchmark in the recipe's `benches`, headings one level deeper; one that was not run is named."""
     blocks, absent = [], []
     for name in recipe.settings.get("benches", []):
         path = recipe.directory / f"{name}.md"
@@ -90,5 +89,5 @@ def draw(recipe: Recipe, figures: Figures) -> Section:
         text = path.read_text(encoding="utf-8").strip()
         blocks.append("#" + text if text.startswith("# ") else f"## {name}\n\n{text}")
     if not blocks:
-        raise InputError(f"{recipe.directory} holds no bench; make them with --remake.")
+        raise InputError(f"{recipe.directory} holds no benchmark; make them with --remake.")
     return Section("", [*blocks, *([f"Not run yet: {', '.join(absent)}."] if absent else [])])

@@ -1,7 +1,7 @@
 """What a bench leaves: NAME.json with its figures and NAME.md, which the report on performance draws."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...results.writing import write_json, write_text
 
@@ -13,7 +13,7 @@ _TITLES = {
 }
 
 
-def write_bench(directory: Path, name: str, figures: dict[str, Any], text: str) -> Path:
+def write_bench(directory: Path, name: str, figures: Mapping[str, object], text: str) -> Path:
     """Write both files, and give NAME.md. name: `record`, `analyze`, `scale` or `execute-SIZE`. text: Markdown."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / f"{name}.json", figures)

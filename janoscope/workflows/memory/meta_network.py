@@ -60,6 +60,11 @@ def weight_bytes(module: torch.nn.Module) -> dict[str, int]:
     return dict(bytes_of)
 
 
+def loaded_bytes(components: Mapping[str, object]) -> int:
+    """Bytes of all networks among the parts of a loaded pipeline."""
+    return sum(sum(weight_bytes(part).values()) for part in components.values() if isinstance(part, torch.nn.Module))
+
+
 def parameter_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -10,7 +10,7 @@ from ...errors import InputError
 from ...pipeline.model_configs import Part, Published
 from ...plan import STRATEGIES, Cache, CacheBytes, ModelFacts, Policy, cache_bytes, run_facts
 from .meta_network import activation_peak, build_on_meta, forward_arguments, parameter_count, weight_bytes
-from .workload import Setting, with_guidance_parallel
+from .workload import Workload, with_guidance_parallel
 
 SCHEMA = "janoscope-memory/1"
 GIB = 2**30
@@ -42,7 +42,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Levels:
-    """Fractions of the tokens that no threshold has decided yet; what is left is active."""
+    """Fractions of the tokens before thresholds are applied; the rest is active."""
 
     static: float
     moderate: float
@@ -93,7 +93,7 @@ class Memory:
     """
 
     model: str
-    setting: Setting
+    workload: Workload
     weights: tuple[Weights, ...]
     activations: int | None
     plain: int | None
@@ -109,7 +109,7 @@ class Memory:
 
     def to_json(self) -> dict[str, Any]:
         """JSON data, every quantity in bytes."""
-        data = asdict(self) | {"schema": SCHEMA}
+        data = {"setting" if key == "workload" else key: value for key, value in asdict(self).items()} | {"schema": SCHEMA}
         data["strategies"] = [
             asdict(row) | {"cache": {"device": row.cache.device, "host": row.cache.host}} for row in self.strategies
         ]
@@ -119,15 +119,15 @@ class Memory:
 
 def predict_memory(
     published: Published,
-    setting: Setting,
+    workload: Workload,
     *,
     budget: int | None = None,
     policy: Policy | None = None,
     levels: Levels | None = None,
 ) -> Memory:
-    """What `published` takes in this setting.
+    """What `published` takes for this workload.
 
-    budget: bytes of the device. policy: its cache is tried first, as it is, and its quantiles tell the levels. levels: instead of
+    budget: bytes of the device. policy: its cache is tried first, as it is, and its quantiles give the levels. levels: instead of
     those. offload keeps on the device what fits the budget, unless the policy says how much.
 
     Weights are counted on networks built without memory. Activations are the height of one forward of every token, traced on
@@ -136,22 +136,22 @@ def predict_memory(
 
     Raises InputError for a network that its config does not build.
     """
-    notes = [*setting.notes]
-    modules = {part.name: _build(part, setting, part in published.networks) for part in (*published.networks, *published.others)}
+    notes = [*workload.notes]
+    modules = {part.name: _build(part, workload, part in published.networks) for part in (*published.networks, *published.others)}
     weights = tuple(
         Weights(name, type(module).__name__, parameter_count(module), weight_bytes(module)) for name, module in modules.items()
     )
-    activations = _activations(published, setting, modules[published.networks[0].name], notes)
+    activations = _activations(published, workload, modules[published.networks[0].name], notes)
     plain = None if activations is None else sum(part.total for part in weights) + activations
     if len(published.networks) > 1:
         names = " and ".join(part.name for part in published.networks)
         notes.append(f"{names} take turns: weights are of all, activations and cache of one.")
-    rows = _strategies(published, setting, policy, levels or _levels_of(policy), plain, budget, notes)
+    rows = _strategies(published, workload, policy, levels or _levels_of(policy), plain, budget, notes)
     alone = [row for row in rows if not row.guidance_parallel]
     fits = next((row for row in alone if row.fits), None)
     least = min((row.total for row in alone if row.total is not None), default=plain)
     shortfall = None if budget is None or least is None or fits is not None else max(0, least - budget)
-    return Memory(published.name, setting, weights, activations, plain, rows, budget, fits, shortfall, tuple(notes))
+    return Memory(published.name, workload, weights, activations, plain, rows, budget, fits, shortfall, tuple(notes))
 
 
 def device_memory() -> int | None:
@@ -166,21 +166,21 @@ def usable(memory_gib: float) -> int:
     return int((memory_gib - RESERVE_GIB) * GIB)
 
 
-def _build(part: Part, setting: Setting, is_network: bool) -> torch.nn.Module:
-    """A network of the probe has the setting's dtype; others the one they are stored in, unless one was asked for."""
-    stored = None if is_network or setting.is_dtype_asked else part.dtype
-    return build_on_meta(part, stored or setting.dtype)
+def _build(part: Part, workload: Workload, is_network: bool) -> torch.nn.Module:
+    """A network of the probe has the workload's dtype; others the one they are stored in, unless the user gave one."""
+    stored = None if is_network or workload.is_dtype_asked else part.dtype
+    return build_on_meta(part, stored or workload.dtype)
 
 
-def _activations(published: Published, setting: Setting, network: torch.nn.Module, notes: list[str]) -> int | None:
+def _activations(published: Published, workload: Workload, network: torch.nn.Module, notes: list[str]) -> int | None:
     try:
         arguments = forward_arguments(
             published.probe,
             published.config,
-            setting.tokens,
-            items=setting.stacked,
-            text_tokens=setting.text_tokens,
-            dtype=setting.dtype,
+            workload.tokens,
+            items=workload.stacked,
+            text_tokens=workload.text_tokens,
+            dtype=workload.dtype,
         )
         return activation_peak(network, arguments)
     except InputError as error:
@@ -188,14 +188,14 @@ def _activations(published: Published, setting: Setting, network: torch.nn.Modul
         return None
 
 
-def _facts(published: Published, setting: Setting) -> ModelFacts | None:
+def _facts(published: Published, workload: Workload) -> ModelFacts | None:
     return run_facts(
         published.probe.execution,
         published.config,
-        dtype=setting.dtype,
-        text_tokens=setting.text_tokens,
-        branches=setting.branches,
-        stacked=setting.stacked,
+        dtype=workload.dtype,
+        text_tokens=workload.text_tokens,
+        branches=workload.branches,
+        stacked=workload.stacked,
     )
 
 
@@ -212,7 +212,7 @@ def _ordered(policy: Policy | None) -> tuple[str, ...]:
 
 def _strategies(
     published: Published,
-    setting: Setting,
+    workload: Workload,
     policy: Policy | None,
     levels: Levels | None,
     plain: int | None,
@@ -220,9 +220,9 @@ def _strategies(
     notes: list[str],
 ) -> tuple[StrategyMemory, ...]:
     """Every strategy, the policy's first; none where the family is not executed."""
-    facts = _facts(published, setting)
+    facts = _facts(published, workload)
     if facts is None:
-        limit = published.probe.limits[0] if published.probe.limits else "its config does not tell sizes"
+        limit = published.probe.limits[0] if published.probe.limits else "its config gives no sizes"
         notes.append(f"no cache: {published.probe.family} is not executed ({limit}).")
         return ()
     if levels is None:
@@ -233,30 +233,30 @@ def _strategies(
     rows: list[StrategyMemory] = []
     for strategy in _ordered(policy):
         own = policy.cache if policy is not None and policy.cache.strategy == strategy else Cache(strategy)
-        rows += _rows(facts, setting, own, levels, plain, free)
+        rows += _rows(facts, workload, own, levels, plain, free)
     return tuple(replace(row, fits=None if budget is None or row.total is None else row.total <= budget) for row in rows)
 
 
 def _rows(
-    facts: ModelFacts, setting: Setting, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
+    facts: ModelFacts, workload: Workload, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
 ) -> list[StrategyMemory]:
     """The strategy on one device, and with a branch on each of two."""
-    rows = [_row(facts, setting, cache, levels, plain, free)]
-    if setting.branches == 2:
-        alone = with_guidance_parallel(setting)
+    rows = [_row(facts, workload, cache, levels, plain, free)]
+    if workload.branches == 2:
+        alone = with_guidance_parallel(workload)
         halved = replace(facts, branches=1, stacked=1)
         rows.append(replace(_row(halved, alone, cache, levels, plain, free), guidance_parallel=True))
     return rows
 
 
 def _row(
-    facts: ModelFacts, setting: Setting, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
+    facts: ModelFacts, workload: Workload, cache: Cache, levels: Levels | None, plain: int | None, free: int | None
 ) -> StrategyMemory:
-    tokens, is_offload = setting.token_count, cache.strategy == "offload"
+    tokens, is_offload = workload.token_count, cache.strategy == "offload"
     skipped = None if levels is None else round(tokens * (levels.static + levels.moderate))
     if is_offload and not cache.device_mib:
         cache = replace(cache, device_mib=max(0, (free or 0) // 2**20))
-    held = cache_bytes(facts, tokens, cache, skipped)
+    stored = cache_bytes(facts, tokens, cache, skipped)
     resident = Cache("kv") if is_offload else cache  # of a token the same bytes, wherever they are
     everything = cache_bytes(facts, tokens, resident).device
     of_levels = None
@@ -265,7 +265,7 @@ def _row(
         of_levels = {level: cache_bytes(replace(facts, text="none"), count, resident).device for level, count in counts.items()}
         if is_offload:
             of_levels["active"] = 0  # never skipped, so never fetched
-    total = None if plain is None else plain + held.device
+    total = None if plain is None else plain + stored.device
     layer = everything // (facts.attentions * facts.branches)
     device_mib = cache.device_mib if is_offload else None
-    return StrategyMemory(cache.strategy, held, layer, of_levels, total, device_mib, cache.forecast)
+    return StrategyMemory(cache.strategy, stored, layer, of_levels, total, device_mib, cache.forecast)

@@ -1,4 +1,4 @@
-"""Setting: size, tokens, text and branches of a generation that nobody has run yet, from options and what was published."""
+"""Workload: size, tokens, text and branches of a generation before it is run, from options and published configs."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from ...plan import entry_tokens
 from ...plan.facts import ITEMSIZE
 
 _FRAMES = ("num_frames", "video_length")
-_PICTURES = ("packed", "BCHW")  # layouts of one frame
+_IMAGES = ("packed", "BCHW")  # layouts of one frame
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user may say; None leaves the model's default. Sizes in pixels and frames."""
+class WorkloadOptions:
+    """What a user may say of a generation; None leaves the model's default. Sizes in pixels and frames."""
 
     height: int | None = None
     width: int | None = None
@@ -28,8 +28,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What one generation is given.
+class Workload:
+    """What one generation computes on.
 
     tokens: (frames, rows, cols). branches: guidance branches, each with a cache; stacked: those in one network call.
     dtype: of the network and its cache; of everything where `is_dtype_asked`. notes: what had to be assumed.
@@ -52,49 +52,51 @@ class Setting:
         return frames * rows * cols
 
 
-def setting_of(published: Published, asked: Asked) -> Setting:
-    """The setting that `record` and `apply` would run with these options.
+def workload_of(published: Published, options: WorkloadOptions) -> Workload:
+    """The workload that `record` and `apply` would run with these options.
 
-    Raises InputError naming the option for a size that nothing tells, an unknown dtype, or a size that gives no token.
+    Raises InputError naming the option for a size without a default, an unknown dtype, or a size that gives no token.
     """
     defaults = _defaults(published)
     scale, notes = _latent_scale(published)
-    known = {
-        "height": asked.height or defaults.get("height") or _sample_size(published, scale["spatial"], "height"),
-        "width": asked.width or defaults.get("width") or _sample_size(published, scale["spatial"], "width"),
-        "frames": asked.frames or next((defaults[name] for name in _FRAMES if defaults.get(name)), None) or _one_frame(published),
+    size_or_none = {
+        "height": options.height or defaults.get("height") or _sample_size(published, scale["spatial"], "height"),
+        "width": options.width or defaults.get("width") or _sample_size(published, scale["spatial"], "width"),
+        "frames": options.frames
+        or next((defaults[name] for name in _FRAMES if defaults.get(name)), None)
+        or _one_frame(published),
     }
-    if missing := [f"--{name}" for name, value in known.items() if not value]:
-        raise InputError(f"nothing tells the size that {published.name} makes by default; pass {' and '.join(missing)}.")
-    sizes = {name: int(value) for name, value in known.items() if value}
+    if missing := [f"--{name}" for name, value in size_or_none.items() if not value]:
+        raise InputError(f"{published.name} has no default size; pass {' and '.join(missing)}.")
+    height, width, frames = (int(value or 0) for value in size_or_none.values())
     patch = published.probe.tokens.patch_of(published.config)
     if published.probe.tokens.layout == "packed" and published.entry:
         patch = tuple(published.entry["patch"])
-    tokens = entry_tokens({"latent_scale": scale, "patch": patch}, **sizes)
+    tokens = entry_tokens({"latent_scale": scale, "patch": patch}, height=height, width=width, frames=frames)
     if min(tokens) < 1:
-        raise InputError(
-            f"{sizes['height']} x {sizes['width']} pixels, {sizes['frames']} frames give no token; take a larger size."
-        )
-    text, text_notes = _text_tokens(published, asked, defaults)
-    branches, branch_notes = _branches(published, asked, defaults)
-    dtype, dtype_notes = _dtype(published, asked.dtype)
+        raise InputError(f"{height} x {width} pixels, {frames} frames give no token; take a larger size.")
+    text, text_notes = _text_tokens(published, options, defaults)
+    branches, branch_notes = _branches(published, options, defaults)
+    dtype, dtype_notes = _dtype(published, options.dtype)
     stacked = branches if published.probe.guidance.calls == "batched" else 1
-    told = (*published.notes, *notes, *text_notes, *branch_notes, *dtype_notes)
-    return Setting(
-        **sizes,
+    all_notes = (*published.notes, *notes, *text_notes, *branch_notes, *dtype_notes)
+    return Workload(
+        height=height,
+        width=width,
+        frames=frames,
         tokens=tokens,
         text_tokens=text,
         branches=branches,
         stacked=stacked,
         dtype=dtype,
-        is_dtype_asked=asked.dtype is not None,
-        notes=told,
+        is_dtype_asked=options.dtype is not None,
+        notes=all_notes,
     )
 
 
-def with_guidance_parallel(setting: Setting) -> Setting:
+def with_guidance_parallel(workload: Workload) -> Workload:
     """What each of two processes runs with one branch of its own."""
-    return replace(setting, branches=1, stacked=1)
+    return replace(workload, branches=1, stacked=1)
 
 
 def _defaults(published: Published) -> dict[str, Any]:
@@ -105,10 +107,10 @@ def _defaults(published: Published) -> dict[str, Any]:
     parameters = inspect.signature(cls.__call__).parameters if cls else {}
     signature = {name: p.default for name, p in parameters.items() if p.default not in (inspect.Parameter.empty, None)}
     entry = published.entry
-    told = {name: entry[name] for name in ("height", "width") if name in entry}
+    typical = {name: entry[name] for name in ("height", "width") if name in entry}
     if "frames" in entry:
-        told["num_frames"] = entry["frames"]
-    return {**signature, **told, **published.call}
+        typical["num_frames"] = entry["frames"]
+    return {**signature, **typical, **published.call}
 
 
 def _latent_scale(published: Published) -> tuple[Mapping[str, int], list[str]]:
@@ -121,9 +123,7 @@ def _latent_scale(published: Published) -> tuple[Mapping[str, int], list[str]]:
         return _scale_of_vae(vae), []
     entries = list(published.probe.models.values())
     if not entries:
-        raise InputError(
-            f"{published.name} does not tell its VAE, without which pixels are no tokens; name the pipeline's directory."
-        )
+        raise InputError(f"{published.name} names no VAE, without which pixels are no tokens; name the pipeline's directory.")
     return entries[0]["latent_scale"], ["latent cells as in the family's published models."]
 
 
@@ -144,26 +144,26 @@ def _sample_size(published: Published, spatial: int, axis: str) -> int | None:
 
 def _one_frame(published: Published) -> int | None:
     config = published.config.get("video_length")  # Latte's
-    return 1 if published.probe.tokens.layout in _PICTURES else config if isinstance(config, int) else None
+    return 1 if published.probe.tokens.layout in _IMAGES else config if isinstance(config, int) else None
 
 
-def _text_tokens(published: Published, asked: Asked, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
-    if asked.text_tokens is not None:
-        return asked.text_tokens, []
+def _text_tokens(published: Published, options: WorkloadOptions, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
+    if options.text_tokens is not None:
+        return options.text_tokens, []
     own = published.call.get("max_sequence_length")
-    found = own or published.entry.get("text_tokens") or defaults.get("max_sequence_length")
-    if isinstance(found, int):
-        return found, []
+    count = own or published.entry.get("text_tokens") or defaults.get("max_sequence_length")
+    if isinstance(count, int):
+        return count, []
     reads_text = any("text" in shape.split() for shape in published.probe.arguments.values())
     return (1, ["how many text tokens there are is not known; one is counted, pass --text-tokens."]) if reads_text else (0, [])
 
 
-def _branches(published: Published, asked: Asked, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
+def _branches(published: Published, options: WorkloadOptions, defaults: Mapping[str, Any]) -> tuple[int, list[str]]:
     """With classifier-free guidance two, each with keys and values of its own."""
     guidance = published.probe.guidance
     if guidance.calls == "none" or (guidance.embedded_if and published.config.get(guidance.embedded_if)):
         return 1, []
-    scale = asked.guidance if asked.guidance is not None else published.call.get(guidance.argument or "")
+    scale = options.guidance if options.guidance is not None else published.call.get(guidance.argument or "")
     if scale is None and "branches" in published.entry:
         return int(published.entry["branches"]), []
     scale = scale if scale is not None else defaults.get(guidance.argument or "")
@@ -172,10 +172,10 @@ def _branches(published: Published, asked: Asked, defaults: Mapping[str, Any]) -
     return len(guidance.branches), ["guidance is taken to be on; pass --guidance 1 where it is not."]
 
 
-def _dtype(published: Published, asked: str | None) -> tuple[str, list[str]]:
-    if asked is not None:
-        if asked not in ITEMSIZE:
-            raise InputError(f"--dtype {asked} is unknown; legal: {', '.join(ITEMSIZE)}.")
-        return asked, []
+def _dtype(published: Published, dtype: str | None) -> tuple[str, list[str]]:
+    if dtype is not None:
+        if dtype not in ITEMSIZE:
+            raise InputError(f"--dtype {dtype} is unknown; legal: {', '.join(ITEMSIZE)}.")
+        return dtype, []
     stored = published.networks[0].dtype
     return (stored, []) if stored else ("bfloat16", ["no weights lie beside the config; bfloat16 is taken."])

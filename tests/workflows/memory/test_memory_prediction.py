@@ -24,7 +24,7 @@ from janoscope.workflows.memory.meta_network import (
     parameter_count,
 )
 from janoscope.workflows.memory.predict import GIB, Levels, predict_memory, usable
-from janoscope.workflows.memory.workload import Asked, setting_of
+from janoscope.workflows.memory.workload import WorkloadOptions, workload_of
 
 WAN_14B, WAN_1B, FLUX = (
     "Wan-AI/Wan2.1-T2V-14B-Diffusers",
@@ -39,7 +39,9 @@ GRIDS |= {"dit": (1, ROWS, ROWS)}
 
 def predicted(name, budget=None, levels=None, policy=None, **asked):
     published = find_published(str(name))
-    return predict_memory(published, setting_of(published, Asked(**asked)), budget=budget, levels=levels, policy=policy)
+    return predict_memory(
+        published, workload_of(published, WorkloadOptions(**asked)), budget=budget, levels=levels, policy=policy
+    )
 
 
 def traced(name, rows_of_text=9):
@@ -201,7 +203,7 @@ def test_a_branch_on_each_of_two_devices_holds_half_and_hidden_a_quarter():
 
 def test_wan_14b_at_720p_fits_one_device_of_80_gib_with_offload():
     told = predicted(WAN_14B, budget=usable(80))
-    assert told.setting.token_count == 75600
+    assert told.workload.token_count == 75600
     assert [row.strategy for row in told.strategies if row.fits and not row.guidance_parallel] == ["offload"]
     assert told.fits.strategy == "offload"
     assert told.fits.total <= usable(80)
@@ -217,15 +219,17 @@ def test_a_policys_strategy_is_tried_first():
         table | {"intervals": {"static": 4, "moderate": 2, "active": 1}, "cache": {"strategy": "kv-int8"}, "source": "test"},
         "here",
     )
-    told = predict_memory(model, setting_of(model, Asked()), budget=usable(8), policy=policy)
+    told = predict_memory(model, workload_of(model, WorkloadOptions()), budget=usable(8), policy=policy)
     assert told.fits.strategy == "kv-int8"
     assert told.fits.levels["static"] == pytest.approx(2 * told.fits.levels["moderate"], rel=1e-3)
-    plain = predict_memory(model, setting_of(model, Asked()), budget=usable(8)).fits
+    plain = predict_memory(model, workload_of(model, WorkloadOptions()), budget=usable(8)).fits
     assert plain.strategy == "kv"
-    forecast = predict_memory(model, setting_of(model, Asked()), policy=replace(policy, cache=Cache("kv", forecast=True)))
+    forecast = predict_memory(
+        model, workload_of(model, WorkloadOptions()), policy=replace(policy, cache=Cache("kv", forecast=True))
+    )
     assert forecast.strategies[0].cache.device == 2 * plain.cache.device
     window = replace(policy, cache=Cache("offload", device_mib=1, window=1))
-    assert predict_memory(model, setting_of(model, Asked()), budget=usable(8), policy=window).fits.device_mib == 1
+    assert predict_memory(model, workload_of(model, WorkloadOptions()), budget=usable(8), policy=window).fits.device_mib == 1
 
 
 def test_the_shortfall_is_told_with_what_helps(janoscope):

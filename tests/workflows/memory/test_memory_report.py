@@ -18,9 +18,7 @@ def test_remade_results_are_the_committed_ones(tmp_path):
     """Predictions come from configs, so they are the same everywhere; the bundled models are measured elsewhere."""
     recipe = read_recipe(REPORT)
     wan = [line for line in recipe.settings["published"] if "1.3B" in line["model"]]
-    made.make_whole(
-        replace(recipe, settings={**recipe.settings, "published": wan, "measured": []}), tmp_path, True, lambda *_: None
-    )
+    made.make(replace(recipe, settings={**recipe.settings, "published": wan, "measured": []}), tmp_path, True, lambda *_: None)
     again = json.loads((tmp_path / made.RESULTS).read_text())
     committed = json.loads((REPORT / made.RESULTS).read_text())
     assert again["published"] == [row for row in committed["published"] if "1.3B" in row["model"]]
@@ -33,7 +31,7 @@ def test_a_bundled_model_holds_what_was_predicted():
     assert row["predicted_weight_bytes"] == row["measured_weight_bytes"]
 
 
-def test_the_page_tells_table_2_and_what_fits():
+def test_the_page_shows_table_2_and_what_fits():
     section = made.draw(read_recipe(REPORT), Figures(REPORT))
     text = "\n".join(section.blocks)
     assert (
@@ -44,11 +42,11 @@ def test_the_page_tells_table_2_and_what_fits():
     assert "Nothing was measured on a GPU" in text
     page = (REPORT / "report.md").read_text()
     assert all(block in page for block in section.blocks)
-    assert section.found in page
+    assert section.result in page
 
 
 def test_results_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(InputError, match="Make it with --remake"):
+    with pytest.raises(InputError, match="again with --remake"):
         made.draw(replace(read_recipe(REPORT), directory=tmp_path), Figures(tmp_path))
     with pytest.raises(InputError, match="no bundled model"):
         made._is_installed("black-forest-labs/FLUX.1-dev")
