@@ -6,8 +6,21 @@ from pathlib import Path
 
 import click
 
-from .command import Command, command
-from .options import PATH, force_option, grouped, json_option, partial_option
+from .command import Command, command, option
+from .options import (
+    PATH,
+    CallFlags,
+    Reporting,
+    announce,
+    call_options,
+    force_option,
+    grouped,
+    hush,
+    json_option,
+    partial_option,
+    prompt_option,
+    reporting_options,
+)
 
 _run = click.argument("run", type=PATH)
 _PARTLY = (
@@ -94,22 +107,77 @@ def show_plan(file: Path, as_json: bool) -> None:
     click.echo(stored.to_text() if as_json else stored.describe())
 
 
-@command("List the probes, or print one", "janoscope probes flux")
-@click.argument("family", required=False)
-def probes(family: str | None) -> None:
-    """List the probes, or print that of FAMILY (a name or a file)."""
+class _ProbesGroup(click.Group):
+    """`probes` lists, `probes FAMILY` prints, `probes check` tries one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "print", _print_probe, args
+
+
+@click.group(cls=_ProbesGroup, invoke_without_command=True, short_help="List the probes, print one, or try one")
+@click.pass_context
+def probes(ctx: click.Context) -> None:
+    """List the probes, or print that of FAMILY (a name or a file): janoscope probes flux."""
+    from ..probe import load_probe, probe_paths
+
+    if ctx.invoked_subcommand is not None:
+        return
+    click.echo(f"{'family':<14} {'levels of support':<34} transformer classes; presets")
+    for path in probe_paths():
+        probe = load_probe(path)
+        levels = "recorded, step level, token level" if probe.execution else "recorded, step level"
+        click.echo(f"{probe.family:<14} {levels:<34} {', '.join(probe.match.transformer)}; {len(probe.policies)}")
+
+
+@command("Print a probe", "janoscope probes flux")
+@click.argument("family")
+def _print_probe(family: str) -> None:
+    """Print the probe of FAMILY (a name or a file)."""
     from ..errors import InputError
     from ..probe import load_probe, probe_paths
 
-    if family is None:
-        for path in probe_paths():
-            probe = load_probe(path)
-            does = "record, analyze, apply" if probe.execution else "record, analyze"
-            click.echo(f"{probe.family:<14} {does:<24} {', '.join(probe.match.transformer)}; {len(probe.policies)} presets")
-        return
     named = {path.stem: path for path in probe_paths()}
     path = named.get(family, Path(family))
     if not path.is_file():
         raise InputError(f"no probe {family!r}; bundled: {', '.join(named)}, or give the path of a file.")
     load_probe(path)
     click.echo(path.read_text(encoding="utf-8"))
+
+
+@probes.command(
+    "check",
+    cls=Command,
+    short_help="Try a probe on a pipeline",
+    example="janoscope probes check my.toml --pipeline ./tiny -p cat",
+)
+@click.argument("probe", type=PATH)
+@option(
+    "--pipeline", "name", required=True, metavar="MODEL", group="Model", help="A pipeline to try it on; random weights serve."
+)
+@prompt_option
+@call_options
+@reporting_options
+def check_probe_file(probe: Path, name: str, prompt: str, calling: CallFlags, reporting: Reporting) -> None:
+    """Try PROBE on a pipeline, and say which levels of support hold.
+
+    Recorded: every value is compared with plain hooks. Step level: skipped steps call no network. Token level, where the probe
+    has [execution]: with the inputs of the first step at every step, partial steps must give the plain output within rounding.
+    The exit code is 1 where something that the probe claims does not hold.
+    """
+    from dataclasses import replace
+
+    from ..pipeline.call import make_call
+    from ..pipeline.generate import generate
+    from ..pipeline.model import ModelOptions, load_model
+    from ..workflows.probes.check import check_probe
+
+    announce(name, reporting.quiet)
+    if not reporting.verbose:
+        hush()
+    model = load_model(name, ModelOptions(probe=probe))
+    result = check_probe(model, lambda steps: generate(model, make_call(model, replace(calling, steps=steps).options(prompt))))
+    click.echo(json.dumps(result.to_json(), indent=1) if reporting.as_json else str(result))
+    if not result.holds:
+        sys.exit(1)
