@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .recording import Recording as Recording
     from .recording import TapAxes as TapAxes
     from .recording import open_recording as open_recording
+    from .report import render_analysis as render_analysis
+    from .results.analysis import AnalysisResult as AnalysisResult
     from .results.comparison import Comparison as Comparison
     from .workflows.analyze.aggregate import aggregate as aggregate
     from .workflows.analyze.recording import Analysis as Analysis
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Analysis": "workflows.analyze.recording",
     "AnalysisOptions": "workflows.analyze.recording",
+    "AnalysisResult": "results.analysis",
     "ApplyHandle": "workflows.apply.session",
     "Cache": "plan",
     "Calibration": "workflows.calibrate.result",
@@ -104,6 +107,7 @@ _PUBLIC = {
     "open": "recording",
     "open_recording": "recording",
     "record": "workflows.record.session",
+    "render_analysis": "report",
     "to_flow_velocity": "conversion",
 }
 # names that another object bears in its module; Account is RunSummary's name of 0.1.0

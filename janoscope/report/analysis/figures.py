@@ -213,7 +213,7 @@ def _probes(view: AnalysisView) -> Iterator[Drawing]:
 def _convergence(view: AnalysisView) -> Iterator[Drawing]:
     kinds = view.plan.step_kind
     policy = view.plan.policy
-    cached = (policy.warmup, len(kinds) - policy.cooldown) if StepKind.REFRESH in kinds else None
+    cached = (policy.warmup, len(kinds) - policy.cooldown) if StepKind.REFRESH in kinds and not policy.is_step_level else None
     tolerance = number(view.facts["convergence"].get("tolerance"))
     panels = [
         ("x0_distance", "x0_distance", "Distance of x0 to its last estimate", "rms distance (latent units)", 0, tolerance),

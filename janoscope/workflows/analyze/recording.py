@@ -306,7 +306,7 @@ def _notes(recording: Recording, measures: RunMeasures, options: AnalysisOptions
     if not recording.complete:
         planned = f" of {recording.planned_steps}" if recording.planned_steps else ""
         notes.append(
-            f"the recording ends after {recording.steps}{planned} steps: convergence is measured against its last step, not the "
+            f"the recording ends after {recording.steps}{planned} steps: convergence is relative to its last step, not the "
             "end of the run."
         )
     if recording.items > 1:
