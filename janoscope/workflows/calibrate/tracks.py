@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,14 @@ from .space import Space, Span
 
 TOKENS_IN_ALL = 16384  # whose Gram matrices are kept: 160 MiB at 50 steps
 TOKENS = (32, 1024)  # of one recording, at least and at most
-SCHEMA = "janoscope-track/1"
+SCHEMA = "janoscope-track/2"
 
 
 @dataclass(frozen=True, eq=False)
 class Track:
     """One recording, reduced. tokens: which are followed. grams: (token, pair). maps: scores by `map_key`. signal: mean square of
-    the final x0 about its mean, the power against which errors are held."""
+    the final x0 about its mean, the power against which errors are measured. exact: weights are the sampler's own, so that
+    outputs can be corrected under it."""
 
     fingerprint: Fingerprint
     facts: ModelFacts | None
@@ -45,6 +47,7 @@ class Track:
     maps: Mapping[str, np.ndarray]
     signal: float
     timesteps: np.ndarray
+    exact: bool = False
 
 
 def map_key(policy: Policy) -> str:
@@ -76,8 +79,18 @@ def reduce_recording(path: Path, follow: int, boundary: float | None = None, pro
         wanted = [policy for span in spans for policy in _mapping_policies(grid, recording.steps, span)]
         maps = {map_key(policy): view.importance(policy, None) for policy in wanted}
         signal = float(np.mean((last - last.mean(axis=0)) ** 2))
-        weights = StepWeights.of_path(view.path, view.prediction)
-        return Track(fingerprint, facts, weights, followed, gram(outputs), maps, signal, np.array(recording.timestep))
+        scheduler = recording.provenance["scheduler"]
+        weights, exact = _weights(scheduler, StepWeights.of_path(view.path, view.prediction))
+        return Track(fingerprint, facts, weights, followed, gram(outputs), maps, signal, np.array(recording.timestep), exact)
+
+
+def _weights(scheduler: Mapping[str, Any], formula: StepWeights) -> tuple[StepWeights, bool]:
+    """The weights that a recording keeps, else those of an Euler step; and whether they are the sampler's own."""
+    stored = scheduler.get("weights")
+    if isinstance(stored, list) and len(stored) == len(formula):
+        return StepWeights(np.array(stored, dtype=float), formula.coordinate), True
+    # recordings of 0.1.0 have none; the formula holds for samplers that use each output once
+    return formula, isinstance(scheduler.get("config"), Mapping) and is_one_step(scheduler)
 
 
 def spans_of(fingerprint: Fingerprint, timesteps: np.ndarray, boundary: float | None) -> list[Span]:
@@ -104,7 +117,7 @@ def kept_track(path: Path, kept: Path, follow: int, boundary: float | None = Non
         kept,
         {
             "identity": np.array(identity),
-            "told": np.array(json.dumps(facts | {"maps": list(track.maps), "signal": track.signal})),
+            "told": np.array(json.dumps(facts | {"maps": list(track.maps), "signal": track.signal, "exact": track.exact})),
             "latent": track.weights.latent,
             "coordinate": track.weights.coordinate,
             "tokens": track.tokens,
@@ -128,7 +141,15 @@ def _read(path: Path, identity: str) -> Track | None:
             facts = ModelFacts(**stored_facts["facts"]) if stored_facts["facts"] else None
             fingerprint = Fingerprint.from_json(stored_facts["fingerprint"])
             return Track(
-                fingerprint, facts, weights, stored["tokens"], stored["grams"], maps, stored_facts["signal"], stored["timesteps"]
+                fingerprint,
+                facts,
+                weights,
+                stored["tokens"],
+                stored["grams"],
+                maps,
+                stored_facts["signal"],
+                stored["timesteps"],
+                stored_facts["exact"],
             )
     except (OSError, ValueError, KeyError, EOFError):
         return None
@@ -182,8 +203,7 @@ class Tracks:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What may stand for a skipped token's output under the recordings' sampler."""
-        sampler = self.fingerprint.scheduler
-        exact = isinstance(sampler, Mapping) and is_one_step(sampler)
+        exact = all(track.exact for track in self._tracks)
         return tuple(output for output in OUTPUTS if exact or output != "corrected")
 
     @cached_property

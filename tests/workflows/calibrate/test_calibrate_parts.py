@@ -407,6 +407,29 @@ def test_every_departure_is_told_with_both_values(change, words):
     assert departures(policy(measured_on=ON), dict.fromkeys(change)) == [], "what is not known is not claimed"
 
 
+def test_a_multistep_samplers_stored_weights_let_a_calibration_correct(tmp_path):
+    """UniPC: the recording keeps its weights, and replay counts with them; without them nothing is corrected."""
+    from janoscope.recording import open_recording
+    from janoscope.workflows.calibrate.tracks import _weights, kept_track
+    from janoscope.workflows.record.session import record
+
+    pipe, call = build("wan")
+    with record(pipe, tmp_path / "run.h5"):
+        pipe(**call | {"num_inference_steps": 12})
+    with open_recording(tmp_path / "run.h5") as run:
+        scheduler = run.provenance["scheduler"]
+    tracks = [kept_track(tmp_path / "run.h5", tmp_path / "track.npz", 16) for _ in range(2)]  # reduced, then read again
+    for track in tracks:
+        assert track.exact
+        assert Tracks([track]).outputs == ("hold", "forecast", "corrected")
+        assert track.weights.latent.tolist() == scheduler["weights"]
+    formula = StepWeights(np.ones(12), np.linspace(1, 0, 12))
+    assert _weights({key: value for key, value in scheduler.items() if key != "weights"}, formula) == (formula, False)
+    assert _weights(scheduler | {"weights": None}, formula) == (formula, False)
+    euler = {"class": "FlowMatchEulerDiscreteScheduler", "config": {}}
+    assert _weights(euler, formula) == (formula, True), "a recording without weights, of a sampler whose formula is known"
+
+
 def test_replay_holds_what_the_executor_held(tmp_path):
     """A recorded accelerated run: its skipped tokens hold what replay says, from the run's own computed outputs."""
     from janoscope.plan.replay import held_minus_recorded
