@@ -95,6 +95,13 @@ class RunSummary:
             "steps": [vars(step) for step in self.steps],
         }
 
+    def __repr__(self) -> str:
+        """Steps, share of the FLOPs and cache; what prints whole is `str`."""
+        if not self.steps:
+            return "RunSummary(no step yet)"
+        cache = f"{self.cache_strategy} {self.cache_bytes / 2**20:.1f} MiB"
+        return f"RunSummary({len(self.steps)} steps, {self.compute:.1%} of the FLOPs, cache {cache})"
+
     def __str__(self) -> str:
         by_kind = Counter(self.kinds)
         tokens = {step.kind: step.tokens for step in self.steps}

@@ -1,7 +1,6 @@
 """A batched guidance call cut in two: one branch's rows of every argument, and the two halves of the output joined again."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -16,14 +15,16 @@ class BatchCut:
         self._probe, self._half = sheet, half
         self._lists = sheet.tokens.layout == "list"  # a Python list with a tensor for every item and branch
 
-    def cut(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def cut(self, arguments: Mapping[str, object]) -> dict[str, object]:
         """The same arguments with this half's rows; what has no batch axis is left alone.
 
         Raises:
             InputError: an odd batch, which does not hold two branches.
             ExecutionError: an argument whose batch axis is not where it should be.
         """
-        batch = len(arguments[self._probe.tap.input])
+        sample = arguments[self._probe.tap.input]
+        assert isinstance(sample, torch.Tensor | list)
+        batch = len(sample)
         if batch % 2:
             raise InputError(
                 f"the network was called with a batch of {batch}, which is no pair of guidance branches (guidance is off?); "
@@ -31,15 +32,16 @@ class BatchCut:
             )
         return {name: self._own(name, value, batch) for name, value in arguments.items()}
 
-    def _own(self, name: str, value: Any, batch: int) -> Any:
+    def _own(self, name: str, value: object, batch: int) -> object:
         if isinstance(value, torch.Tensor):
             return self._rows(name, value, batch)
         if isinstance(value, list) and self._lists and len(value) == batch:
             return value[self._slice(batch)]
         if isinstance(value, dict):
             return {key: self._own(f"{name}[{key!r}]", inner, batch) for key, inner in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self._own(f"{name}[{at}]", inner, batch) for at, inner in enumerate(value))
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):
+            own = [self._own(f"{name}[{at}]", inner, batch) for at, inner in enumerate(value)]
+            return own if isinstance(value, list) else tuple(own)
         return value
 
     def _rows(self, name: str, value: torch.Tensor, batch: int) -> torch.Tensor:

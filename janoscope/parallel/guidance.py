@@ -9,19 +9,22 @@ import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from ..capture.layout import prediction_of, with_prediction
 from ..capture.patch import InstancePatch
+from ..capture.protocols import Pipeline
 from ..capture.transfer import HostCopies, HostCopy
 from ..errors import ExecutionError, InputError, PeerFailed, PeerLost
 from ..plan import Selection
 from ..probe import Probe
 from .batch_split import BatchCut
 
-Forward = Callable[..., Any]
+Forward = Callable[..., object]
+# (network, shape and dtype of its input) -> shape and dtype of its output
+Layouts = dict[tuple[str, torch.Size, torch.dtype], tuple[tuple[int, ...], torch.dtype]]
 NOTE = 12  # whole numbers in a note
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -66,18 +69,18 @@ class GuidanceParallel:
         PeerFailed, PeerLost: see there. ExecutionError: the processes differ, in the tokens they chose or in their latents.
     """
 
-    def __init__(self, pipe: Any, sheet: Probe, peer: Peer, layouts: dict[Any, Any] | None = None):
+    def __init__(self, pipe: Pipeline, sheet: Probe, peer: Peer, layouts: Layouts | None = None):
         if sheet.guidance.calls == "none" or len(sheet.guidance.branches) != 2:
             count = 1 if sheet.guidance.calls == "none" else len(sheet.guidance.branches)
             raise InputError(f"{sheet.title} has {count} guidance branch(es), not two; {_LEAVE_OUT}.")
         self._pipe, self._probe, self._peer = pipe, sheet, peer
-        self._layouts: dict[Any, Any] = {} if layouts is None else layouts
+        self._layouts: Layouts = {} if layouts is None else layouts
         self._cut = BatchCut(sheet, peer.branch)
         self._copies = HostCopies()
         self._generation = self._step = self._calls = self._batch = 0
         self._selected = 0  # of this step
         self._latents: HostCopy | None = None  # of the last step, on their way to the host
-        self._first: Any = None  # the first call's output in this step
+        self._first: object = None  # the first call's output in this step
         self._told = False  # the peer knows that this generation failed
         self._patches: list[InstancePatch] = []
         self._parts = {name: getattr(pipe, name, None) for name in (*sheet.tap.components, "scheduler")}
@@ -125,11 +128,11 @@ class GuidanceParallel:
         self._patches.append(InstancePatch(scheduler, "set_timesteps", self._wrap_set_timesteps))
         self._patches.append(InstancePatch(scheduler, "step", self._wrap_step))
 
-    def _wrap_network(self, name: str, module: torch.nn.Module, call: Callable[..., Any]) -> Callable[[Forward], Forward]:
+    def _wrap_network(self, name: str, module: torch.nn.Module, call: Callable[..., object]) -> Callable[[Forward], Forward]:
         signature = inspect.signature(type(module).forward)
 
         def wrap(original: Forward) -> Forward:
-            def forward(*args: Any, **kwargs: Any) -> Any:
+            def forward(*args: object, **kwargs: object) -> object:
                 self._refuse_replaced()
                 bound = signature.bind(module, *args, **kwargs)
                 for extra in self._probe.guidance.extra_call:
@@ -154,7 +157,7 @@ class GuidanceParallel:
                 )
 
     def _wrap_set_timesteps(self, original: Forward) -> Forward:
-        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        def set_timesteps(*args: object, **kwargs: object) -> object:
             self._refuse_replaced()
             result = original(*args, **kwargs)
             self._generation, self._step, self._calls, self._selected = self._generation + 1, 0, 0, 0
@@ -166,7 +169,7 @@ class GuidanceParallel:
         scheduler = self._pipe.scheduler
         signature = inspect.signature(type(scheduler).step)
 
-        def step(*args: Any, **kwargs: Any) -> Any:
+        def step(*args: object, **kwargs: object) -> object:
             given = signature.bind(scheduler, *args, **kwargs).arguments
             self._close_step(given["sample"], given["model_output"])
             return original(*args, **kwargs)
@@ -175,7 +178,7 @@ class GuidanceParallel:
 
     # --- network calls ---
 
-    def _sequential(self, name: str, index: int, bound: inspect.BoundArguments, original: Forward) -> Any:
+    def _sequential(self, name: str, index: int, bound: inspect.BoundArguments, original: Forward) -> object:
         if index > 1:
             raise InputError(f"the pipeline made more than two network calls at step {self._step}; {_LEAVE_OUT}.")
         mine = index == self._peer.branch
@@ -188,30 +191,31 @@ class GuidanceParallel:
         prediction_of(self._first).copy_(self._exchange(prediction_of(output)))
         return output
 
-    def _first_output(self, name: str, arguments: Mapping[str, Any], output: Any) -> Any:
+    def _first_output(self, name: str, arguments: Mapping[str, object], output: object) -> object:
         """The first call's output, or an empty one of the same layout, which the process of the other branch cannot know until
         it has been told once."""
-        given = arguments[self._probe.tap.input]
-        key = name, given.shape, given.dtype
+        sample = arguments[self._probe.tap.input]
+        assert isinstance(sample, torch.Tensor)
+        key = name, sample.shape, sample.dtype
         if key not in self._layouts:
-            told = () if output is None else _layout_numbers(prediction_of(output))
-            theirs = self._meet(_Kind.LAYOUT, told)
-            self._layouts[key] = _layout(theirs if output is None else told)
+            own = () if output is None else _layout_numbers(prediction_of(output))
+            theirs = self._meet(_Kind.LAYOUT, own)
+            self._layouts[key] = _layout(theirs if output is None else own)
         if output is not None:
             return output
         if arguments.get("return_dict", True):
             raise ExecutionError(f"{type(self._pipe).__name__} asks the network for an output object, not a tuple; {_LEAVE_OUT}.")
         shape, dtype = self._layouts[key]
         # not a number: whoever reads it before it is filled does not get away with it
-        return (torch.full(shape, float("nan"), dtype=dtype, device=given.device),)
+        return (torch.full(shape, float("nan"), dtype=dtype, device=sample.device),)
 
-    def _batched(self, name: str, index: int, bound: inspect.BoundArguments, original: Forward) -> Any:
+    def _batched(self, name: str, index: int, bound: inspect.BoundArguments, original: Forward) -> object:
         if index > 0:
             raise InputError(f"the pipeline made a second network call at step {self._step}, no guidance branch; {_LEAVE_OUT}.")
         self._batch = len(bound.arguments[self._probe.tap.input])
         bound.arguments.update(self._cut.cut({key: value for key, value in bound.arguments.items() if key != "self"}))
         output = original(*bound.args[1:], **bound.kwargs)
-        own: Any = prediction_of(output)
+        own = prediction_of(output)
         if not isinstance(own, list):
             return with_prediction(output, self._cut.join(own, self._exchange(own)))
         stacked = torch.stack(own)

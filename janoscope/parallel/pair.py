@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..capture.protocols import Pipeline
 from ..errors import InputError, PeerLost
 from ..plan import Selection
 from ..probe import Probe
-from .guidance import NOTE, GuidanceParallel
+from .guidance import NOTE, GuidanceParallel, Layouts
 from .tasks import Rank
 
 TIMEOUT_S = 300.0  # the longest network call of a published model takes about a minute; the two load at different speeds, too
@@ -36,10 +37,10 @@ class Pair:
         self.branch, self.share = rank.index % 2, Rank(rank.index // 2, rank.count // 2, rank.local)
         self._rank, self._timeout_s = rank, timeout_s
         self._store = _store(rank, timeout_s, self.share.index)
-        self._gloo = self._meeting()
-        self._nccl: Any = None
+        self._gloo: Any = self._meeting()
+        self._nccl: Any = None  # torch does not type the calls of these two
         self._direct: bool | None = None  # whether outputs go over NCCL; known when the first has been seen
-        self._layouts: dict[Any, Any] = {}
+        self._layouts: Layouts = {}
         self._layer: GuidanceParallel | None = None
 
     @classmethod
@@ -69,7 +70,7 @@ class Pair:
         return f"cuda:{(self._rank.local or 0) % count}" if count else None
 
     @contextmanager
-    def attached(self, pipe: Any, sheet: Probe) -> Iterator[None]:
+    def attached(self, pipe: Pipeline, sheet: Probe) -> Iterator[None]:
         """Every generation of `pipe` inside is shared with the other process; nothing to do where that is so already."""
         if self._layer is not None:
             yield
@@ -85,7 +86,7 @@ class Pair:
         if self._layer is not None:
             self._layer.selected(selection)
 
-    def agree(self, what: str, facts: Any) -> None:
+    def agree(self, what: str, facts: object) -> None:
         """Raise InputError where the other process has other facts, which are compared by what they print."""
         mine = [zlib.crc32(repr(facts).encode()), *[0] * (NOTE - 1)]
         if self.meet(mine) != mine:
@@ -146,7 +147,7 @@ class Pair:
             "--peer-timeout."
         )
 
-    def _meeting(self) -> Any:
+    def _meeting(self) -> dist.ProcessGroupGloo:
         try:
             timeout = datetime.timedelta(seconds=self._timeout_s)
             return dist.ProcessGroupGloo(dist.PrefixStore("gloo", self._store), self.branch, 2, timeout)
@@ -164,7 +165,7 @@ class Pair:
         return self.meet(mine) != mine
 
 
-def _store(rank: Rank, timeout_s: float, pair: int) -> Any:
+def _store(rank: Rank, timeout_s: float, pair: int) -> dist.Store:
     """Where the processes find each other, with a corner of its own for every pair."""
     try:
         timeout = datetime.timedelta(seconds=timeout_s)

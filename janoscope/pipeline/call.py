@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class CallOptions:
     frames: int | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
-    extra: Mapping[str, Any] | None = None
+    extra: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < SEEDS:
@@ -67,7 +66,7 @@ class CallOptions:
 class PipelineCall:
     """Keyword arguments for one generation, and what they mean. `guidance` is None where the pipeline was not told."""
 
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
     prompt: str
     seed: int
     guidance: float | None
@@ -76,10 +75,10 @@ class PipelineCall:
 
     @property
     def steps(self) -> int | None:
-        steps: int | None = self.arguments.get("num_inference_steps")
-        return steps
+        steps = self.arguments.get("num_inference_steps")
+        return steps if isinstance(steps, int) else None
 
-    def guidance_facts(self) -> dict[str, Any]:
+    def guidance_facts(self) -> dict[str, object]:
         """What a plan's fingerprint says of guidance."""
         return {"scale": self.guidance, "negative_prompt": self.negative_prompt}
 
@@ -106,10 +105,12 @@ def make_call(model: Model, options: CallOptions) -> PipelineCall:
             _refuse_owned(key, "guidance")
         arguments[_accepted(model, parameters, (key,), f"call {key}")] = value
     arguments |= _prompt_argument(model, parameters, options.prompt)
-    guidance = arguments.get(argument) if argument else None
+    scale = arguments.get(argument) if argument else None
+    guidance = scale if isinstance(scale, int | float) else None
     if argument == "true_cfg_scale" and guidance is not None and guidance > 1:
         arguments.setdefault("negative_prompt", "")  # without one the pipeline silently ignores the scale
-    negative = arguments.get("negative_prompt") if "negative_prompt" in parameters else None
+    text = arguments.get("negative_prompt") if "negative_prompt" in parameters else None
+    negative = text if isinstance(text, str) else None
     if options.negative_prompt:
         _refuse_unheard_negative(model, parameters, arguments)
     arguments["generator"] = torch.Generator("cpu").manual_seed(options.seed)
@@ -122,7 +123,7 @@ def _refuse_owned(key: str, option: str) -> None:
     raise InputError(f"--call {key}: this argument has an option of its own; use --{flag}.")
 
 
-def _prompt_argument(model: Model, parameters: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+def _prompt_argument(model: Model, parameters: Mapping[str, object], prompt: str) -> dict[str, object]:
     """The prompt as this pipeline takes it; class-conditional ones take a class, by number or name."""
     if "prompt" in parameters:
         return {"prompt": prompt}
@@ -137,7 +138,7 @@ def _prompt_argument(model: Model, parameters: Mapping[str, Any], prompt: str) -
     return {"class_labels": [labels[prompt]]}
 
 
-def _refuse_unheard_negative(model: Model, parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def _refuse_unheard_negative(model: Model, parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, object]) -> None:
     """A negative prompt speaks through a second branch, which needs a scale above 1 of the guidance that is not distilled."""
     name = model.probe.guidance.argument
     scale = arguments.get(name, parameters[name].default) if name and name in parameters else None
@@ -153,15 +154,16 @@ def unknown_words(model: Model, prompt: str) -> tuple[str, ...]:
     if not unknown:
         return ()
     named = ", ".join(dict.fromkeys(unknown))
-    return (f"{model.name} does not know the word{'s' * (len(set(unknown)) > 1)} {named}; the picture will not show it.",)
+    return (f"{model.name} does not know the word{'s' * (len(set(unknown)) > 1)} {named}; the image will not show it.",)
 
 
-def _is_unknown(tokenizer: Any, word: str) -> bool:
+def _is_unknown(tokenizer: object, word: str) -> bool:
     unknown = getattr(tokenizer, "unk_token_id", None)
+    assert callable(tokenizer)
     return unknown is not None and unknown in tokenizer(word, add_special_tokens=False).input_ids
 
 
-def _accepted(model: Model, parameters: Mapping[str, Any], names: tuple[str, ...], option: str) -> str:
+def _accepted(model: Model, parameters: Mapping[str, object], names: tuple[str, ...], option: str) -> str:
     for name in names:
         if name in parameters:
             return name

@@ -1,15 +1,16 @@
-"""One generation of a loaded model, and the picture or clip it made."""
+"""One generation of a loaded model, and the image or video it made."""
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
 
 from ..capture import Watch
+from ..capture.protocols import Pipeline
 from ..capture.watch import NetworkCall, SchedulerStep
 from ..errors import InputError
 from .call import PipelineCall
@@ -22,17 +23,17 @@ _NOT_THE_CALLER = ("janoscope", "torch.nn", "diffusers.models")
 
 @dataclass(frozen=True)
 class Generated:
-    """frames: (frame, row, col, RGB) uint8 of the first item, one frame for a picture; latents with output_type latent."""
+    """frames: (frame, row, col, RGB) uint8 of the first item, one frame for an image; latents with output_type latent."""
 
     frames: np.ndarray | None
-    latents: Any
+    latents: object
     wall_s: float
 
 
 class _StepCounter:
     """Tells `on_step` (steps done, steps in all) as the scheduler advances."""
 
-    def __init__(self, pipe: Any, on_step: Callable[[int, int], None]):
+    def __init__(self, pipe: Pipeline, on_step: Callable[[int, int], None]):
         self._pipe, self._on_step, self._done = pipe, on_step, 0
 
     def generation_begins(self) -> None:
@@ -49,10 +50,10 @@ class _StepCounter:
 def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], None] | None = None) -> Generated:
     """Run the pipeline once, together with the other process of a pair where the model has one.
 
-    The generator is set back to the seed first, so that the same call gives the same picture again.
+    The generator is set back to the seed first, so that the same call gives the same image again.
     """
     arguments = dict(call.arguments)
-    arguments["generator"].manual_seed(call.seed)
+    arguments["generator"] = torch.Generator("cpu").manual_seed(call.seed)
     started = time.perf_counter()
     watch = nullcontext() if on_step is None else Watch(model.pipe, model.probe.tap.components, _StepCounter(model.pipe, on_step))
     shared = nullcontext() if model.pair is None else model.pair.attached(model.pipe, model.probe)
@@ -74,7 +75,7 @@ def generate(model: Model, call: PipelineCall, on_step: Callable[[int, int], Non
     return Generated(frames, None, wall_s)
 
 
-def _tell_other_size(pipeline: str, arguments: Mapping[str, Any], frames: np.ndarray) -> None:
+def _tell_other_size(pipeline: str, arguments: Mapping[str, object], frames: np.ndarray) -> None:
     """Pipelines round sizes to what their networks take, and say so in a log that nobody sees."""
     made = {"height": frames.shape[1], "width": frames.shape[2], "num_frames": len(frames), "video_length": len(frames)}
     other = [f"{name} {arguments[name]} became {size}" for name, size in made.items() if arguments.get(name) not in (None, size)]
@@ -99,7 +100,7 @@ def _is_about_the_call(error: BaseException) -> bool:
     return pipeline is not None and not any(module.startswith(_NOT_THE_CALLER) for module in modules[pipeline:])
 
 
-def to_frames(result: Any) -> np.ndarray:
+def to_frames(result: Sequence[object] | np.ndarray) -> np.ndarray:
     """What a pipeline returned -> (frame, row, col, RGB) uint8 of the first item. Floats are in 0..1."""
     first = result[0]
     frames = first if isinstance(first, list) else [first]

@@ -33,6 +33,10 @@ class Handle:
         self.close_first_at_exit = partial(_first_at_exit, self._left_open)  # knows the handle only weakly
         self.close_first_at_exit()
 
+    def __repr__(self) -> str:
+        """What was called, and whether it is still attached."""
+        return f"<{type(self).__name__} of {self._call}, {'closed' if self.is_closed else 'attached'}>"
+
     @property
     def is_closed(self) -> bool:
         return not self._left_open.alive

@@ -34,8 +34,8 @@ class Model:
     pipe: Pipeline
     probe: Probe
     revision: str = UNKNOWN
-    call: Mapping[str, Any] = field(default_factory=dict)
-    policy_table: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, object] = field(default_factory=dict)
+    policy_table: Mapping[str, object] = field(default_factory=dict)
     pair: Pair | None = None
 
     @property
@@ -44,9 +44,9 @@ class Model:
         return self.pair.selected if self.pair else None
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Mapping[str, object]:
         """The network's own config."""
-        config: Mapping[str, Any] = getattr(self.pipe, self.probe.tap.components[0]).config
+        config: Mapping[str, object] = getattr(self.pipe, self.probe.tap.components[0]).config
         return config
 
     @property
@@ -232,7 +232,7 @@ def _load_pipeline(name: str, directory: Path | None, dtype: torch.dtype | str, 
         raise not_loaded(name, directory, f"{type(error).__name__}: {error}") from error
 
 
-def _other_scheduler(pipe: Any, name: str) -> Any:
+def _other_scheduler(pipe: Pipeline, name: str) -> object:
     import diffusers
 
     scheduler_class = getattr(diffusers, name, None)
@@ -240,7 +240,7 @@ def _other_scheduler(pipe: Any, name: str) -> Any:
         raise InputError(f"--scheduler {name}: diffusers has no such scheduler; try for example FlowMatchEulerDiscreteScheduler.")
     config, flow = pipe.scheduler.config, predicts_flow(pipe.scheduler)
     parameters = inspect.signature(scheduler_class.__init__).parameters
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     shift = config.get("flow_shift", config.get("shift"))  # solvers and Euler have two names for one thing
     if flow and "use_flow_sigmas" in parameters:
         changes = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **({"flow_shift": shift} if shift else {})}

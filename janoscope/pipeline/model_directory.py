@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 from ..decode import decode_toml, read_text
 from ..errors import InputError
@@ -27,7 +26,7 @@ def bundled_directory(name: str) -> Path | None:
     return MODELS / BUNDLED[name] if name in BUNDLED else None
 
 
-def model_defaults(directory: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def model_defaults(directory: Path | None) -> tuple[dict[str, object], dict[str, object]]:
     """(default call, default policy) that a model directory carries in janoscope.toml; both empty where it has none."""
     file = directory / DEFAULTS_FILE if directory else None
     if file is None or not file.is_file():

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..decode import decode_json, read_text, reason
 from ..errors import InputError
@@ -49,7 +48,7 @@ def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
     return prompts
 
 
-def _values(path: Path, column: str | None) -> list[Any]:
+def _values(path: Path, column: str | None) -> list[object]:
     ending = path.suffix.lower()
     if ending == ".parquet":
         return _parquet(path, column)
@@ -63,10 +62,10 @@ def _values(path: Path, column: str | None) -> list[Any]:
         return _of_json(decode_json(text, f"prompt file {path}", ADVICE), column, path)
     if column is not None:
         raise InputError(f"--prompt-column has no effect on {path}, which is read as a prompt a line. Leave it out.")
-    return text.split("\n")  # splitlines would also part at U+2028 and the like, which may stand within a prompt
+    return [*text.split("\n")]  # splitlines would also part at U+2028 and the like, which may stand within a prompt
 
 
-def _rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
+def _rows(path: Path, delimiter: str) -> list[dict[str, object]]:
     """The rows under a header; a row with more fields would lose what follows an unquoted delimiter."""
     text = read_text(path, "prompt file", ADVICE, encoding="utf-8-sig")
     reader, rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), []
@@ -84,7 +83,7 @@ def _rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_json(data: Any, column: str | None, path: Path) -> list[Any]:
+def _of_json(data: object, column: str | None, path: Path) -> list[object]:
     if not isinstance(data, list):
         raise InputError(f"prompt file {path} holds a {type(data).__name__}; a list of texts or of tables is needed.")
     if all(isinstance(entry, str) for entry in data):
@@ -94,7 +93,7 @@ def _of_json(data: Any, column: str | None, path: Path) -> list[Any]:
     return _of_tables(data, column, path)
 
 
-def _of_tables(tables: Iterable[Mapping[str, Any]], column: str | None, path: Path) -> list[Any]:
+def _of_tables(tables: Iterable[Mapping[str, object]], column: str | None, path: Path) -> list[object]:
     rows = list(tables)
     if not rows:
         return []
@@ -114,7 +113,7 @@ def _column(names: list[str], column: str | None, path: Path) -> str:
     return found
 
 
-def _parquet(path: Path, column: str | None) -> list[Any]:
+def _parquet(path: Path, column: str | None) -> list[object]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -122,7 +121,7 @@ def _parquet(path: Path, column: str | None) -> list[Any]:
     try:
         names = pyarrow.parquet.read_schema(path).names
         chosen = _column(names, column, path)
-        values: list[Any] = pyarrow.parquet.read_table(path, columns=[chosen])[chosen].to_pylist()
+        values: list[object] = pyarrow.parquet.read_table(path, columns=[chosen])[chosen].to_pylist()
     except InputError:
         raise
     except Exception as error:  # whatever pyarrow raises on bytes that are no table

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from ..capture.protocols import Pipeline
 from ..decode import decode_toml, read_text
@@ -22,6 +22,9 @@ from .model import ModelOptions, probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
 from .shown_call import SIZES, UNKNOWN, ShownCall
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _LOADING = ("scheduler", "probe", "revision", "variant", "dtype")
 _NOT_KEPT = ("prompt", "negative_prompt", "generator")  # the first two have their own fields
 
@@ -29,14 +32,14 @@ _NOT_KEPT = ("prompt", "negative_prompt", "generator")  # the first two have the
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "h5py")
 
 
-_Transformer = TypedDict("_Transformer", {"class": str, "config": dict[str, Any]})
+_Transformer = TypedDict("_Transformer", {"class": str, "config": dict[str, object]})
 
 
 class _Run(TypedDict, total=False):
     """Of the call. A loop of one's own may record a prompt for every item."""
 
     prompt: str | list[str] | None
-    options: str | dict[str, Any]
+    options: str | dict[str, object]
     dtype: str
 
 
@@ -51,7 +54,7 @@ class _Model(TypedDict, total=False):
 class _Scheduler(TypedDict, total=False):
     """Of the sampler; final: alpha and sigma after the last step."""
 
-    config: str | dict[str, Any] | None
+    config: str | dict[str, object] | None
     final: str | tuple[float, float] | None
 
 
@@ -162,7 +165,7 @@ def facts_of_recording(recording: Recording, sheet: Probe | None) -> ModelFacts 
     )
 
 
-def describe_run(recording: Recording) -> dict[str, Any]:
+def describe_run(recording: Recording) -> dict[str, object]:
     """The `run` section of analysis.json."""
     run, model = recording.provenance["run"], recording.provenance["model"]
     return {
@@ -198,7 +201,7 @@ def refused_by_apply(recording: Recording, sheet: Probe | None, policy: Policy) 
     return None
 
 
-def apply_arguments(run: Mapping[str, Any]) -> list[str]:
+def apply_arguments(run: Mapping[str, object]) -> list[str]:
     """MODEL and options of the `apply` call that repeats a run; empty where the recording does not say model and prompt.
 
     Empty too where no scheduler was seen: that was a loop of one's own, which no pipeline repeats.
@@ -209,7 +212,7 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
         return []
     if not _is_typeable(run["prompt"]):
         return []
-    defaults = model_defaults(bundled_directory(run["model"]))[0]
+    defaults = model_defaults(bundled_directory(str(run["model"])))[0]
     typed = run.get("argument", UNKNOWN)
     arguments = [str(run["model"] if typed == UNKNOWN else typed), "-p", run["prompt"]]
     options = {
@@ -224,7 +227,8 @@ def apply_arguments(run: Mapping[str, Any]) -> list[str]:
     for option, (value, default) in options.items():
         if value not in (None, UNKNOWN, default):
             arguments += [option, str(value)]
-    return arguments + _more_arguments(run.get("options", {}))
+    further = run.get("options")
+    return arguments + _more_arguments(further if isinstance(further, Mapping) else {})
 
 
 def _is_typeable(text: str) -> bool:
@@ -235,19 +239,20 @@ def _is_typeable(text: str) -> bool:
         return False
 
 
-def _more_arguments(options: Mapping[str, Any]) -> list[str]:
+def _more_arguments(options: Mapping[str, object]) -> list[str]:
     """What else the user had given. output_type is left out: `apply` measures pictures, which latents are not."""
     arguments = []
     for name in ("scheduler", "probe", "revision", "variant", "dtype"):
         if options.get(name) is not None:
             arguments += [f"--{name}", str(options[name])]
-    for key, value in (options.get("call") or {}).items():
+    call = options.get("call")
+    for key, value in (call if isinstance(call, Mapping) else {}).items():
         if key != "output_type":
             arguments += ["--call", f"{key}={json.dumps(value)}"]
     return arguments
 
 
-def _kept_probe(text: Any, name: str) -> Probe:
+def _kept_probe(text: object, name: str) -> Probe:
     origin, advice = f"the probe kept in {name}", "Give the path of a probe file as probe."
     if not isinstance(text, str):
         raise RecordingError(f"{origin} is not TOML: it is no text. {advice}")
@@ -257,10 +262,10 @@ def _kept_probe(text: Any, name: str) -> Probe:
         raise RecordingError(str(error)) from error
 
 
-def _own_policy(recording: Recording) -> Mapping[str, Any]:
+def _own_policy(recording: Recording) -> Mapping[str, object]:
     model = recording.provenance["model"]
     if isinstance(model["default_policy"], dict) and model["default_policy"]:
-        own: Mapping[str, Any] = model["default_policy"]
+        own: Mapping[str, object] = model["default_policy"]
         return own
     return model_defaults(bundled_directory(model["id"]))[1] if model["id"] in BUNDLED else {}
 
@@ -384,14 +389,14 @@ def text_of_probe(sheet: Probe) -> str:
     return "".join(f"{key} = {_toml(value)}\n" for key, value in _own_fields(sheet).items())
 
 
-def _own_fields(section: Any) -> dict[str, Any]:
+def _own_fields(section: "DataclassInstance") -> dict[str, object]:
     """Without those at their default, which a probe may not be able to say (`patch` or `patch_keys`, never both)."""
     values = {field.name: (getattr(section, field.name), field.default) for field in fields(section)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def _toml(value: Any) -> str:
-    if is_dataclass(value):
+def _toml(value: object) -> str:
+    if is_dataclass(value) and not isinstance(value, type):
         value = _own_fields(value)
     if isinstance(value, Mapping):
         entries = (f"{_toml(str(key))} = {_toml(entry)}" for key, entry in value.items())
@@ -403,7 +408,7 @@ def _toml(value: Any) -> str:
     return str(value)  # floats and dates are written as TOML writes them
 
 
-def _fits_json(value: Any) -> bool:
+def _fits_json(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

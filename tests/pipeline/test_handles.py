@@ -166,3 +166,16 @@ def test_a_handle_left_open_at_the_end_of_python_still_gives_a_whole_recording(t
     assert "was never closed and is closed now" in done.stderr
     assert "Traceback" not in done.stderr
     assert janoscope.open_recording(tmp_path / "run.h5").complete
+
+
+def test_handles_and_summaries_show_themselves_in_one_line(flux, tmp_path):
+    pipe = flux[0]
+    recording = janoscope.record(pipe, tmp_path / "run.h5")
+    run = janoscope.apply(pipe, policy=POLICY)
+    assert repr(recording) == f'<RecordHandle of record(pipe, "{tmp_path / "run.h5"}"), attached>'
+    assert repr(run.summary) == "RunSummary(no step yet)"
+    generate(flux)
+    run.close()
+    recording.close()
+    assert repr(run) == "<ApplyHandle of apply(pipe, ...), closed>"
+    assert repr(run.summary) == f"RunSummary(10 steps, {run.summary.compute:.1%} of the FLOPs, cache kv 0.1 MiB)"

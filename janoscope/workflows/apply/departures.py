@@ -1,7 +1,6 @@
 """How far a run is from what a calibrated policy was measured on: figures do not carry over silently."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ...capture.describe import describe_transformer
 from ...pipeline.call import PipelineCall
@@ -10,13 +9,13 @@ from ...plan import Fingerprint, Policy, transformer_identity
 from ...shape import misfit
 from .session import _prompts_words
 
-_SHAPES: Mapping[str, Any] = {
-    "transformer": dict[str, Any],
+_SHAPES: Mapping[str, object] = {
+    "transformer": dict[str, object],
     "steps": int,
-    "scheduler": Any,
-    "size": dict[str, Any],
+    "scheduler": object,
+    "size": dict[str, object],
     "tokens": list[int],
-    "guidance": Any,
+    "guidance": object,
 }
 SIZES = ("height", "width", "num_frames", "video_length")
 
@@ -26,7 +25,7 @@ def departures_of_call(policy: Policy, model: Model, call: PipelineCall) -> list
     if not policy.measured_on:
         return []
     network = describe_transformer(getattr(model.pipe, model.probe.tap.components[0]))
-    known: dict[str, Any] = {
+    known: dict[str, object] = {
         "transformer": transformer_identity(network["class"], network["config"]),
         "scheduler": type(model.pipe.scheduler).__name__,
         "steps": call.steps,
@@ -41,7 +40,7 @@ def departures_of_run(policy: Policy, made: Fingerprint) -> list[str]:
     return departures(policy, {"tokens": list(made.grid.tokens)})
 
 
-def departures(policy: Policy, known: Mapping[str, Any]) -> list[str]:
+def departures(policy: Policy, known: Mapping[str, object]) -> list[str]:
     """A sentence for every way in which a run differs from what `policy` was measured on; none for a hand-written policy.
 
     known: of transformer, scheduler, steps, size, tokens and guidance what is known of the run; None is not known.
@@ -59,15 +58,18 @@ def departures(policy: Policy, known: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _transformer(before: Any, now: Any, policy: Policy) -> str:
+def _transformer(before: object, now: object, policy: Policy) -> str:
     if before == now:
         return ""
+    assert isinstance(before, Mapping)
     return f"measured on another network ({before.get('class')}, config {str(before.get('sha256'))[:8]}); calibrate for this one."
 
 
-def _steps(before: Any, now: Any, policy: Policy) -> str:
+def _steps(before: object, now: object, policy: Policy) -> str:
     if before == now:
         return ""
+    assert isinstance(before, int)
+    assert isinstance(now, int)
     warmup = f"its warm-up of {policy.warmup} is {policy.warmup / now:.0%} of this run, not {policy.warmup / max(1, before):.0%}"
     return (
         f"measured at {before} steps, this run has {now}: {warmup}, and a skipped step spans {before / now:.2g}x the noise. "
@@ -75,25 +77,29 @@ def _steps(before: Any, now: Any, policy: Policy) -> str:
     )
 
 
-def _scheduler(before: Any, now: Any, policy: Policy) -> str:
-    return "" if before == now else f"measured with {before}, this run samples with {now}; held outputs age differently there."
+def _scheduler(before: object, now: object, policy: Policy) -> str:
+    return "" if before == now else f"measured with {before}, this run samples with {now}; reused outputs age differently there."
 
 
-def _size(before: Any, now: Any, policy: Policy) -> str:
+def _size(before: object, now: object, policy: Policy) -> str:
+    assert isinstance(before, Mapping)
+    assert isinstance(now, Mapping)
     differs = [key for key in before if key in now and before[key] != now[key]]
-    told = ", ".join(f"{key} {before[key]} (this run {now[key]})" for key in differs)
-    return f"measured at {told}; its tile of {policy.tile} cells covers another share of the picture." if told else ""
+    sizes = ", ".join(f"{key} {before[key]} (this run {now[key]})" for key in differs)
+    return f"measured at {sizes}; its tile of {policy.tile} cells covers another share of the image." if sizes else ""
 
 
-def _tokens(before: Any, now: Any, policy: Policy) -> str:
+def _tokens(before: object, now: object, policy: Policy) -> str:
+    assert isinstance(before, Sequence)
+    assert isinstance(now, Sequence)
     if list(before) == list(now):
         return ""
     was, here = (" x ".join(map(str, sizes)) for sizes in (before, now))
-    return f"measured on {was} tokens, this run has {here}; its tile of {policy.tile} cells covers another share of the picture."
+    return f"measured on {was} tokens, this run has {here}; its tile of {policy.tile} cells covers another share of the image."
 
 
-def _guidance(before: Any, now: Any, policy: Policy) -> str:
-    return "" if before == now else f"measured with guidance {before}, this run has {now}; stronger guidance raises held errors."
+def _guidance(before: object, now: object, policy: Policy) -> str:
+    return "" if before == now else f"measured with guidance {before}, this run has {now}; stronger guidance raises reuse errors."
 
 
 _TELLING = {
@@ -120,5 +126,5 @@ def measured_words(policy: Policy, model: str) -> str | None:
     return f"policy {policy.name} was measured on {on.get('model', 'an unnamed model')}{_size_words(on)}{figures}.{other}"
 
 
-def _size_words(on: Mapping[str, Any]) -> str:
+def _size_words(on: Mapping[str, object]) -> str:
     return f" ({on['model_size']})" if "model_size" in on else ""

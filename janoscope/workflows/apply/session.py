@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -156,11 +155,11 @@ class Applied:
     def speedup(self) -> float | None:
         return self.reference.wall_s / self.generated.wall_s if self.reference else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What apply.json holds; psnr is null where the pictures are identical."""
         identical = None if self.psnr is None else math.isinf(self.psnr)
         figures = {"psnr": None if identical else self.psnr, "identical": identical, "ssim": self.ssim, "speedup": self.speedup}
-        costs: dict[str, Any] = {
+        costs: dict[str, object] = {
             "compute": self.account.compute,
             "token_fraction": self.account.token_fraction,
             "cache_bytes": self.account.cache_bytes,
@@ -221,7 +220,7 @@ def _ends_in_warmup(steps: int) -> InputError:
     )
 
 
-def _prompts_words(prompts: Any) -> str:
+def _prompts_words(prompts: object) -> str:
     """How many prompts a figure is the mean of: of a calibrated policy those held out, not all that were given."""
     return "some prompts" if prompts is None else "1 prompt" if prompts == 1 else f"{prompts} prompts"
 

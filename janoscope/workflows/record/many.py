@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...capture import Tap
 from ...errors import InputError, PeerLost, RecordingError
@@ -45,7 +44,7 @@ class SetRecipe:
         """Changes with everything that changes what is recorded: device, dtype, and what policy and probe files say."""
         load = self.load.to_json(self.model)
         load |= {"probe": _contents(load["probe"])}
-        facts: dict[str, Any] = {"load": load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
+        facts: dict[str, object] = {"load": load, "call": asdict(self.call) | {"prompt": None}, "taps": self.taps}
         facts |= {"policy": _contents(self.policy), "store_dtype": self.store_dtype}
         facts |= {"tools": self.tools} if self.tools else {}
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -65,6 +64,15 @@ class SetTask:
     prompt: Prompt
     path: str
     recipe: SetRecipe
+
+
+@dataclass(frozen=True)
+class RecordedFile:
+    """What the manifest keeps of a complete recording; nothing in the process of a pair that does not write."""
+
+    sha256: str | None = None
+    bytes: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,15 +175,15 @@ def record_set(
 
 def _outcomes(
     plan: SetPlan, recipe: SetRecipe, device: str | None, ray: str | None, manifest: Manifest | None, pair: Pair | None
-) -> Iterator[Outcome[SetTask, dict[str, Any]]]:
+) -> Iterator[Outcome[SetTask, RecordedFile]]:
     load = replace(recipe.load, device=recipe.load.device or device)
     make_worker = partial(_recording_worker, replace(recipe, load=load), pair)
     started: list[SetTask] = []
 
-    def watched() -> Callable[[SetTask], dict[str, Any]]:
+    def watched() -> Callable[[SetTask], RecordedFile]:
         work = make_worker()
 
-        def work_on(task: SetTask) -> dict[str, Any]:
+        def work_on(task: SetTask) -> RecordedFile:
             started.append(task)
             return work(task)
 
@@ -189,17 +197,17 @@ def _outcomes(
         raise
 
 
-def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask], dict[str, Any]]:
+def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask], RecordedFile]:
     """Load the model; the worker records one prompt and gives what the manifest needs, if it is the one that writes."""
     model = load_model(recipe.model, recipe.load, pair=pair)
     policy: Policy | None = model.policy(recipe.policy) if recipe.policy else None
     taps: tuple[Tap | str, ...] = (*recipe.taps, *export_taps(model.probe, recipe.tools))
 
-    def work(task: SetTask) -> dict[str, Any]:
+    def work(task: SetTask) -> RecordedFile:
         call = make_call(model, replace(recipe.call, prompt=task.prompt.text))
         if pair is not None and not pair.leads:
             follow(model, call, policy=policy)
-            return {}
+            return RecordedFile()
         recorded = record_model(
             model,
             call,
@@ -211,17 +219,28 @@ def _recording_worker(recipe: SetRecipe, pair: Pair | None) -> Callable[[SetTask
             keep_output=recipe.keep_output,
             force=True,  # plan_set has decided what may be replaced
         )
-        return {"sha256": sha256_of(recorded.path), "bytes": recorded.path.stat().st_size, "steps": recorded.steps}
+        return RecordedFile(sha256_of(recorded.path), recorded.path.stat().st_size, recorded.steps)
 
     return work
 
 
-def _entry_of(outcome: Outcome[SetTask, dict[str, Any]]) -> Entry:
+def _entry_of(outcome: Outcome[SetTask, RecordedFile]) -> Entry:
     if outcome.result is None:
         return _entry(outcome.task, FAILED, error=outcome.error)
-    return _entry(outcome.task, COMPLETE, **outcome.result)
+    return _entry(outcome.task, COMPLETE, outcome.result)
 
 
-def _entry(task: SetTask, status: str, **facts: Any) -> Entry:
-    seed, recipe = task.recipe.call.seed, task.recipe.key
-    return Entry(Path(task.path).name, task.prompt.index, task.prompt.text, seed, status, recipe, **facts)
+def _entry(task: SetTask, status: str, file: RecordedFile | None = None, error: str | None = None) -> Entry:
+    file = file or RecordedFile()
+    return Entry(
+        file=Path(task.path).name,
+        index=task.prompt.index,
+        prompt=task.prompt.text,
+        seed=task.recipe.call.seed,
+        status=status,
+        recipe=task.recipe.key,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        steps=file.steps,
+        error=error,
+    )

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class RecordingSink:
     def __init__(
         self,
         path: Path,
-        provenance: Mapping[str, Mapping[str, Any]],
+        provenance: Mapping[str, Mapping[str, object]],
         *,
         taps: tuple[Tap, ...] = (),
         marks_skipped: bool = False,
@@ -122,9 +121,9 @@ class RecordingSink:
         else:
             recorder.close()
 
-    def _sections(self, generation: Generation) -> dict[str, dict[str, Any]]:
+    def _sections(self, generation: Generation) -> dict[str, dict[str, object]]:
         """What was told and what was seen; the seen wins."""
-        seen: dict[str, dict[str, Any]] = {
+        seen: dict[str, dict[str, object]] = {
             "run": {**self._describe(), "steps": generation.steps, "device": generation.device, "dtype": generation.dtype},
             "model": {"transformer": dict(generation.transformer)},
             "scheduler": {**generation.scheduler, "prediction_type": generation.prediction_type},
@@ -139,7 +138,7 @@ class RecordingSink:
             seen["capture"]["taps"] = {tap.name: self._thinned(tap, generation) for tap in self.taps}
         return {name: {**self._provenance.get(name, {}), **seen.get(name, {})} for name in {*self._provenance, *seen}}
 
-    def _thinned(self, tap: Tap, generation: Generation) -> dict[str, Any]:
+    def _thinned(self, tap: Tap, generation: Generation) -> dict[str, object]:
         """What of the module's output was kept, for a reader that wants to place it."""
         size = generation.taps[tap.name]
         kept = {"tokens": size.tokens, "channels": size.channels}
