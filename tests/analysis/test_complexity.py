@@ -70,11 +70,11 @@ def test_golden_maps_of_both_paddings(path):
     if "features" in golden:
         np.testing.assert_allclose(signals, golden["features"], rtol=0, atol=1e-6)
     for padding, suffix in (("count", ""), ("exclude", "_nopad")):
-        found = jano_complexity(signals, padding=padding, **settings_of(golden))
-        assert found.grid == tuple(golden["grid"])
-        assert found.nonfinite == 0
+        result = jano_complexity(signals, padding=padding, **settings_of(golden))
+        assert result.grid == tuple(golden["grid"])
+        assert result.nonfinite == 0
         for name, tolerance in TOLERANCE.items():
-            np.testing.assert_allclose(getattr(found, name).ravel(), golden[name + suffix], rtol=0, atol=tolerance, err_msg=name)
+            np.testing.assert_allclose(getattr(result, name).ravel(), golden[name + suffix], rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_golden_would_notice_another_lag_padding_or_temporal_weight():
@@ -101,9 +101,9 @@ def test_maps_are_the_definition(sizes, tile, exclude, seed):
     tile = (1, *tile[1:]) if sizes[2] == 1 else tile
     signals = np.random.default_rng(seed).normal(size=sizes)
     temporal, spatial = plain_maps(signals, tile, exclude=exclude)
-    found = jano_complexity(signals, tile, padding="exclude" if exclude else "count")
-    np.testing.assert_allclose(found.temporal.ravel(), temporal, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(found.spatial.ravel(), spatial, rtol=0, atol=2e-3)
+    result = jano_complexity(signals, tile, padding="exclude" if exclude else "count")
+    np.testing.assert_allclose(result.temporal.ravel(), temporal, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(result.spatial.ravel(), spatial, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("budget", [1, 4000, 1 << 30])
@@ -119,27 +119,31 @@ def test_bands_and_rows_of_any_size_give_one_map(monkeypatch, budget):
 @pytest.mark.parametrize("view", [lambda a: a[..., ::2], lambda a: a.transpose(0, 1, 2, 4, 3), lambda a: a[..., ::-1]])
 def test_memory_order_of_the_signals_does_not_matter(view):
     signals = view(small_signals(h=13, w=18))
-    found, wanted = jano_complexity(signals, (2, 5, 3)), jano_complexity(np.ascontiguousarray(signals), (2, 5, 3))
-    np.testing.assert_allclose(found.enhanced, wanted.enhanced, rtol=1e-5)
+    result, wanted = jano_complexity(signals, (2, 5, 3)), jano_complexity(np.ascontiguousarray(signals), (2, 5, 3))
+    np.testing.assert_allclose(result.enhanced, wanted.enhanced, rtol=1e-5)
 
 
 def test_without_enhancement_the_map_is_the_combined_one_and_a_copy():
-    found = jano_complexity(small_signals(), (1, 2, 2), enhance=None)
-    np.testing.assert_array_equal(found.enhanced, found.combined)
-    assert not np.shares_memory(found.enhanced, found.combined)
-    assert (jano_complexity(small_signals(), (1, 2, 2)).enhanced > found.combined).any()
+    result = jano_complexity(small_signals(), (1, 2, 2), enhance=None)
+    np.testing.assert_array_equal(result.enhanced, result.combined)
+    assert not np.shares_memory(result.enhanced, result.combined)
+    assert (jano_complexity(small_signals(), (1, 2, 2)).enhanced > result.combined).any()
 
 
 def test_a_map_says_how_it_was_made():
-    found = jano_complexity(small_signals(), (2, 3, 4), temporal_weight=0.7, padding="exclude", enhance=Enhancement(0.5, 1.0))
-    assert (found.tile, found.grid, found.signals) == ((2, 3, 4), (3, 3, 3), 5)
-    assert (found.temporal_weight, found.padding, found.enhancement) == (0.7, "exclude", Enhancement(0.5, 1.0))
+    result = jano_complexity(small_signals(), (2, 3, 4), temporal_weight=0.7, padding="exclude", enhance=Enhancement(0.5, 1.0))
+    assert (result.tile, result.grid, result.signals) == ((2, 3, 4), (3, 3, 3), 5)
+    assert (result.temporal_weight, result.padding, result.enhancement) == (
+        0.7,
+        "exclude",
+        Enhancement(0.5, 1.0),
+    )
 
 
 def test_fewer_than_two_signals_are_zeros():
-    found = jano_complexity(small_signals(k=1), (1, 3, 4))
+    result = jano_complexity(small_signals(k=1), (1, 3, 4))
     for name in TOLERANCE:
-        assert not getattr(found, name).any()
+        assert not getattr(result, name).any()
 
 
 def test_single_frames_have_no_temporal_part():
@@ -196,10 +200,10 @@ def test_non_finite_values_are_counted_and_taken_for_zero():
     broken, mended = small_signals(), small_signals()
     for place, value in (((0, 1, 2, 3, 4), np.nan), ((3, 2, 4, 6, 10), np.inf), ((1, 0, 0, 0, 0), -np.inf)):
         broken[place], mended[place] = value, 0
-    found, wanted = jano_complexity(broken, (2, 3, 4)), jano_complexity(mended, (2, 3, 4))
-    assert (found.nonfinite, wanted.nonfinite) == (3, 0)
-    assert "3 non-finite values counted as 0" in repr(found)
-    np.testing.assert_array_equal(found.enhanced, wanted.enhanced)
+    result, wanted = jano_complexity(broken, (2, 3, 4)), jano_complexity(mended, (2, 3, 4))
+    assert (result.nonfinite, wanted.nonfinite) == (3, 0)
+    assert "3 non-finite values counted as 0" in repr(result)
+    np.testing.assert_array_equal(result.enhanced, wanted.enhanced)
     assert jano_complexity(torch.from_numpy(broken), (2, 3, 4)).nonfinite == 3
 
 

@@ -1,4 +1,4 @@
-"""Convergence step by step: values known by hand, the definition in one piece, and that no run is loaded whole."""
+"""Convergence step by step: values worked out by hand, the definition in one piece, and that no run is loaded whole."""
 
 import numpy as np
 import pytest
@@ -23,22 +23,22 @@ def test_settles_at_the_first_step_from_which_it_stays_close():
 
 def test_measures_are_the_definitions():
     velocity, x0 = run_of()
-    found = measure_convergence(velocity, x0, hold_steps=3, tolerance=1.2)
+    convergence = measure_convergence(velocity, x0, hold_steps=3, tolerance=1.2)
     rms = lambda values: np.sqrt((values.astype(np.float64) ** 2).mean(axis=-1))
-    np.testing.assert_allclose(found.velocity_rms, rms(velocity), rtol=1e-5)
-    assert np.isnan(found.velocity_change[0]).all()
-    np.testing.assert_allclose(found.velocity_change[1:], rms(np.diff(velocity, axis=0)), rtol=1e-5)
-    np.testing.assert_allclose(found.relative_change[1:], rms(np.diff(velocity, axis=0)) / rms(velocity[1:]), rtol=1e-5)
-    np.testing.assert_allclose(found.x0_distance, rms(x0 - x0[-1]), rtol=1e-5)
-    np.testing.assert_array_equal(found.convergence_step, convergence_step(found.x0_distance, 1.2))
+    np.testing.assert_allclose(convergence.velocity_rms, rms(velocity), rtol=1e-5)
+    assert np.isnan(convergence.velocity_change[0]).all()
+    np.testing.assert_allclose(convergence.velocity_change[1:], rms(np.diff(velocity, axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(convergence.relative_change[1:], rms(np.diff(velocity, axis=0)) / rms(velocity[1:]), rtol=1e-5)
+    np.testing.assert_allclose(convergence.x0_distance, rms(x0 - x0[-1]), rtol=1e-5)
+    np.testing.assert_array_equal(convergence.convergence_step, convergence_step(convergence.x0_distance, 1.2))
     held = [rms(velocity[start + k] - velocity[start]) ** 2 for start in range(11) for k in (1, 2, 3) if start + k < 11]
-    np.testing.assert_allclose(found.reuse_error, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
-    np.testing.assert_allclose(reuse_error(velocity, 3), found.reuse_error)
-    assert np.all(np.abs(reuse_error(velocity, 4) - found.reuse_error) > 1e-6)
+    np.testing.assert_allclose(convergence.reuse_error, np.sqrt(np.mean(held, axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(reuse_error(velocity, 3), convergence.reuse_error)
+    assert np.all(np.abs(reuse_error(velocity, 4) - convergence.reuse_error) > 1e-6)
     for k in (1, 2, 3):
         errors = rms(velocity[k:] - velocity[:-k])
-        np.testing.assert_allclose(found.reuse_error_steps[k - 1], np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
-    assert np.all(np.abs(found.reuse_error_steps[0] - found.reuse_error_steps[2]) > 1e-6)
+        np.testing.assert_allclose(convergence.reuse_error_steps[k - 1], np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
+    assert np.all(np.abs(convergence.reuse_error_steps[0] - convergence.reuse_error_steps[2]) > 1e-6)
 
 
 def test_reuse_for_longer_than_the_run_has_no_error_but_leaves_the_rest():
@@ -53,10 +53,10 @@ def test_velocity_settles_by_its_own_size():
     """Token 1 is token 0 a thousand times larger: relative change does not see that, an absolute one would."""
     shape = np.array([1.0, 2.0, 2.5, 2.55, 2.56])
     velocity = shape[:, None, None] * np.array([1.0, 1000.0])[None, :, None] * np.ones(3)
-    found = measure_convergence(velocity, velocity)
-    assert found.velocity_convergence_step(0.1).tolist() == [3, 3]
-    assert found.velocity_convergence_step(0.3).tolist() == [2, 2]
-    assert convergence_step(found.velocity_change, 0.1).tolist() == [3, 5]
+    convergence = measure_convergence(velocity, velocity)
+    assert convergence.velocity_convergence_step(0.1).tolist() == [3, 3]
+    assert convergence.velocity_convergence_step(0.3).tolist() == [2, 2]
+    assert convergence_step(convergence.velocity_change, 0.1).tolist() == [3, 5]
 
 
 def test_linear_drift_costs_its_slope():
@@ -78,14 +78,14 @@ def test_items_stay_apart():
 def test_tensors_of_any_width_agree(dtype, tolerance):
     velocity, x0 = run_of()
     wanted = measure_convergence(velocity, x0)
-    found = measure_convergence(torch.from_numpy(velocity).to(dtype), torch.from_numpy(x0).to(dtype))
-    np.testing.assert_allclose(found.reuse_error, wanted.reuse_error, rtol=tolerance)
-    np.testing.assert_allclose(found.x0_distance, wanted.x0_distance, rtol=tolerance)
-    assert found.reuse_error.dtype == np.float32
+    convergence = measure_convergence(torch.from_numpy(velocity).to(dtype), torch.from_numpy(x0).to(dtype))
+    np.testing.assert_allclose(convergence.reuse_error, wanted.reuse_error, rtol=tolerance)
+    np.testing.assert_allclose(convergence.x0_distance, wanted.x0_distance, rtol=tolerance)
+    assert convergence.reuse_error.dtype == np.float32
 
 
 class OneAtATime:
-    """A run that is made on reading; remembers how many of its steps were alive at once."""
+    """A run that is values on reading; remembers how many of its steps were alive at once."""
 
     def __init__(self, values):
         self.values, self.alive, self.most = values, 0, 0
@@ -102,17 +102,17 @@ class OneAtATime:
                     owner.alive -= 1
 
         assert isinstance(step, int)
-        made = self.values[step].copy().view(Step)
+        values = self.values[step].copy().view(Step)
         self.alive += 1
         self.most = max(self.most, self.alive)
-        return made
+        return values
 
 
 def test_a_lazy_run_is_read_one_step_at_a_time():
     velocity, x0 = run_of(steps=23)
     lazy = OneAtATime(velocity), OneAtATime(x0)
-    found = measure_convergence(*lazy, hold_steps=2)
-    np.testing.assert_array_equal(found.reuse_error, measure_convergence(velocity, x0, hold_steps=2).reuse_error)
+    convergence = measure_convergence(*lazy, hold_steps=2)
+    np.testing.assert_array_equal(convergence.reuse_error, measure_convergence(velocity, x0, hold_steps=2).reuse_error)
     assert max(run.most for run in lazy) <= 3
 
 
@@ -129,19 +129,19 @@ def test_caller_may_reuse_its_buffers():
 def test_non_finite_values_are_counted():
     velocity, x0 = run_of()
     velocity[2, 3, 1], x0[10, 0, 0] = np.inf, np.nan
-    found = measure_convergence(velocity, x0)
-    assert found.nonfinite == 2
+    convergence = measure_convergence(velocity, x0)
+    assert convergence.nonfinite == 2
     velocity[2, 3, 1], x0[10, 0, 0] = 0, 0
-    np.testing.assert_array_equal(found.reuse_error, measure_convergence(velocity, x0).reuse_error)
-    np.testing.assert_array_equal(found.x0_distance, measure_convergence(velocity, x0).x0_distance)
-    assert "2 non-finite values counted as 0" in repr(found)
+    np.testing.assert_array_equal(convergence.reuse_error, measure_convergence(velocity, x0).reuse_error)
+    np.testing.assert_array_equal(convergence.x0_distance, measure_convergence(velocity, x0).x0_distance)
+    assert "2 non-finite values counted as 0" in repr(convergence)
 
 
 def test_two_steps_are_enough():
     velocity = np.array([[[1.0]], [[4.0]]])
-    found = measure_convergence(velocity, velocity, hold_steps=3)
-    assert (found.reuse_error.tolist(), found.x0_distance.tolist()) == ([3.0], [[3.0], [0.0]])
-    np.testing.assert_array_equal(found.reuse_error_steps, [[3.0], [np.nan], [np.nan]])
+    convergence = measure_convergence(velocity, velocity, hold_steps=3)
+    assert (convergence.reuse_error.tolist(), convergence.x0_distance.tolist()) == ([3.0], [[3.0], [0.0]])
+    np.testing.assert_array_equal(convergence.reuse_error_steps, [[3.0], [np.nan], [np.nan]])
 
 
 def test_refuses_runs_it_cannot_measure():

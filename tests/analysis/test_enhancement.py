@@ -15,9 +15,9 @@ INFO = json.loads(str(CASES["info"]))
 
 
 def error(name):
-    found = diffuse_inward(CASES[f"{name}_in"], Enhancement(INFO[name]["d_strength"], INFO[name]["d_distance"]))
-    assert found.dtype == np.float32
-    return np.abs(found - CASES[f"{name}_out"]).max()
+    enhanced = diffuse_inward(CASES[f"{name}_in"], Enhancement(INFO[name]["d_strength"], INFO[name]["d_distance"]))
+    assert enhanced.dtype == np.float32
+    return np.abs(enhanced - CASES[f"{name}_out"]).max()
 
 
 def test_golden_file_holds_all_cases():

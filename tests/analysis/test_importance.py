@@ -36,12 +36,12 @@ def test_golden_ras_metric(path):
     for k in chosen:
         used = tokens[golden["source_step"][k], np.arange(grid.count)]
         sigma, sigma_next = golden["sigmas"][k], golden["sigmas"][k + 1]
-        found = ras_importance(used, grid, sigma=sigma, sigma_next=sigma_next, metric=params["metric"])
-        np.testing.assert_allclose(found, golden["metric_raw"][k], rtol=1e-4, atol=1e-6)
+        scores = ras_importance(used, grid, sigma=sigma, sigma_next=sigma_next, metric=params["metric"])
+        np.testing.assert_allclose(scores, golden["metric_raw"][k], rtol=1e-4, atol=1e-6)
         other = {"std": "l2norm", "l2norm": "std"}[params["metric"]]
         assert (
-            np.abs(ras_importance(used, grid, sigma=sigma, sigma_next=sigma_next, metric=other) - found).max()
-            > 1e-2 * found.max()
+            np.abs(ras_importance(used, grid, sigma=sigma, sigma_next=sigma_next, metric=other) - scores).max()
+            > 1e-2 * scores.max()
         )
 
 
@@ -51,18 +51,18 @@ def test_ras_importance_of_tensors_stays_in_torch(metric):
     tokens = np.random.default_rng(0).normal(size=(5, grid.count, grid.token_channels))
     wanted = ras_importance(tokens, grid, sigma=0.7, sigma_next=0.4, metric=metric)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)):
-        found = ras_importance(torch.from_numpy(tokens).to(dtype), grid, sigma=0.7, sigma_next=0.4, metric=metric)
-        assert isinstance(found, torch.Tensor)
-        assert found.dtype == torch.float32
-        np.testing.assert_allclose(found.numpy(), wanted, atol=tolerance)
+        scores = ras_importance(torch.from_numpy(tokens).to(dtype), grid, sigma=0.7, sigma_next=0.4, metric=metric)
+        assert isinstance(scores, torch.Tensor)
+        assert scores.dtype == torch.float32
+        np.testing.assert_allclose(scores.numpy(), wanted, atol=tolerance)
 
 
 def test_ras_importance_of_several_items_is_that_of_each():
     grid = TokenGrid(3, (2, 4, 6), (1, 2, 2))
     tokens = np.random.default_rng(0).normal(size=(5, 2, grid.count, grid.token_channels)).astype(np.float32)
-    found = ras_importance(tokens, grid, sigma=0.7, sigma_next=0.4)
+    scores = ras_importance(tokens, grid, sigma=0.7, sigma_next=0.4)
     cells = tokens.reshape(5, 2, grid.count, 3, 4) * 0.3  # (item, item, token, latent channel, cell of the patch)
-    np.testing.assert_allclose(found, cells.std(axis=3, ddof=1).mean(axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(scores, cells.std(axis=3, ddof=1).mean(axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", JANO_FILES, ids=lambda path: path.stem)
@@ -70,9 +70,9 @@ def test_golden_baselines(path):
     golden = np.load(path)
     signals, tile = jano_signals(golden), tuple(json.loads(str(golden["params"]))["block"])
     for baseline, name in ((variance_baseline, "var"), (fourier_baseline, "fft")):
-        for kind, found in zip(("temporal", "spatial"), baseline(signals, tile), strict=True):
+        for kind, scores in zip(("temporal", "spatial"), baseline(signals, tile), strict=True):
             wanted = golden[f"{name}_{kind}"]
-            np.testing.assert_allclose(found.ravel(), wanted, rtol=1e-4, atol=1e-5 * np.nanmax([np.abs(wanted).max(), 1e-9]))
+            np.testing.assert_allclose(scores.ravel(), wanted, rtol=1e-4, atol=1e-5 * np.nanmax([np.abs(wanted).max(), 1e-9]))
 
 
 def test_baselines_of_tensors_are_those_of_arrays():
@@ -86,9 +86,9 @@ def test_baselines_of_tensors_are_those_of_arrays():
 
 def test_velocity_change_is_a_root_mean_square_per_token():
     previous, current = np.zeros((2, 3, 2)), np.full((2, 3, 2), [3.0, 4.0])
-    found = velocity_change(previous, current)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.full((2, 3), np.sqrt(12.5)), rtol=1e-6)
+    scores = velocity_change(previous, current)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, np.full((2, 3), np.sqrt(12.5)), rtol=1e-6)
     tensors = velocity_change(torch.from_numpy(previous).half(), torch.from_numpy(current).half())
     np.testing.assert_allclose(tensors.numpy(), np.sqrt(12.5), rtol=1e-6)
 
@@ -109,9 +109,9 @@ def test_gradient_energy_of_a_slope_is_its_squared_steepness():
 def test_gradient_energy_of_several_items_is_that_of_each_in_float32():
     grid = TokenGrid(2, (3, 4, 6), (1, 2, 2))
     items = np.random.default_rng(0).normal(size=(5, grid.count, grid.token_channels))
-    found = gradient_energy(items, grid)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [gradient_energy(item, grid) for item in items])
+    scores = gradient_energy(items, grid)
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, [gradient_energy(item, grid) for item in items])
 
 
 def test_gradient_energy_is_0_along_an_axis_of_one_cell():

@@ -16,10 +16,10 @@ def related(count=400, weight=0.7, seed=0):
 def test_spearman_is_scipys_with_ties():
     a, b = related()
     a, b = np.round(a, 1), np.round(b)
-    found = spearman(a, b)
-    assert found.value == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert found.low < found.value < found.high
-    assert spearman(a, -b).value == pytest.approx(-found.value)
+    estimate = spearman(a, b)
+    assert estimate.value == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert estimate.low < estimate.value < estimate.high
+    assert spearman(a, -b).value == pytest.approx(-estimate.value)
 
 
 def test_two_tokens_are_in_order_or_not():
@@ -30,9 +30,9 @@ def test_two_tokens_are_in_order_or_not():
 def test_one_resample_is_pearson_of_the_drawn_tokens_ranks():
     a, b = related(count=50)
     drawn = np.random.default_rng(3).integers(50, size=50)
-    found = spearman(a, b, resamples=1, seed=3)
+    estimate = spearman(a, b, resamples=1, seed=3)
     wanted = np.corrcoef(stats.rankdata(a)[drawn], stats.rankdata(b)[drawn])[0, 1]
-    assert found.low == found.high == pytest.approx(wanted)
+    assert estimate.low == estimate.high == pytest.approx(wanted)
 
 
 def test_many_resamples_are_drawn_in_parts_and_none_is_missing(monkeypatch):
@@ -47,8 +47,8 @@ def test_spearman_interval_covers_as_it_says():
     truth = spearman(*related(count=200_000, seed=99), resamples=1).value
     inside = 0
     for seed in range(100):
-        found = spearman(*related(count=200, seed=seed), resamples=300, seed=seed)
-        inside += found.low <= truth <= found.high
+        estimate = spearman(*related(count=200, seed=seed), resamples=300, seed=seed)
+        inside += estimate.low <= truth <= estimate.high
     assert 88 <= inside <= 100
 
 
@@ -61,8 +61,8 @@ def test_groups_widen_the_interval_of_repeated_tokens():
 
 
 def test_constant_maps_have_no_correlation():
-    found = spearman(np.ones(9), np.arange(9.0))
-    assert np.isnan([found.value, found.low, found.high]).all()
+    estimate = spearman(np.ones(9), np.arange(9.0))
+    assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
 def test_quantile_classes_keep_equal_values_together():
@@ -87,10 +87,10 @@ def test_agreement_is_the_share_of_equal_classes():
 
 def test_interval_of_an_agreement_is_the_binomials():
     a, b = related(count=2000)
-    found = class_agreement(a, b)
-    spread = stats.norm.ppf(0.975) * np.sqrt(found.value * (1 - found.value) / 2000)
-    assert found.low == pytest.approx(found.value - spread, abs=0.2 * spread)
-    assert found.high == pytest.approx(found.value + spread, abs=0.2 * spread)
+    estimate = class_agreement(a, b)
+    spread = stats.norm.ppf(0.975) * np.sqrt(estimate.value * (1 - estimate.value) / 2000)
+    assert estimate.low == pytest.approx(estimate.value - spread, abs=0.2 * spread)
+    assert estimate.high == pytest.approx(estimate.value + spread, abs=0.2 * spread)
 
 
 def test_separation_is_the_mann_whitney_share_of_middle_steps():
@@ -99,11 +99,11 @@ def test_separation_is_the_mann_whitney_share_of_middle_steps():
     change[:, active] *= 1.2
     change[:4], change[17:] = 1e6 * np.arange(300), 1e6 * np.arange(300)  # the ends say the opposite and must not count
     change[0] = np.nan
-    found = separation(change, active, static)
+    estimate = separation(change, active, static)
     middle = np.median(change[6:16], axis=0)
     wanted = stats.mannwhitneyu(middle[active], middle[static]).statistic / (80 * 100)
-    assert found.value == pytest.approx(wanted)
-    assert found.low < found.value < found.high
+    assert estimate.value == pytest.approx(wanted)
+    assert estimate.low < estimate.value < estimate.high
     assert separation(change, static, active).value == pytest.approx(1 - wanted)
 
 
@@ -120,16 +120,16 @@ def test_separation_counts_ties_half_and_knows_empty_classes():
 
 def test_every_map_meets_every_target():
     a, b = related()
-    found = map_predicts({"jano": a, "random": -a}, {"convergence_step": b, "reuse_error": b**3})
-    assert [(row.map, row.target) for row in found] == [
+    scores = map_predicts({"jano": a, "random": -a}, {"convergence_step": b, "reuse_error": b**3})
+    assert [(row.map, row.target) for row in scores] == [
         ("jano", "convergence_step"),
         ("jano", "reuse_error"),
         ("random", "convergence_step"),
         ("random", "reuse_error"),
     ]
-    assert found[0].spearman == spearman(a, b)
-    assert found[0].agreement == class_agreement(a, b)
-    assert str(found[0]).startswith("jano -> convergence_step: Spearman 0.71 [0.")
+    assert scores[0].spearman == spearman(a, b)
+    assert scores[0].agreement == class_agreement(a, b)
+    assert str(scores[0]).startswith("jano -> convergence_step: Spearman 0.71 [0.")
 
 
 def test_same_seed_same_interval():
@@ -158,8 +158,8 @@ def drawings_of(monkeypatch, groups):
     monkeypatch.setattr(prediction, "_draws", lambda *arguments: drawn.append(arguments) or honest(*arguments))
     maps, targets = ({f"{kind}{seed}": related(count=60, seed=seed)[at] for seed in seeds} for kind, at, seeds in
                      (("map", 0, (1, 2, 3)), ("target", 1, (4, 5))))  # fmt: skip
-    found = map_predicts(maps, targets, groups=groups)
-    return found, len(drawn)
+    scores = map_predicts(maps, targets, groups=groups)
+    return scores, len(drawn)
 
 
 @pytest.mark.parametrize("groups", [None, np.repeat(np.arange(12), 5)], ids=["tokens", "tiles"])

@@ -15,11 +15,11 @@ TILE = (2, 5, 3)  # no axis divides, a token lies in several tiles
 def test_tile_means_weigh_tokens_by_their_cells():
     tokens = np.random.default_rng(0).normal(size=GRID.count)
     cells = tokens.reshape(GRID.tokens).repeat(2, axis=1).repeat(2, axis=2)
-    found = tile_means(tokens, GRID, TILE)
-    assert found.shape == tile_grid(GRID.cells, TILE) == (3, 2, 5)
+    means = tile_means(tokens, GRID, TILE)
+    assert means.shape == tile_grid(GRID.cells, TILE) == (3, 2, 5)
     for t, h, w in np.ndindex(3, 2, 5):
         box = cells[2 * t : 2 * t + 2, 5 * h : 5 * h + 5, 3 * w : 3 * w + 3]
-        assert found[t, h, w] == pytest.approx(box.mean())
+        assert means[t, h, w] == pytest.approx(box.mean())
 
 
 def test_token_means_weigh_tiles_by_their_cells():

@@ -40,8 +40,8 @@ def test_golden_file_holds_every_kind():
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_golden_velocity(name):
     x, prediction, point, velocity = golden_case(name)
-    found = to_flow_velocity(prediction, x, prediction=CASES[name]["prediction"], point=point)
-    np.testing.assert_allclose(found, velocity, rtol=0, atol=1e-9)
+    converted = to_flow_velocity(prediction, x, prediction=CASES[name]["prediction"], point=point)
+    np.testing.assert_allclose(converted, velocity, rtol=0, atol=1e-9)
     if not name.startswith("rf_flow"):
         wrong = PathPoint(point.alpha, point.sigma, point.alpha_rate, -point.sigma_rate - 0.01)
         assert np.abs(to_flow_velocity(prediction, x, prediction=CASES[name]["prediction"], point=wrong) - velocity).max() > 1e-3
@@ -88,10 +88,10 @@ def test_there_and_back_of_many_steps_uses_each_steps_own_point(prediction):
     _, path = ddim("epsilon", steps=5)
     x, output = np.random.default_rng(6).normal(size=(2, 5, 3))
     velocity = to_flow_velocity(output, x, prediction=prediction, point=path.at())
-    found = to_prediction(velocity, x, prediction=prediction, point=path.at())
-    np.testing.assert_allclose(found, output, rtol=1e-8, atol=1e-8)
+    converted = to_prediction(velocity, x, prediction=prediction, point=path.at())
+    np.testing.assert_allclose(converted, output, rtol=1e-8, atol=1e-8)
     alone = [to_prediction(velocity[k], x[k], prediction=prediction, point=path.at(k)) for k in range(5)]
-    np.testing.assert_array_equal(found, alone)
+    np.testing.assert_array_equal(converted, alone)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -124,10 +124,10 @@ def test_flow_is_returned_untouched():
 
 @pytest.mark.parametrize("wide", ["output", "sample", "neither"])
 def test_result_is_as_wide_as_the_wider_input(wide):
-    given = {name: np.ones(3, np.float64 if name == wide else np.float16) for name in ("output", "sample")}
+    arrays = {name: np.ones(3, np.float64 if name == wide else np.float16) for name in ("output", "sample")}
     for convert in (to_x0, to_epsilon, to_flow_velocity, to_prediction):
-        found = convert(*given.values(), prediction="epsilon", point=PathPoint(0.6, 0.8, -0.8, 0.6))
-        assert found.dtype == (np.float32 if wide == "neither" else np.float64)
+        converted = convert(*arrays.values(), prediction="epsilon", point=PathPoint(0.6, 0.8, -0.8, 0.6))
+        assert converted.dtype == (np.float32 if wide == "neither" else np.float64)
 
 
 def test_v_prediction_is_finite_up_to_pure_noise():
@@ -177,10 +177,10 @@ def test_numpy_and_torch_agree(prediction, dtype):
     x, output = (torch.from_numpy(a).to(dtype) for a in np.random.default_rng(4).normal(size=(2, 5, 3, 7)))
     as_numpy = [a.float().numpy() if dtype == torch.bfloat16 else a.numpy() for a in (output, x)]
     for point, pick in ((path.at(), slice(None)), (path.at(3), 3)):
-        found = to_flow_velocity(output[pick], x[pick], prediction=prediction, point=point)
+        converted = to_flow_velocity(output[pick], x[pick], prediction=prediction, point=point)
         wanted = to_flow_velocity(as_numpy[0][pick], as_numpy[1][pick], prediction=prediction, point=point)
-        assert found.dtype == (dtype if prediction in ("flow", "inverted_flow") or dtype == torch.float64 else torch.float32)
-        np.testing.assert_allclose(found.double().numpy(), wanted, rtol=1e-6, atol=1e-9)
+        assert converted.dtype == (dtype if prediction in ("flow", "inverted_flow") or dtype == torch.float64 else torch.float32)
+        np.testing.assert_allclose(converted.double().numpy(), wanted, rtol=1e-6, atol=1e-9)
 
 
 def test_inverted_flow_is_flow_negated():

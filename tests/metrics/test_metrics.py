@@ -31,7 +31,7 @@ def test_psnr_is_scikit_images_over_all_pixels_and_channels():
     assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-9)
 
 
-def test_control_a_mean_of_per_channel_psnr_is_told_apart():
+def test_control_a_mean_of_per_channel_psnr_is_another_value():
     a = picture(0)
     b = noisy(a, 8)
     b[..., 0] = noisy(a, 30)[..., 0]

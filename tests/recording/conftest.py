@@ -23,8 +23,8 @@ def values(signal: str, step: int, item: int = 0, branch: str = "guided", dtype:
 def write(path: Path, *, steps: int = STEPS, dtype: Any = np.float32, **options: Any) -> Recorder:
     """Record `steps` steps of every item and branch and close."""
     alpha = np.linspace(0.1, 0.9, max(steps, 1))
-    given = {"prediction_type": "epsilon", "branches": BRANCHES, "items": ITEMS, "alpha": alpha, "sigma": 1 - alpha} | options
-    with Recorder(path, grid=GRID, **given) as recorder:
+    arguments = {"prediction_type": "epsilon", "branches": BRANCHES, "items": ITEMS, "alpha": alpha, "sigma": 1 - alpha} | options
+    with Recorder(path, grid=GRID, **arguments) as recorder:
         for step in range(steps):
             put_step(recorder, step, dtype)
             recorder.commit(timestep=1000 - step, time_s={"guided": 0.25}, peak_bytes=1 << 20)

@@ -29,8 +29,8 @@ def record(path: Path, writer: int, force: bool) -> int:
     try:
         recorder = Recorder(path, grid=GRID, prediction_type="flow", planned_steps=STEPS, provenance=run, force=force)
     except InputError as error:
-        told = "is being written by another recorder" in str(error) or "exists and is kept" in str(error)
-        return 3 if told else 4
+        refused = "is being written by another recorder" in str(error) or "exists and is kept" in str(error)
+        return 3 if refused else 4
     with recorder:
         for step in range(STEPS):
             recorder.put("sample", maps)

@@ -9,8 +9,8 @@ from janoscope.recording import Recorder, RecorderOptions, diff, export, open_re
 
 def record(path, grid, changes=(), **options):
     """Three steps with `changes` (signal, step, token, added) applied."""
-    given = {"prediction_type": "flow", "branches": ("guided", "cond")} | options
-    with Recorder(path, grid=grid, **given) as recorder:
+    options = {"prediction_type": "flow", "branches": ("guided", "cond")} | options
+    with Recorder(path, grid=grid, **options) as recorder:
         for step in range(3):
             for signal, branches in (("sample", ("guided",)), ("model_output", ("guided", "cond"))):
                 for branch in branches:
@@ -51,7 +51,7 @@ def test_nan_equals_nan(tmp_path, grid):
     assert diff(record(tmp_path / "a.h5", grid, changes), record(tmp_path / "b.h5", grid, changes)).identical
 
 
-def test_recordings_of_other_sizes_are_told_apart_by_structure(tmp_path, grid):
+def test_recordings_of_other_sizes_differ_in_structure(tmp_path, grid):
     a, b = record(tmp_path / "a.h5", grid), tmp_path / "b.h5"
     with Recorder(b, grid=grid, prediction_type="flow") as recorder:
         for name in ("sample", "model_output"):

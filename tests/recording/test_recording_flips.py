@@ -146,8 +146,8 @@ def test_a_negative_count_is_no_licence_for_nan(tmp_path, sample_file, count, ol
     with open_recording(path) as recording:
         faults = recording.verify()
         assert np.isfinite(recording.map("sample", 1)).all() == (count != -1)
-    told = "the count says that nothing was recorded" if count == -1 else f"the count of non-finite values is {count}"
-    assert any(line.startswith(f"sample step 1 item 0: {told}") for line in faults), faults
+    fault = "the count says that nothing was recorded" if count == -1 else f"the count of non-finite values is {count}"
+    assert any(line.startswith(f"sample step 1 item 0: {fault}") for line in faults), faults
 
 
 def test_a_file_of_format_1_0_is_read_and_said_to_be_covered_in_part(tmp_path):
@@ -158,9 +158,9 @@ def test_a_file_of_format_1_0_is_read_and_said_to_be_covered_in_part(tmp_path):
     with open_recording(OLD) as recording:
         assert (recording.is_summed, recording.steps, recording.provenance["run"]["prompt"]) == (False, 2, "a cat")
         assert recording.storage_loss("sample") > 0
-    told = CliRunner().invoke(verify, [str(OLD)])
-    assert told.exit_code == 0
-    assert "Format 1.0: its maps have checksums; timestep, alpha, sigma" in told.stderr
+    result = CliRunner().invoke(verify, [str(OLD)])
+    assert result.exit_code == 0
+    assert "Format 1.0: its maps have checksums; timestep, alpha, sigma" in result.stderr
     new = make(tmp_path / "run.h5")
     assert "Format" not in CliRunner().invoke(verify, [str(new)]).output
     kinds = [json.loads(CliRunner().invoke(verify, [str(path), "--json"]).stdout)["covered"] for path in (OLD, new)]
@@ -206,7 +206,7 @@ def test_a_reason_comes_back_without_its_sum(tmp_path, grid, put_whole_step, rea
         assert recording.verify() == []
 
 
-def test_a_torn_section_of_an_unfinished_file_is_told(tmp_path):
+def test_a_torn_section_of_an_unfinished_file_is_reported(tmp_path):
     path = make(tmp_path / "run.h5", closed="interrupted")
     with h5py.File(path, "r+") as file:
         file["provenance/run"][()] = b'{"prompt": "a c'

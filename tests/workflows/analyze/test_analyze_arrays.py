@@ -172,8 +172,8 @@ def test_files_hold_what_the_object_holds(tmp_path: Path) -> None:
     run = record_run(tmp_path / "run.h5")
     analysis = analyze_to_directory(run.path, tmp_path / "out", policy=policy_with([1, 4, 4]))
     with np.load(tmp_path / "out" / "analysis.npz") as stored:
-        assert set(stored) == set(analysis.arrays)
-        for name in stored:
+        assert set(stored) == {*analysis.arrays, "id"}
+        for name in analysis.arrays:
             np.testing.assert_array_equal(stored[name], analysis.arrays[name], err_msg=name)
     facts = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert facts["map_predicts"][0]["spearman"] == analysis.results["map_predicts"][0]["spearman"]
