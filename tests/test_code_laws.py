@@ -185,7 +185,6 @@ MOST_VAGUE_NAMES = 1343
 VAGUE = {"told", "found", "made", "given", "known", "kept", "asked", "met"}
 # functions that still take more, and folders that still hold more; nothing may join them
 WIDE = {
-    "workflows/calibrate/stages.py calibrate",
     "workflows/record/session.py record",
 }
 CROWDED: set[str] = set()

@@ -100,7 +100,7 @@ def test_the_page_on_own_loops_skips_steps_as_it_says(capsys):
 REUSE = {"name": "reuse", "output": "hold", "schedule": {"steps": 12, "computed": [0, 1, 3, 6, 11]}}
 PYTHON = re.compile(r"```python\n(.*?)```", re.S)
 # pages whose Python works on a pipeline and a recording that the reader has; in this order
-EXAMPLES = ("../README.md", "recording.md", "looking.md", "analysis.md", "execution.md")
+EXAMPLES = ("../README.md", "recording.md", "looking.md", "analysis.md", "execution.md", "comparing.md", "calibrating.md")
 
 
 def test_python_examples_of_the_pages_work_on_a_readers_pipeline(tmp_path, monkeypatch):
@@ -108,6 +108,7 @@ def test_python_examples_of_the_pages_work_on_a_readers_pipeline(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     blocks = {page: PYTHON.findall((DOCS / page).read_text(encoding="utf-8")) for page in EXAMPLES}
     assert all(blocks.values())
+    results = {}
     for page, texts in blocks.items():
         if any("janoscope.record(" in text for text in texts):
             Path("run.h5").unlink(missing_ok=True)  # of the page before
@@ -116,5 +117,8 @@ def test_python_examples_of_the_pages_work_on_a_readers_pipeline(tmp_path, monke
         names = {"pipe": pipe, "torch": torch, "prompt": "a cat", "janoscope": janoscope}
         for text in texts:
             exec(compile(text, page, "exec"), names)
-    assert names["image"].size == (192, 192)
-    assert 0 < names["run"].summary.compute <= 1
+        results |= names
+    assert results["image"].size == (192, 192)
+    assert 0 < results["run"].summary.compute <= 1
+    assert 0 < results["comparison"].row("fewer-steps:steps=4").estimates()["compute"].value == 0.5
+    assert results["policy"].name

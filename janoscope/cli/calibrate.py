@@ -206,24 +206,40 @@ class Job:
             check_model(self.model, revision=self.loading.revision, probe=self.loading.probe)
 
     def run(self, output: Path, target: "Target", force: bool, quiet: bool) -> "Calibration":
-        from ..pipeline.model import ModelOptions
         from ..workflows.calibrate.stages import calibrate as run_calibration
+        from ..workflows.calibrate.stages import calibrate_recordings
 
-        searching, prompts = self.searching, () if self.model is None else tuple(self.texts())
+        searching = self.searching
+        effort = searching.effort(self.calling.seed, self.prompting.ray)
+        on_stage = lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run")
+        on_resume = lambda: click.echo(f"continuing with what lies in {output}", err=True)
+        if self.model is None:
+            return calibrate_recordings(
+                self.recordings,
+                target,
+                directory=output,
+                effort=effort,
+                boundary=searching.boundary,
+                expert=searching.expert,
+                probe=self.loading.probe,
+                force=force,
+                progress=on_stage,
+                on_resume=on_resume,
+            )
+        prompts = self.texts()
         return run_calibration(
-            self.model or self.recordings,
-            output,
+            self.model,
+            prompts,
             target,
-            prompts=prompts,
-            load=ModelOptions(probe=self.loading.probe) if self.model is None else self.loading.options(),
-            call=self.calling.options(prompts[0]) if prompts else None,
-            recordings=() if self.model is None else self.recordings,
-            effort=searching.effort(self.calling.seed, self.prompting.ray),
+            directory=output,
+            recordings=self.recordings,
+            options=self.loading.options(),
+            call=self.calling.options(prompts[0]),
+            effort=effort,
             expert=searching.expert,
-            boundary=searching.boundary,
             force=force,
-            progress=lambda label: progress(label, quiet, unit="candidate" if label == "search" else "run"),
-            on_resume=lambda: click.echo(f"continuing with what lies in {output}", err=True),
+            progress=on_stage,
+            on_resume=on_resume,
         )
 
     def refuse_model_options(self) -> None:

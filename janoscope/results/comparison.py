@@ -1,5 +1,6 @@
 """What `compare` leaves: comparison.json, as its reader checks it."""
 
+import html
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -319,6 +320,18 @@ class Comparison:
             "paired": self.paired(),
             "equal_compute": self.at_equal_compute(),
         }
+
+    def __repr__(self) -> str:
+        calls = len(self.rows[0].runs) if self.rows else 0
+        rest = "" if self.complete else ", incomplete"
+        return f"<Comparison of {self.model}: full and {len(self.rows) - 1} methods on {calls} calls{rest}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def save(self, directory: str | Path) -> list[Path]:
+        """Write comparison.json, comparison.txt and the images; gives their paths. See `ComparisonFiles`."""
+        return ComparisonFiles(Path(directory)).save(self)
 
     def __str__(self) -> str:
         width = max(len(row.label) for row in self.rows)

@@ -130,7 +130,7 @@ def test_a_calibration_survives_a_lost_worker_and_a_rerun_makes_up_for_it(nodes,
     (tmp_path / "model").symlink_to(saved("flux"))
     prompts = ("a cat", "a dog", "a red cat", "a red dog")
     call = CallOptions("a cat", steps=8, height=112, width=176, extra={"max_sequence_length": 16})
-    given = {"prompts": prompts, "call": call, "effort": Effort(max_runs=9, candidates=1, trials=100, ray=cluster)}
+    given = {"call": call, "directory": "half", "effort": Effort(max_runs=9, candidates=1, trials=100, ray=cluster)}
     killer = threading.Thread(target=kill_a_busy_worker, args=(nodes,))
 
     @contextmanager
@@ -139,14 +139,14 @@ def test_a_calibration_survives_a_lost_worker_and_a_rerun_makes_up_for_it(nodes,
             killer.start()
         yield None
 
-    found = calibrate("model", "half", Target("compute", 0.7), progress=killing, **given)
+    found = calibrate("model", prompts, Target("compute", 0.7), progress=killing, **given)
     killer.join()
     [lost] = found.left_out
     assert "its worker was lost" in lost
     assert len(found.prompts) == 3
     assert found.main.validated
     before = (tmp_path / "half" / "runs.jsonl").read_text().splitlines()
-    again = calibrate("model", "half", Target("compute", 0.7), force=True, **given)
+    again = calibrate("model", prompts, Target("compute", 0.7), force=True, **given)
     after = (tmp_path / "half" / "runs.jsonl").read_text().splitlines()
     assert after[: len(before)] == before, "what was done is taken up"
     assert not again.left_out

@@ -1,5 +1,6 @@
 """Calibration: the result of `calibrate`, its files, and the provenance that its policies carry."""
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +118,13 @@ class Calibration:
             **self.main.to_json(),
             "experts": [fit.to_json() for fit in self.fits] if len(self.fits) > 1 else [],
         }
+
+    def __repr__(self) -> str:
+        found = "reached" if self.reached else "not reached"
+        return f"<Calibration of {self.made_with.model}: {self.target} {found}, {self.runs} runs, {len(self.prompts)} prompts>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         return "\n".join([*(_in_words(fit) for fit in self.fits), *(f"note: {reason}" for reason in self.left_out)])

@@ -1,6 +1,6 @@
 """The real generations that a calibration makes: full ones, recorded or not, and ones under a policy, each a task of its own.
 
-What a task found is a line of `runs.jsonl`; a rerun takes it from there. Tasks spread as recordings of a set do (fanout.py).
+A task's figures are a line of `runs.jsonl`; a rerun takes it from there. Tasks spread as recordings of a set do (fanout.py).
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...capture.describe import describe_transformer
 from ...errors import ExecutionError, InputError
 from ...execution import executor_for
 from ...execution.counting.flops import FlopMeter
@@ -23,7 +23,7 @@ from ...pipeline.call import CallOptions, PipelineCall, make_call
 from ...pipeline.generate import Generated, generate
 from ...pipeline.model import Model, ModelOptions, load_model
 from ...pipeline.provenance import RunOptions
-from ...plan import Policy
+from ...plan import Policy, transformer_identity
 from ...plan.fingerprint import Identity
 from ...results.files import append_line, read_arrays, read_journal
 from ...results.writing import write_arrays
@@ -40,7 +40,7 @@ OnRun = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Generation:
-    """One run to make. policy: None for the full run, whose pictures are kept; with `recorded` it is recorded as well."""
+    """One run to make. policy: None for the full run, whose images are kept; with `recorded` it is recorded as well."""
 
     prompt: str
     seed: int
@@ -50,18 +50,18 @@ class Generation:
     @property
     def key(self) -> str:
         rules = None if self.policy is None else {k: v for k, v in self.policy.to_json().items() if k not in ("name", "source")}
-        told = json.dumps([self.prompt, self.seed, rules], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        identity = json.dumps([self.prompt, self.seed, rules], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
     def full(self) -> "Generation":
-        """The full run that it is held against."""
+        """The full run that it is compared with."""
         return replace(self, policy=None, recorded=False)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run found. psnr (dB) and compute are against the full run, None for the full run itself. steps: all but the first.
+    """A run's figures. psnr (dB) and compute are against the full run, None for the full run itself. steps: all but the first.
     model: what the main process has to know of it, from full runs."""
 
     key: str
@@ -72,14 +72,36 @@ class Ran:
     compute: float | None = None
     steps: tuple[TimedStep, ...] = ()
     warnings: tuple[str, ...] = ()
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The model that a calibration runs: named, then each worker loads it; or loaded already, then this process uses it alone."""
+
+    name: str
+    options: ModelOptions = field(default_factory=ModelOptions)
+    loaded: Model | None = None
+
+    def load(self) -> Model:
+        return self.loaded or load_model(self.name, self.options)
+
+    def to_json(self) -> dict[str, object]:
+        """What every run depends on, for recipe.json: of a loaded model its network and scheduler too."""
+        facts = self.options.to_json(self.name)
+        if self.loaded is None:
+            return facts
+        pipe = self.loaded.pipe
+        network = describe_transformer(getattr(pipe, self.loaded.probe.tap.components[0]))
+        identity = transformer_identity(network["class"], network["config"])
+        return facts | {"pipeline": type(pipe).__name__, "transformer": identity, "scheduler": type(pipe.scheduler).__name__}
 
 
 class Runs:
     """The runs of a calibration in `directory`: known ones are read, others made. count: generations so far, all sittings."""
 
-    def __init__(self, directory: Path, model: str, load: ModelOptions, call: CallOptions, *, ray: str | None = None):
-        self.directory, self._model, self._load, self._call, self._ray = directory, model, load, call, ray
+    def __init__(self, directory: Path, source: ModelSource, call: CallOptions, *, ray: str | None = None):
+        self.directory, self._source, self._call, self._ray = directory, source, call, ray
         self._journal = directory / RUNS
         self.known = {ran.key: ran for ran in read_journal(self._journal, Ran, "journal of runs", ADVICE)}
         self.failures: list[str] = []
@@ -116,7 +138,7 @@ class Runs:
         return generation.key in self.known and all(path.exists() for path in kept)
 
     def _make_worker(self) -> Callable[[], Callable[[Generation], Ran]]:
-        made = partial(generation_worker, str(self.directory.resolve()), self._model, self._load, self._call)
+        made = partial(generation_worker, str(self.directory.resolve()), self._source, self._call)
         if self._ray is not None:
             return made
 
@@ -139,22 +161,21 @@ def _files_of(task: Generation) -> list[str]:
     return [f"{REFERENCES}/{task.key}.npz", *recorded]
 
 
-def generation_worker(directory: str, name: str, load: ModelOptions, options: CallOptions) -> Callable[[Generation], Ran]:
+def generation_worker(directory: str, source: ModelSource, options: CallOptions) -> Callable[[Generation], Ran]:
     """Load the model; the worker makes one generation after another. Raises ExecutionError where the family cannot."""
-    model, meter = load_model(name, load), FlopMeter()
+    model, meter = source.load(), FlopMeter()
     if model.probe.execution is None:  # before hours of full runs
         raise ExecutionError(
             f"{model.probe.title} can be recorded and analysed, not executed, so no policy can be tried on it; calibrate its "
             "recordings alone."
         )
     root = Path(directory)
+    asked_for = RunOptions(None if source.loaded else source.name, source.options, options.extra or {})
 
     def work(task: Generation) -> Ran:
         call = make_call(model, replace(options, prompt=task.prompt, seed=task.seed))
         if task.policy is None:
-            return _full_run(
-                model, call, task, root, partial(record_model, asked_for=RunOptions(name, load, options.extra or {}))
-            )
+            return _full_run(model, call, task, root, partial(record_model, asked_for=asked_for))
         return _accelerated_run(model, call, task, root, meter)
 
     return work
@@ -172,7 +193,7 @@ def _full_run(model: Model, call: PipelineCall, task: Generation, root: Path, re
     (root / REFERENCES).mkdir(parents=True, exist_ok=True)
     write_arrays(root / REFERENCES / f"{task.key}.npz", {"frames": frames})
     steps = tuple(TimedStep("full", 1.0, seconds) for seconds in clock.seconds)
-    return Ran(task.key, task.prompt, task.seed, made.wall_s, None, None, steps, call.warnings, _told_of(model, call))
+    return Ran(task.key, task.prompt, task.seed, made.wall_s, None, None, steps, call.warnings, _model_facts(model, call))
 
 
 def _accelerated_run(model: Model, call: PipelineCall, task: Generation, root: Path, meter: FlopMeter) -> Ran:
@@ -196,14 +217,14 @@ def _reference(path: Path) -> np.ndarray:
     return frames
 
 
-def _told_of(model: Model, call: PipelineCall) -> dict[str, Any]:
+def _model_facts(model: Model, call: PipelineCall) -> dict[str, object]:
     """What the main process, which may have no model, has to know."""
     pipe = model.pipe
     two = getattr(pipe, "transformer_2", None) is not None
     boundary = getattr(pipe, "config", {}).get("boundary_ratio") if two else None
     sizes = {key: call.arguments.get(key) for key in ("height", "width", "num_frames", "video_length")}
-    said = {"name": model.name, "revision": model.revision, "boundary": boundary, "device": str(model.device)}
-    return said | {"size": {key: value for key, value in sizes.items() if value is not None}}
+    facts = {"name": model.name, "revision": model.revision, "boundary": boundary, "device": str(model.device)}
+    return facts | {"size": {key: value for key, value in sizes.items() if value is not None}}
 
 
 def _frames(made: Generated) -> np.ndarray:

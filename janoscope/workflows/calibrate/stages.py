@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from ...capture.protocols import Pipeline
 from ...errors import InputError
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions
-from ...pipeline.model import ModelOptions, ProbeSource
+from ...pipeline.model import Model, ModelOptions, ProbeSource, as_model
 from ...pipeline.provenance import fingerprint_of_recording
 from ...recording import open_recording
 from ..record.gather import Shards, gather_shards
@@ -21,7 +21,7 @@ from .directory import claim, open_directory
 from .experts import common_boundary
 from .fitting import Fitting, Progress, silent
 from .result import Calibration, write_calibration
-from .runs import Generation, Runs
+from .runs import Generation, ModelSource, Runs
 from .search import load_optuna
 from .space import Span
 from .target import Budget, Effort, Target
@@ -30,10 +30,9 @@ from .tracks import Tracks, kept_track, tokens_per_run
 TRACKS = "tracks"
 
 
-def calibrate_model(
+def _calibrate_model(
     directory: Path,
-    model: str,
-    load: ModelOptions,
+    source: ModelSource,
     call: CallOptions,
     prompts: Sequence[str],
     target: Target,
@@ -47,7 +46,7 @@ def calibrate_model(
 
     Args:
         directory: keeps recordings, tracks, runs and the study; a rerun takes up what is there.
-        model, load: the MODEL and how it is loaded. call: options of every generation; prompt and seed are set for each.
+        source: the MODEL. call: options of every generation; prompt and seed are set for each.
         shards: recordings of the same model and call that the search sees beside those made here.
         expert: one of the networks of a model with two; both by default, each with its own fit.
 
@@ -56,7 +55,7 @@ def calibrate_model(
     """
     effort = effort or Effort()
     budget = Budget.of(len(prompts), effort.max_runs, effort.candidates)
-    runs = Runs(directory, model, load, call, ray=effort.ray)
+    runs = Runs(directory, source, call, ray=effort.ray)
     fit_on, held_out = _parted([Generation(prompt, effort.seed + index) for index, prompt in enumerate(prompts)], budget.fit)
     if shards is not None:
         runs.make(fit_on[:1])
@@ -67,17 +66,18 @@ def calibrate_model(
     fit_on, held_out = [g for g in fit_on if g.key in ran], [g for g in held_out if g.key in ran]
     if not fit_on or not held_out:
         raise InputError(f"too few full runs succeeded to go on: {'; '.join(runs.failures)[:500]}")
-    told = next(iter(ran.values())).model
-    given, left_out = _beside(shards, prompts)
-    paths = [*(runs.recording(g) for g in fit_on), *given]
-    tracks = _reduced(paths, directory, told["boundary"], effort, load.probe, progress)
-    spans = _spans(tracks, told["boundary"], expert)
+    model = next(iter(ran.values())).model
+    boundary = model["boundary"] if isinstance(model["boundary"], float) else None
+    beside, left_out = _beside(shards, prompts)
+    paths = [*(runs.recording(g) for g in fit_on), *beside]
+    tracks = _reduced(paths, directory, boundary, effort, source.options.probe, progress)
+    spans = _spans(tracks, boundary, expert)
     share = replace(budget, candidates=max(1, budget.candidates // len(spans)), fit_runs=budget.fit_runs // len(spans))
     work = Fitting(directory, target, effort, progress, runs, fit_on, held_out, share)
     fits = [work.fit(tracks, span) for span in spans]
     seen = [(g.prompt, g.seed) for g in held_out]
     return Calibration(
-        target, tuple(fits), tracks.fingerprint, told, (*tracks.runs, *seen), runs.count, (*runs.failures, *left_out)
+        target, tuple(fits), tracks.fingerprint, model, (*tracks.runs, *seen), runs.count, (*runs.failures, *left_out)
     )
 
 
@@ -94,8 +94,8 @@ def _refuse_others(shards: Shards, own: Path) -> None:
         made_here = fingerprint_of_recording(recording)
     differs = shards.made_with.difference(made_here, any_prompt=True)
     if differs:
-        told = "; ".join(f"{d.field} {d.mine} there, {d.theirs} here" for d in differs)[:500]
-        raise InputError(f"the recordings were made otherwise than the model's runs are ({told}). Give the options they had.")
+        fields = "; ".join(f"{d.field} {d.mine} there, {d.theirs} here" for d in differs)[:500]
+        raise InputError(f"the recordings were made otherwise than the model's runs are ({fields}). Give the options they had.")
 
 
 def _beside(shards: Shards | None, prompts: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
@@ -104,11 +104,11 @@ def _beside(shards: Shards | None, prompts: Sequence[str]) -> tuple[list[Path], 
         return [], ()
     taken = [shard.path for shard in shards.recordings if shard.prompt not in prompts]
     same = len(shards.recordings) - len(taken)
-    told = (f"{same} of the recordings are left out: their prompts are among those given with --prompts.",) if same else ()
-    return taken, (*shards.left_out, *told)
+    words = (f"{same} of the recordings are left out: their prompts are among those given with --prompts.",) if same else ()
+    return taken, (*shards.left_out, *words)
 
 
-def calibrate_recordings(
+def _calibrate_shards(
     directory: Path,
     shards: Shards,
     target: Target,
@@ -129,8 +129,8 @@ def calibrate_recordings(
     tracks = _reduced(list(shards.paths), directory, boundary, effort, probe, progress)
     work = Fitting(directory, target, effort, progress)
     fits = [work.fit(tracks, span) for span in _spans(tracks, boundary, expert)]
-    told = {"name": tracks.fingerprint.model, "revision": "unknown", "boundary": boundary}
-    return Calibration(target, tuple(fits), tracks.fingerprint, told, tuple(tracks.runs), 0, shards.left_out)
+    model = {"name": tracks.fingerprint.model, "revision": "unknown", "boundary": boundary}
+    return Calibration(target, tuple(fits), tracks.fingerprint, model, tuple(tracks.runs), 0, shards.left_out)
 
 
 def refuse_unmeasured(target: Target) -> None:
@@ -185,56 +185,108 @@ def _spans(tracks: Tracks, boundary: float | None, expert: str | None) -> list[S
 
 
 def calibrate(
-    source: str | Sequence[str | Path],
-    directory: str | Path,
+    model_or_pipe: str | Model | Pipeline,
+    prompts: Sequence[str],
     target: Target,
     *,
-    prompts: Sequence[str] = (),
+    directory: str | Path = "calibration",
     recordings: Sequence[str | Path] = (),
-    load: ModelOptions | None = None,
+    options: ModelOptions | None = None,
     call: CallOptions | None = None,
     effort: Effort | None = None,
-    boundary: float | None = None,
     expert: str | None = None,
     force: bool = False,
     progress: Progress = silent,
     on_resume: Callable[[], None] = lambda: None,
 ) -> Calibration:
-    """Calibrate a MODEL on prompts, or on recordings alone, and write the policy, calibration.json and all runs to `directory`.
+    """Find the policy that meets a target on prompts like these, from recordings and a few real runs.
+
+    The policy, calibration.json and all runs are written to `directory`; called again, an interrupted calibration goes on.
 
     Args:
-        source: a hub id, local directory or bundled model; or recordings: files, directories and manifests.
-        prompts: two in five are fitted on, the others held out. recordings: with a model, those that the search sees as well.
-        load: how the model is loaded. call: options of every generation. boundary: with recordings of a model with two
-            experts, where they change over. on_resume: called where an unfinished calibration is taken up.
+        model_or_pipe: a hub id, a local directory or a bundled model; or a Model or diffusers pipeline that is loaded already.
+        prompts: two in five are recorded and fitted on, the others held out and validated on.
+        target: what the policy has to meet, as `Target("compute", 0.5)`.
+        directory: of this calibration alone.
+        recordings: files, directories and manifests of the same model that are searched on as well.
+        options: how a named model is loaded. Of a pipeline `probe` counts alone.
+        call: steps, size, guidance and the like of every generation; its prompt and seed are replaced.
+        effort: how many runs, candidates and trials.
+        expert: one of the networks of a model with two; both by default, each with its own fit.
+        force: replace what an earlier calibration left in `directory`.
+        progress: given a stage's name, a context manager of (done, in all).
+        on_resume: called where an unfinished calibration goes on.
+
+    Returns:
+        The calibration: `reached`, `main.choice.taken.policy`, and what to expect of it on new prompts.
 
     Raises:
-        InputError: see `calibrate_model`, `calibrate_recordings` and `open_directory`.
+        InputError: Optuna is missing; too few prompts or runs; no run succeeded; nothing can be skipped in so few steps;
+            recordings of another kind; a directory that holds something else.
 
     Example:
-        >>> found = janoscope.calibrate("demo", "half", Target("compute", 0.5), prompts=prompts)  # doctest: +SKIP
-        >>> found.main.choice.expected.interval(16)  # doctest: +SKIP
+        >>> half = janoscope.calibrate(pipe, prompts, janoscope.Target("compute", 0.5), directory="half")  # doctest: +SKIP
+        >>> half.main.choice.expected.interval(16)  # doctest: +SKIP
     """
-    load_optuna()  # its absence is told before hours of runs, not after
-    directory, effort, load = Path(directory), effort or Effort(), load or ModelOptions()
-    told: dict[str, Any] = {"effort": effort, "expert": expert, "progress": progress}
-    given = [Path(place) for place in (recordings if isinstance(source, str) else source)]
-    shards = gather_shards(given) if given else None
-    if isinstance(source, str):
-        Budget.of(len(prompts), effort.max_runs, effort.candidates)  # refused before a directory is made
-        call = call or CallOptions(prompts[0])
-        recipe: dict[str, Any] = {"load": load.to_json(source), "call": vars(call) | {"prompt": None, "seed": None}}
-        if open_directory(directory, recipe, force):
-            on_resume()
-        found = calibrate_model(directory, source, load, call, prompts, target, shards=shards, **told)
-    else:
-        refuse_unmeasured(target)
-        if shards is None:
-            raise InputError("no recording was given.")
-        probe = load.probe
-        recipe = {"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe}
-        if open_directory(directory, recipe, force):
-            on_resume()
-        found = calibrate_recordings(directory, shards, target, boundary=boundary, probe=probe, **told)
-    write_calibration(found, directory)
-    return found
+    load_optuna()  # refused before hours of runs, not after
+    directory, effort = Path(directory), effort or Effort()
+    shards = gather_shards([Path(place) for place in recordings]) if recordings else None
+    Budget.of(len(prompts), effort.max_runs, effort.candidates)  # refused before a directory is made
+    source, call = _source(model_or_pipe, options or ModelOptions()), call or CallOptions(prompts[0])
+    if effort.ray is not None and source.loaded is not None:
+        raise InputError("a cluster's workers load the model themselves; name it instead of giving a pipeline, or leave ray out.")
+    if open_directory(directory, {"load": source.to_json(), "call": vars(call) | {"prompt": None, "seed": None}}, force):
+        on_resume()
+    calibration = _calibrate_model(
+        directory, source, call, prompts, target, shards=shards, effort=effort, expert=expert, progress=progress
+    )
+    write_calibration(calibration, directory)
+    return calibration
+
+
+def _source(model_or_pipe: str | Model | Pipeline, options: ModelOptions) -> ModelSource:
+    if isinstance(model_or_pipe, str):
+        return ModelSource(model_or_pipe, options)
+    if options != ModelOptions(probe=options.probe):
+        raise InputError("options say how a named model is loaded, and this one is loaded already; leave all but probe out.")
+    model = as_model(model_or_pipe, options.probe)
+    return ModelSource(model.name, options, model)
+
+
+def calibrate_recordings(
+    recordings: Sequence[str | Path],
+    target: Target,
+    *,
+    directory: str | Path = "calibration",
+    effort: Effort | None = None,
+    boundary: float | None = None,
+    expert: str | None = None,
+    probe: ProbeSource | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    on_resume: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """`calibrate` on recordings alone: nothing is run, so no PSNR is known and nothing is validated.
+
+    Args:
+        recordings: files, directories and manifests of one model.
+        boundary: of a model with two experts where they change over, for recordings that do not say.
+        probe: for recordings that name none.
+
+    Raises:
+        InputError: a target that needs real runs; Optuna is missing; a directory that holds something else.
+    """
+    load_optuna()
+    directory, effort = Path(directory), effort or Effort()
+    if not recordings:
+        raise InputError("no recording was given.")
+    shards = gather_shards([Path(place) for place in recordings])
+    refuse_unmeasured(target)
+    recipe = {"recordings": [str(path) for path in shards.paths], "boundary": boundary, "probe": probe}
+    if open_directory(directory, recipe, force):
+        on_resume()
+    calibration = _calibrate_shards(
+        directory, shards, target, effort=effort, boundary=boundary, expert=expert, probe=probe, progress=progress
+    )
+    write_calibration(calibration, directory)
+    return calibration

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...capture.describe import dtype_name
+from ...capture.protocols import Pipeline
 from ...errors import ExecutionError, InputError, PeerLost
 from ...metrics import Lpips, quality
 from ...pipeline.call import CallOptions, PipelineCall, make_call
 from ...pipeline.generate import Generated
-from ...pipeline.model import Model
+from ...pipeline.model import Model, ProbeSource, as_model
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
 from .library_caches import BASELINES
@@ -46,10 +47,13 @@ def make_method(text: str) -> Method:
 
 
 def compare(
-    model: Model,
-    calls: Sequence[PipelineCall],
+    model_or_pipe: Model | Pipeline,
+    prompts_or_calls: str | Sequence[str] | Sequence[PipelineCall],
     methods: Sequence[str] = DEFAULT_METHODS,
     *,
+    seeds: Sequence[int] | None = None,
+    call: CallOptions | None = None,
+    probe: ProbeSource | None = None,
     lpips: Lpips | str | None = None,
     on_run: OnRun | None = None,
     on_call: OnCall | None = None,
@@ -59,24 +63,60 @@ def compare(
 
     The full run is always the first row. Every method is warmed up once on the first call, uncounted in any time; then, call by
     call, the full run and each method take turns, so that a machine that slows down slows all of them. One metric code measures
-    all. A method that fails becomes a row whose note says why. lpips: the measure, or why there is none. on_call: given all that
-    is known after each call, to be kept; `complete` only after the last. known: an earlier comparison to go on with; its runs are
-    kept and only what it lacks is made, each against a full run of its own time.
+    all. A method that fails becomes a row whose note says why.
+
+    Args:
+        model_or_pipe: a Model, or any diffusers pipeline, which is left as it was.
+        prompts_or_calls: a prompt, prompts, or calls made before (`make_call`), which hold their own seeds and options.
+        methods: as on the command line, `NAME:key=value,...`; docs/comparing.md lists them.
+        seeds: every prompt is generated with each of them [default: 0].
+        call: steps, size, guidance and the like of every generation; its prompt and seed are replaced.
+        probe: of a pipeline, a probe other than the one that matches its network.
+        lpips: the measure (`metrics.load_lpips()`), or why there is none.
+        on_run: called with (generations done, in all, the method).
+        on_call: called after each call with the comparison so far; `complete` only after the last.
+        known: an earlier comparison to go on with; its runs stay and only what it lacks is made, each against a full run of its
+            own time.
+
+    Returns:
+        The comparison: `print` it, or `save` it to a directory, of which `janoscope report` makes a page.
 
     Raises:
         InputError: no call, a method that is not one, a pipeline that returns latents, or an earlier comparison of another thing.
         ExecutionError: a method left the pipeline changed, so that the full run no longer repeats itself.
+
+    Example:
+        >>> found = janoscope.compare(pipe, ["a cat", "a dog"], ("jano", "uniform:k=2"), seeds=(0, 1))  # doctest: +SKIP
+        >>> found.row("jano").estimates()["psnr"].value  # doctest: +SKIP
     """
+    model = as_model(model_or_pipe, probe)
+    calls = _calls(model, prompts_or_calls, seeds, call)
+    if model.pair is not None:
+        facts = methods, [(one.prompt, one.seed) for one in calls], known and known.to_json()
+        model.pair.agree("the methods, the prompts or what is known already", facts)
+    chosen = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
+    for method in chosen:
+        if named := method.spec.options.get("preset") or method.spec.options.get("file"):
+            model.policy(named)  # one that does not exist is refused before anything is run
+    return Contest(model, calls, chosen, lpips, on_run, on_call, known).run()
+
+
+def _calls(
+    model: Model,
+    prompts_or_calls: str | Sequence[str] | Sequence[PipelineCall],
+    seeds: Sequence[int] | None,
+    call: CallOptions | None,
+) -> list[PipelineCall]:
+    subjects = [prompts_or_calls] if isinstance(prompts_or_calls, str) else prompts_or_calls
+    calls = [subject for subject in subjects if isinstance(subject, PipelineCall)]
+    prompts = [subject for subject in subjects if isinstance(subject, str)]
+    if calls and (prompts or seeds is not None or call is not None):
+        raise InputError("calls hold their prompts, seeds and options already; give prompts with seeds and call, or calls alone.")
+    if prompts:
+        calls = calls_of(model, call or CallOptions(""), prompts, (0,) if seeds is None else seeds)
     if not calls:
         raise InputError("nothing to compare on; give at least one prompt and one seed.")
-    if model.pair is not None:
-        facts = methods, [(call.prompt, call.seed) for call in calls], known and known.to_json()
-        model.pair.agree("the methods, the prompts or what is known already", facts)
-    made = [make_method(text) for text in dict.fromkeys((FULL, *methods))]
-    for method in made:
-        if named := method.spec.options.get("preset") or method.spec.options.get("file"):
-            model.policy(named)  # one that is not there is told before anything is run
-    return Contest(model, calls, made, lpips, on_run, on_call, known).run()
+    return calls
 
 
 class Contest:

@@ -5,6 +5,7 @@ import math
 import pickle
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,7 @@ from janoscope.recording import open_recording
 from janoscope.report.calibration import read_calibration, render_calibration
 from janoscope.results.files import append_line, read_journal
 from janoscope.workflows.calibrate import runs as calibrate_runs
-from janoscope.workflows.calibrate.stages import Effort, calibrate
+from janoscope.workflows.calibrate.stages import Effort, calibrate, calibrate_recordings
 from janoscope.workflows.calibrate.target import Target
 from janoscope.workflows.record.session import record_model
 
@@ -46,7 +47,7 @@ def calibrated(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("calibrated") / "half"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate_runs, "load_model", lambda *_: model)
-        return directory, calibrate("tiny", directory, HALF, prompts=PROMPTS, effort=EFFORT)
+        return directory, calibrate("tiny", PROMPTS, HALF, directory=directory, effort=EFFORT)
 
 
 def lines(directory):
@@ -125,10 +126,10 @@ def test_interrupted_runs_are_kept_and_a_rerun_ends_the_same(calibrated, model, 
     monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: model)
     monkeypatch.setattr(calibrate_runs, "generation_worker", worker)
     with pytest.raises(KeyboardInterrupt):
-        calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
+        calibrate("tiny", PROMPTS, HALF, directory=tmp_path / "c", effort=EFFORT)
     assert len(lines(tmp_path / "c")) == 5
     resumed = []
-    again = calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT, on_resume=lambda: resumed.append(True))
+    again = calibrate("tiny", PROMPTS, HALF, directory=tmp_path / "c", effort=EFFORT, on_resume=lambda: resumed.append(True))
     assert resumed == [True]
     assert len(made) == 1 + len(lines(tmp_path / "c"))
     first = calibrated[1].main
@@ -139,17 +140,17 @@ def test_interrupted_runs_are_kept_and_a_rerun_ends_the_same(calibrated, model, 
 def test_a_finished_or_foreign_directory_is_refused_until_forced(calibrated, offered, tmp_path):
     directory, _ = calibrated
     with pytest.raises(InputError, match="finished calibration"):
-        calibrate("tiny", directory, HALF, prompts=PROMPTS, effort=EFFORT)
+        calibrate("tiny", PROMPTS, HALF, directory=directory, effort=EFFORT)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        calibrate("tiny", tmp_path, HALF, prompts=PROMPTS, effort=EFFORT)
+        calibrate("tiny", PROMPTS, HALF, directory=tmp_path, effort=EFFORT)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     before = len(lines(directory))
     (directory / "calibration.json").rename(directory / "kept.json")
     with pytest.raises(InputError, match="other call"):
-        calibrate("tiny", directory, HALF, prompts=PROMPTS, effort=EFFORT, call=CallOptions("a cat", steps=9))
+        calibrate("tiny", PROMPTS, HALF, directory=directory, effort=EFFORT, call=CallOptions("a cat", steps=9))
     (directory / "kept.json").rename(directory / "calibration.json")
-    again = calibrate("tiny", directory, HALF, prompts=PROMPTS, effort=EFFORT, force=True)
+    again = calibrate("tiny", PROMPTS, HALF, directory=directory, effort=EFFORT, force=True)
     assert again.runs == before, "the same recipe: its runs are taken up"
 
 
@@ -162,7 +163,7 @@ def test_one_run_that_fails_costs_its_own_prompt(offered, monkeypatch, tmp_path)
         return original(model, call, task, *rest)
 
     monkeypatch.setattr(calibrate_runs, "_full_run", failing)
-    found = calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=replace(EFFORT, max_runs=6))
+    found = calibrate("tiny", PROMPTS, HALF, directory=tmp_path / "c", effort=replace(EFFORT, max_runs=6))
     assert len(found.main.validated[0].psnr) == 1
     assert any("a lost worker" in reason for reason in found.left_out)
 
@@ -171,13 +172,13 @@ def test_a_family_that_cannot_be_executed_is_refused_before_any_run(model, monke
     unable = replace(model, probe=replace(model.probe, execution=None))
     monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: unable)
     with pytest.raises(ExecutionError, match="not executed, so no policy can be tried"):
-        calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
+        calibrate("tiny", PROMPTS, HALF, directory=tmp_path / "c", effort=EFFORT)
     assert not (tmp_path / "c" / "runs.jsonl").exists()
 
 
 def test_few_steps_get_the_honest_answer(offered, tmp_path):
     call = CallOptions(PROMPTS[0], steps=4)
-    found = calibrate("tiny", tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT, call=call)
+    found = calibrate("tiny", PROMPTS, HALF, directory=tmp_path / "c", effort=EFFORT, call=call)
     assert not found.reached
     assert "nothing can be skipped in 4 steps" in found.main.note
     assert not list((tmp_path / "c").glob("policy*"))
@@ -189,7 +190,7 @@ def test_each_of_two_experts_has_its_own_fit_and_no_map_crosses_the_boundary(mon
     model = tiny_model("wan2.2", num_inference_steps=14)
     monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: model)
     target = Target("compute", 0.75)
-    found = calibrate("tiny", tmp_path / "c", target, prompts=PROMPTS[:2], effort=replace(EFFORT, max_runs=10))
+    found = calibrate("tiny", PROMPTS[:2], target, directory=tmp_path / "c", effort=replace(EFFORT, max_runs=10))
     first, second = found.fits
     boundary = first.span.last
     assert (first.span.expert, second.span.expert) == ("transformer", "transformer_2")
@@ -206,7 +207,13 @@ def test_each_of_two_experts_has_its_own_fit_and_no_map_crosses_the_boundary(mon
     assert policy.measured_on["expert"] == {"name": "transformer_2", "steps": [boundary, 14]}
     with pytest.raises(InputError, match="none of this model's networks; legal: transformer, transformer_2"):
         calibrate(
-            "tiny", tmp_path / "c", target, prompts=PROMPTS[:2], effort=replace(EFFORT, max_runs=10), expert="vae", force=True
+            "tiny",
+            PROMPTS[:2],
+            target,
+            directory=tmp_path / "c",
+            effort=replace(EFFORT, max_runs=10),
+            expert="vae",
+            force=True,
         )
 
 
@@ -238,13 +245,14 @@ def test_recordings_alone_are_enough_and_say_so(recordings, tmp_path):
 
 def test_recordings_beside_a_model_are_searched_on_but_not_those_of_held_out_prompts(recordings, offered, tmp_path):
     """PROMPTS[0] lies recorded with seed 0 and PROMPTS[1] with seed 1; of the prompts given here one is PROMPTS[1]."""
-    given = {"prompts": ("a red dog", PROMPTS[1]), "effort": replace(EFFORT, max_runs=5), "recordings": [recordings]}
-    found = calibrate("tiny", tmp_path / "c", HALF, **given)
+    prompts = ("a red dog", PROMPTS[1])
+    given = {"effort": replace(EFFORT, max_runs=5), "recordings": [recordings]}
+    found = calibrate("tiny", prompts, HALF, directory=tmp_path / "c", **given)
     assert found.prompts == (("a red dog", 0), (PROMPTS[0], 0), (PROMPTS[1], 1))
     assert any("1 of the recordings are left out" in reason for reason in found.left_out)
     assert len(lines(tmp_path / "c")) == found.runs == 5, "no recorded run was made again"
     with pytest.raises(InputError, match=r"made otherwise than the model's runs are \(steps 10 there, 9 here"):
-        calibrate("tiny", tmp_path / "d", HALF, call=CallOptions(PROMPTS[0], steps=9), **given)
+        calibrate("tiny", prompts, HALF, directory=tmp_path / "d", call=CallOptions(PROMPTS[0], steps=9), **given)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +290,9 @@ def test_refusals_come_before_any_work(arguments, message, recordings, tmp_path,
 def test_a_missing_optuna_is_told_before_anything_is_run(source, recordings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setattr(calibrate_runs, "load_model", lambda *_: pytest.fail("a model was loaded"))
-    places = source if source == "demo" else [str(recordings)]
+    start = partial(calibrate, source, PROMPTS) if source == "demo" else partial(calibrate_recordings, [recordings])
     with pytest.raises(InputError, match="needs Optuna"):
-        calibrate(places, tmp_path / "c", HALF, prompts=PROMPTS, effort=EFFORT)
+        start(HALF, directory=tmp_path / "c", effort=EFFORT)
     assert not (tmp_path / "c").exists()
 
 
@@ -317,7 +325,7 @@ def test_ctrl_c_says_where_the_work_lies_and_exits_with_130(offered, tmp_path, m
 
 def test_what_a_cluster_is_sent_can_travel(tmp_path):
     """Ray pickles the worker, its tasks and their results."""
-    runs = calibrate_runs.Runs(tmp_path, "demo", ModelOptions(), CallOptions("a cat"), ray="auto")
+    runs = calibrate_runs.Runs(tmp_path, calibrate_runs.ModelSource("demo"), CallOptions("a cat"), ray="auto")
     task = calibrate_runs.Generation("a cat", 3, Policy.from_table(TABLE, "p"))
     ran = calibrate_runs.Ran(task.key, "a cat", 3, 1.0, 40.0, 0.5, (calibrate_runs.TimedStep("active", 0.5, 0.1),))
     worker, *rest = pickle.loads(pickle.dumps((runs._make_worker(), task, ran)))
@@ -327,3 +335,23 @@ def test_what_a_cluster_is_sent_can_travel(tmp_path):
     assert read_journal(tmp_path / "runs.jsonl", calibrate_runs.Ran, "journal", "") == [ran]
     assert task.key != task.full.key
     assert task.key == replace(task, policy=replace(task.policy, name="another")).key, "a name changes no run"
+
+
+def test_a_bare_pipeline_is_calibrated_and_left_as_it_was(tmp_path):
+    """Nothing is loaded; a rerun with another pipeline of the same name is refused."""
+    pipe = tiny_model(num_inference_steps=STEPS).pipe
+    pipe("a cat", num_inference_steps=1, height=112, width=176, max_sequence_length=16)  # diffusers leaves a registry behind
+    before = list(vars(pipe.transformer))
+    size = CallOptions("", steps=STEPS, height=112, width=176, extra={"max_sequence_length": 16})
+    given = {"directory": tmp_path / "c", "call": size, "effort": replace(EFFORT, max_runs=6)}
+    calibration = calibrate(pipe, PROMPTS[:2], HALF, **given)
+    assert calibration.main.validated
+    assert (tmp_path / "c" / "policy.toml").is_file()
+    assert list(vars(pipe.transformer)) == before
+    (tmp_path / "c" / "calibration.json").unlink()  # as if it were unfinished
+    with pytest.raises(InputError, match="calibration with other load"):
+        calibrate(tiny_model("chroma").pipe, PROMPTS[:2], HALF, **given)
+    with pytest.raises(InputError, match="workers load the model themselves"):
+        calibrate(pipe, PROMPTS[:2], HALF, **given | {"effort": Effort(ray="auto"), "directory": tmp_path / "d"})
+    with pytest.raises(InputError, match="loaded already"):
+        calibrate(pipe, PROMPTS[:2], HALF, options=ModelOptions(dtype="float16"), **given)

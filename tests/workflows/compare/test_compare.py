@@ -23,7 +23,7 @@ from janoscope.results import writing
 from janoscope.results.comparison import ComparisonFiles, load_comparison, ready_directory, save_comparison
 from janoscope.workflows.compare import cache_context as branches
 from janoscope.workflows.compare import contest as compare_module
-from janoscope.workflows.compare.contest import compare, make_method
+from janoscope.workflows.compare.contest import calls_of, compare, make_method
 from janoscope.workflows.compare.methods import with_levels_by
 from janoscope.workflows.compare.policies import policy_maker
 from janoscope.workflows.compare.spec import Options, parse_spec
@@ -161,6 +161,24 @@ def test_clips_are_shown_as_strips_and_side_by_side(tmp_path):
     shown = strip(picture)
     assert shown.shape == (picture.shape[1], 3 * picture.shape[2], 3)
     assert np.array_equal(shown[:, -picture.shape[2] :], picture[-1])
+
+
+def test_a_bare_pipeline_and_prompts_are_enough(tmp_path):
+    """The rows are those of a Model and its calls. Control: options beside calls, which would be ignored, are refused."""
+    model = tiny_model()
+    size = CallOptions("", steps=8, height=112, width=176, extra={"max_sequence_length": 16})
+    methods = ("jano:tile=1/4/4,warmup=2,cooldown=1", "uniform:k=2,warmup=2,cooldown=1")
+    bare = compare(model.pipe, ["a cat", "a dog"], methods, seeds=(0, 1), call=size)
+    assert [[run.key for run in row.runs] for row in bare.rows] == [[("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1)]] * 3
+    named = compare(model, calls_of(model, size, ["a cat"], [0]), methods)
+    assert bare.row(methods[1]).values("psnr")["a cat", 0] == named.row(methods[1]).values("psnr")["a cat", 0]
+    assert repr(bare) == f"<Comparison of {bare.model}: full and 2 methods on 4 calls>"
+    bare.save(tmp_path / "made")
+    assert (tmp_path / "made" / "comparison.json").is_file()
+    with pytest.raises(InputError, match="calls alone"):
+        compare(model, calls(model), methods, seeds=(1,))
+    with pytest.raises(InputError, match="at least one prompt"):
+        compare(model, [])
 
 
 def test_a_method_that_changes_the_pipeline_is_found_out(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from tiny_models import calls, tiny_model
 
 from janoscope.execution import StepExecutor
+from janoscope.pipeline.call import CallOptions
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.workflows.calibrate import runs as calibrate_runs
@@ -96,13 +97,10 @@ def test_the_handle_of_a_recording_under_a_schedule_has_its_summary_and_plan(tmp
     assert [step for step, kind in enumerate(handle.plan.step_kind) if kind.is_full] == list(COMPUTED)
 
 
-def test_calibration_runs_a_schedule(tmp_path, monkeypatch):
+def test_calibration_runs_a_schedule(tmp_path):
     """The runs of `calibrate` make no difference between policies of tokens and of steps."""
     model = tiny_model()
-    monkeypatch.setattr(calibrate_runs, "load_model", lambda **_: model)
-    from janoscope.pipeline.call import CallOptions
-
-    work = calibrate_runs.generation_worker(str(tmp_path), {}, CallOptions("a cat"))
+    work = calibrate_runs.generation_worker(str(tmp_path), calibrate_runs.ModelSource("tiny", loaded=model), CallOptions("a cat"))
     full = calibrate_runs.Generation("a cat", 0)
     work(full)
     ran = work(calibrate_runs.Generation("a cat", 0, Policy.from_table(SCHEDULE, "few")))
