@@ -42,8 +42,8 @@ def make(task: Task) -> Extra:
     options = CallOptions(prompt=task.subject.prompts[0], seed=task.subject.seeds[0], **task.subject.call)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
-        goal, prompts = Target(kind, float(value)), task.subject.prompts
-        calibrate(task.argument, prompts, goal, directory=folder, options=task.load, call=options, effort=effort)
+        goal, fitted_on = Target(kind, float(value)), task.subject.prompts
+        calibrate(task.argument, fitted_on, goal, directory=folder, options=task.load, call=options, effort=effort)
         for file in (folder / "calibration.json", *sorted(folder.glob("policy*.toml"))):
             shutil.copyfile(file, task.folder / file.name)
     new = settings.get("new_prompts")
