@@ -26,8 +26,8 @@ _HOMES = {
     "TapSize": "sink",
     "Watch": "watch",
     "attachments_of": "attachments",
-    "describe_scheduler": "identity",
-    "describe_transformer": "identity",
+    "describe_scheduler": "describe",
+    "describe_transformer": "describe",
     "parse_tap": "taps",
     "unwrapped": "attachments",
 }

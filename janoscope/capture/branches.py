@@ -55,7 +55,7 @@ def shares_of(
 
     Rows of perturbed attention are no branch and are left out.
 
-    Raises InputError where the sheet's [guidance] cannot explain the calls, or the pipeline says something else.
+    Raises InputError where the probe's [guidance] cannot explain the calls, or the pipeline says something else.
     """
     names, pipeline = guidance.branches, pipeline or PipelineGuidance()
     batches = [one.batch for one in seen]
@@ -80,7 +80,7 @@ def shares_of(
     if len(seen) > 1:
         raise InputError(
             f"{len(seen)} network calls in one step, with {' and '.join(map(str, batches))} rows for {items} items; the probe "
-            f"sheet knows one call for the {len(names)} branches. Extend its [guidance]."
+            f"knows one call for the {len(names)} branches. Extend its [guidance]."
         )
     raise InputError(
         f"the network was called with a batch of {batches[0]} for {items} items; the probe knows {len(names)} branches "

@@ -50,12 +50,12 @@ class Capture:
     def __init__(
         self,
         pipe: Pipeline,
-        sheet: Probe,
+        probe: Probe,
         sink: Sink,
         *,
         taps: tuple[Tap, ...] = (),
     ):
-        self._pipe, self._probe, self._sink = pipe, sheet, sink
+        self._pipe, self._probe, self._sink = pipe, probe, sink
         self.skipped: Callable[[], np.ndarray | None] = lambda: None
         self.received: tuple[int, ...] = ()
         self._generation: Generation | None = None
@@ -67,7 +67,7 @@ class Capture:
         self._copies = HostCopies()
         self._dtypes: dict[str, torch.dtype] = {}
         self.overhead_s = 0.0  # time that the pipeline waited for us
-        self._watch = Watch(pipe, sheet.tap.components, self, self._tap_networks)
+        self._watch = Watch(pipe, probe.tap.components, self, self._tap_networks)
         try:
             self._taps = self._tapped(taps)
         except BaseException:

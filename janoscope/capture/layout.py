@@ -18,7 +18,7 @@ _OWN_LOOP = "Feed a Recorder from your own loop (docs/own-sampler.md)."
 
 
 def grid_of_call(
-    sheet: Probe,
+    probe: Probe,
     config: Mapping[str, object],
     arguments: Mapping[str, Any],
     sample: torch.Tensor,
@@ -38,12 +38,12 @@ def grid_of_call(
         InputError: the tokens of `sample` are not those of the pictures that the network was told of, or the pictures differ in
             size.
     """
-    patch = sheet.tokens.patch_of(config)
-    if sheet.tokens.grid == "shape" or not _is_packed(sample):
-        channels, *cells = _as_cells(sample, sheet.tokens.layout).shape[1:]
+    patch = probe.tokens.patch_of(config)
+    if probe.tokens.grid == "shape" or not _is_packed(sample):
+        channels, *cells = _as_cells(sample, probe.tokens.layout).shape[1:]
         return TokenGrid(channels, _triple(cells), patch)
-    pictures = _pictures(sheet, arguments)
-    tokens = pictures[0] if first_picture else _joined(pictures, sample.shape[1], _network_tokens(sheet, arguments))
+    pictures = _pictures(probe, arguments)
+    tokens = pictures[0] if first_picture else _joined(pictures, sample.shape[1], _network_tokens(probe, arguments))
     cells = [count * size for count, size in zip(tokens, patch, strict=True)]
     return TokenGrid(sample.shape[-1] // math.prod(patch), _triple(cells), patch)
 
@@ -57,26 +57,26 @@ def _triple(values: Any) -> Triple:
     return int(frames), int(rows), int(cols)
 
 
-def _pictures(sheet: Probe, arguments: Mapping[str, Any]) -> list[Triple]:
+def _pictures(probe: Probe, arguments: Mapping[str, Any]) -> list[Triple]:
     """(frames, rows, cols) of every picture that the network was told of, in tokens: the sampler's own, then references."""
-    names = {"img_ids": ("img_ids",), "img_shapes": ("img_shapes",)}.get(sheet.tokens.grid, ("num_frames", "height", "width"))
+    names = {"img_ids": ("img_ids",), "img_shapes": ("img_shapes",)}.get(probe.tokens.grid, ("num_frames", "height", "width"))
     if missing := [name for name in names if arguments.get(name) is None]:
         raise InputError(
-            f"the network was called without {', '.join(missing)}, from which the probe {sheet.family} reads the token grid; "
+            f"the network was called without {', '.join(missing)}, from which the probe {probe.family} reads the token grid; "
             f"this pipeline cannot be recorded with it. {_OWN_LOOP}"
         )
-    if sheet.tokens.grid == "img_ids":
-        return _pictures_of_ids(arguments["img_ids"], sheet.tokens.id_columns)[_references_first(sheet, arguments) :]
-    if sheet.tokens.grid == "img_shapes":
+    if probe.tokens.grid == "img_ids":
+        return _pictures_of_ids(arguments["img_ids"], probe.tokens.id_columns)[_references_first(probe, arguments) :]
+    if probe.tokens.grid == "img_shapes":
         first = arguments["img_shapes"][0]
         return [_triple(shape) for shape in (first if isinstance(first, list) else [first])]
     return [_triple(arguments[name] for name in names)]
 
 
-def _references_first(sheet: Probe, arguments: Mapping[str, Any]) -> int:
+def _references_first(probe: Probe, arguments: Mapping[str, Any]) -> int:
     """How many pictures stand before the sampler's own, where the network is told how many tokens they have."""
-    count = int(arguments.get(sheet.tokens.references_first or "") or 0)
-    pictures, skipped = _pictures_of_ids(arguments["img_ids"], sheet.tokens.id_columns), 0
+    count = int(arguments.get(probe.tokens.references_first or "") or 0)
+    pictures, skipped = _pictures_of_ids(arguments["img_ids"], probe.tokens.id_columns), 0
     while count > 0:
         count -= math.prod(pictures[skipped])
         skipped += 1
@@ -99,8 +99,8 @@ def _pictures_of_ids(ids: torch.Tensor, id_columns: Sequence[int]) -> list[Tripl
     return pictures
 
 
-def _network_tokens(sheet: Probe, arguments: Mapping[str, Any]) -> int:
-    return int(arguments[sheet.tap.input].shape[1])
+def _network_tokens(probe: Probe, arguments: Mapping[str, Any]) -> int:
+    return int(arguments[probe.tap.input].shape[1])
 
 
 def _joined(pictures: Sequence[Triple], count: int, given: int) -> Triple:

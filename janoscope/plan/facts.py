@@ -1,4 +1,4 @@
-"""ModelFacts: the sizes that decide FLOPs and cache bytes, from a transformer's config or a sheet's `[models]` entry."""
+"""ModelFacts: the sizes that decide FLOPs and cache bytes, from a transformer's config or a probe's `[models]` entry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class ModelFacts:
     ) -> "ModelFacts":
         """Facts from a diffusers transformer config (a dict, or its `config.json`).
 
-        text: see the class; `joint` where the sheet's [execution] text is first or last. dtype: a name such as "bfloat16".
+        text: see the class; `joint` where the probe's [execution] text is first or last. dtype: a name such as "bfloat16".
         Raises InputError naming the config keys that are missing.
 
         >>> config = {"num_layers": 1, "num_single_layers": 5, "num_attention_heads": 6, "attention_head_dim": 32}
@@ -91,7 +91,7 @@ class ModelFacts:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "ModelFacts":
-        """Facts from one entry of a sheet's `[models]` table."""
+        """Facts from one entry of a probe's `[models]` table."""
         return cls.from_config(
             entry["config"],
             text=entry["text"],
@@ -106,7 +106,7 @@ def run_facts(
 ) -> ModelFacts | None:
     """Facts of a run that was seen, live or recorded; None where its family or config does not tell them.
 
-    execution: the sheet's section, which says whether the text stands among the attention's tokens. stacked: see the class.
+    execution: the probe's section, which says whether the text stands among the attention's tokens. stacked: see the class.
     """
     if execution is None or dtype not in ITEMSIZE:
         return None
