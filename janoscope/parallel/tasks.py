@@ -1,4 +1,4 @@
-"""Many tasks, one after another, shared among ranks, or spread over a Ray cluster: once for all verbs.
+"""Many tasks, one after another, shared among ranks, or spread over a Ray cluster: once for all commands.
 
 A worker is made once a process (it loads the model) and then given one task after another. A task that is refused or fails, and a
 worker that is lost, cost their own task only.
@@ -114,13 +114,13 @@ def as_failure(error: Exception) -> JanoscopeError:
 class _RayWorker:
     """Lives in a process of the cluster; not a Ray class itself, so that this module loads without Ray."""
 
-    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]], folder: str):
+    def __init__(self, make_worker: Callable[[], Callable[[object], object]], folder: str):
         self._make = make_worker
         if os.path.isdir(folder):  # where the nodes share their files, names mean the same as where the command was given
             os.chdir(folder)
-        self._work: Callable[[Any], Any] | None = None
+        self._work: Callable[[object], object] | None = None
 
-    def run(self, task: Any) -> tuple[Any, JanoscopeError | None]:
+    def run(self, task: object) -> tuple[object, JanoscopeError | None]:
         try:
             if self._work is None:
                 self._work = self._make()
@@ -132,12 +132,14 @@ class _RayWorker:
         """Answered by a worker that lives."""
 
 
-def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str) -> Iterator[Outcome[Any, Any]]:
+def _over_ray(
+    tasks: Sequence[Task], make_worker: Callable[[], Callable[[Task], Result]], address: str
+) -> Iterator[Outcome[Task, Result]]:
     ray, ours = _connect(address)
     actors = _actors(ray, make_worker, len(tasks))
     waiting, idle = list(tasks), list(actors)
-    running: dict[Any, tuple[Any, Any]] = {}
-    returning: dict[Any, Any] = {}  # pings of workers that were lost: Ray starts them again, or not
+    running: dict[object, tuple[Any, Task]] = {}
+    returning: dict[object, Any] = {}  # pings of workers that were lost: Ray starts them again, or not
     try:
         while waiting or running:
             while waiting and idle:
@@ -168,7 +170,7 @@ def _over_ray(tasks: Sequence[Any], make_worker: Callable[[], Any], address: str
             ray.shutdown()
 
 
-def _returned(ray: Any, ping: Any, actor: Any) -> list[Any]:
+def _returned(ray: Any, ping: object, actor: Any) -> list[Any]:
     """The worker again, if it answered."""
     try:
         ray.get(ping)
@@ -217,7 +219,7 @@ def _own_paths() -> list[str]:
     return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
-def _actors(ray: Any, make_worker: Callable[[], Any], tasks: int) -> list[Any]:
+def _actors(ray: Any, make_worker: Callable[[], object], tasks: int) -> list[Any]:
     """One worker a GPU of the cluster, or one a node where there is none, spread out; never more than tasks."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     nodes = sum(node["Alive"] for node in ray.nodes())

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...results.images import refuse_format
 
-# files of other verbs, which an account of the same name would destroy
+# files of other commands, which a run summary of the same name would destroy
 _RESERVED = ("plan.json", "analysis.json", "aggregate.json")
 
 

@@ -140,7 +140,7 @@ class Applied:
     """One accelerated generation; psnr (dB), ssim and speedup (wall time) against the full run where a reference was made.
 
     psnr is inf for identical pictures. speedup is of one warm run each; FLOPs are counted after both.
-    processes: 2 where guidance branches ran in parallel; account and cache are then those of one of them, its own branch's.
+    processes: 2 where guidance branches ran in parallel; summary and cache are then those of one of them, its own branch's.
     """
 
     generated: Generated
@@ -221,7 +221,7 @@ def _ends_in_warmup(steps: int) -> InputError:
 
 
 def _prompts_words(prompts: object) -> str:
-    """How many prompts a figure is the mean of: of a calibrated policy those held out, not all that were given."""
+    """How many prompts a figure is the mean of: of a calibrated policy those held out, not all."""
     return "some prompts" if prompts is None else "1 prompt" if prompts == 1 else f"{prompts} prompts"
 
 

@@ -208,7 +208,7 @@ def _attach(
 
 
 def refuse_unwritable(path: Path, force: bool, keep_output: bool) -> None:
-    """Raise before a model is loaded where the recording, or the picture beside it, may not be written."""
+    """Raise before a model is loaded where the recording, or the image beside it, may not be written."""
     prepare_destination(path, force)
     for ending in OUTPUT_ENDINGS if keep_output else ():
         refuse_existing(path.with_suffix(ending), force)
@@ -253,7 +253,7 @@ def record_model(
 
     asked_for: what the user typed, kept in the provenance.
 
-    Raises RecordingError after the picture is saved when the recording itself could not be completed (a full disk).
+    Raises RecordingError after the image is saved when the recording itself could not be completed (a full disk).
     """
     refuse_unwritable(path, force, keep_output)
     with (
@@ -303,7 +303,7 @@ def record_model(
 
 
 def _refuse_incomplete(recorder: Recorder, path: Path, picture: Path | None, trouble: str) -> None:
-    """Raise RecordingError where recording or picture could not be written to the end. trouble: with the picture."""
+    """Raise RecordingError where recording or image could not be written to the end. trouble: with the image."""
     if recorder.failure:
         kept = f"; the picture is {picture}" if picture else trouble
         again = "Make room and record again" + (" with --force" if picture and not trouble else "")
@@ -324,7 +324,7 @@ def follow(model: Model, call: PipelineCall, *, policy: Policy | None = None) ->
 
 @contextmanager
 def _stop_told_once() -> Iterator[None]:
-    """Without the warning of a full disk: the error says the same once the picture is saved."""
+    """Without the warning of a full disk: the error says the same once the image is saved."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=STOPPED, category=RuntimeWarning)
         yield
