@@ -38,7 +38,7 @@ EXCEPTIONS = {
     "docs/changelog.md": "what was renamed, from what to what",
 }
 # how many are still there; they may only become fewer
-LIMITS = {"docs": 0, "package": 99, "templates": 0}
+LIMITS = {"docs": 0, "package": 37, "templates": 0}
 
 _CODE = re.compile(
     r"```.*?```|`[^`\n]*`|\{[{%].*?[%}]\}|<(script|style)\b.*?</\1>|</?[a-z][^>]*>|https?://\S+|\]\([^)]*\)", re.DOTALL
