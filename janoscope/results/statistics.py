@@ -43,9 +43,8 @@ def estimate(values: Mapping[Key, float], seed: int = 0, weights: Mapping[Key, f
     mean = float(sums.sum() / counts.sum())
     if len(groups) < 2:
         return Estimate(mean, None, None, len(values))
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(RESAMPLES, len(groups)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = _resamples(len(groups), seed)
+    low, high = _interval(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return Estimate(mean, float(low), float(high), len(values))
 
 
@@ -107,12 +106,6 @@ def equal_compute(row: Mapping[Key, tuple[float, float]], front: Sequence[Mappin
     return estimate(differences) if differences else None
 
 
-RESAMPLES = 2000
-
-
-LEVEL = 0.95
-
-
 def estimate_of(name: str, values: Iterable[float | None]) -> dict[str, Any]:
     """{name: mean, interval: [low, high] or nulls, recordings: count} of the values that exist."""
     known = np.array([value for value in values if value is not None], dtype=np.float64)
@@ -124,8 +117,16 @@ def interval_of_mean(values: np.ndarray) -> tuple[Any, Any]:
     """Bootstrap percentile bounds of the mean over the first axis; None for fewer than two cases."""
     if len(values) < 2:
         return None, None
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    weights = np.stack([np.bincount(row, minlength=len(values)) for row in drawn]) / len(values)
-    means = np.tensordot(weights, values, axes=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    weights = np.stack([np.bincount(row, minlength=len(values)) for row in _resamples(len(values))]) / len(values)
+    low, high = _interval(np.tensordot(weights, values, axes=1))
     return (float(low), float(high)) if values.ndim == 1 else (low, high)
+
+
+def _resamples(cases: int, seed: int = 0) -> np.ndarray:
+    """(resample, case): which cases each bootstrap resample draws."""
+    return np.random.default_rng(seed).integers(cases, size=(RESAMPLES, cases))
+
+
+def _interval(means: np.ndarray) -> np.ndarray:
+    """Percentile bounds of resampled means, over the first axis."""
+    return np.asarray(np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))

@@ -120,9 +120,11 @@ def _with_machine(run: Run, device: str) -> Run:
 
 def _refuse_another(mine: Comparison, theirs: Comparison | None) -> None:
     names = ("model", "dtype", "steps", "call")
-    told = [] if theirs is None else [name for name in names if getattr(mine, name) != getattr(theirs, name)]
-    if told:
-        raise InputError(f"the calls differ in {', '.join(told)}, so they are no one comparison; begin anew in another --output.")
+    differing = [] if theirs is None else [name for name in names if getattr(mine, name) != getattr(theirs, name)]
+    if differing:
+        raise InputError(
+            f"the calls differ in {', '.join(differing)}, so they are no one comparison; begin anew in another --output."
+        )
 
 
 def _joined(parts: Sequence[Comparison], complete: bool) -> Comparison:

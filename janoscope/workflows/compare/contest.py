@@ -274,8 +274,8 @@ class Contest:
             return dict.fromkeys(("psnr", "ssim", "ms_ssim", "lpips"))
         measured = quality(_frames(reference), frames, self._lpips)
         self._missing |= {**measured.missing, **self._no_lpips}
-        told = {"ssim": measured.ssim, "ms_ssim": measured.ms_ssim, "lpips": measured.lpips}
-        return told | {"psnr": measured.psnr if math.isfinite(measured.psnr) else None, "identical": math.isinf(measured.psnr)}
+        figures = {"ssim": measured.ssim, "ms_ssim": measured.ms_ssim, "lpips": measured.lpips}
+        return figures | {"psnr": measured.psnr if math.isfinite(measured.psnr) else None, "identical": math.isinf(measured.psnr)}
 
 
 def _call_facts(call: PipelineCall) -> dict[str, Any]:
@@ -288,9 +288,11 @@ def _call_facts(call: PipelineCall) -> dict[str, Any]:
 
 def _refuse_another(mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
     names = ("model", "device", "dtype", "steps", "call")
-    told = [f"{name} {b!r} there, {a!r} now" for name, a, b in zip(names, mine, theirs, strict=True) if a != b]
-    if told:
-        raise InputError(f"the earlier comparison is of something else ({'; '.join(told)}); begin anew in another --output.")
+    differences = [f"{name} {b!r} there, {a!r} now" for name, a, b in zip(names, mine, theirs, strict=True) if a != b]
+    if differences:
+        raise InputError(
+            f"the earlier comparison is of something else ({'; '.join(differences)}); begin anew in another --output."
+        )
 
 
 def _completed(cost: Cost, counted: Cost) -> Cost:
