@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from execution.generations import TWO_PASSES, Tiny, generate, policy
+from generations import TWO_PASSES, Tiny, generate, policy
 
 import janoscope
 from janoscope.capture.layout import prediction_of, with_prediction

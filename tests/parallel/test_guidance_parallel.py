@@ -47,7 +47,7 @@ def torchrun(*arguments, **more):
 
 
 def script(directory, *families, **more):
-    ran = torchrun(Path(__file__).parent / "two_processes.py", directory, *families, **more)
+    ran = torchrun(TESTS / "two_processes.py", directory, *families, **more)
     files = [directory / f"rank{rank}.json" for rank in (0, 1)]
     assert all(file.exists() for file in files), ran.stderr[-3000:]
     return directory, *(json.loads(file.read_text()) for file in files)
