@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .pipeline.call import PipelineCall as PipelineCall
     from .pipeline.handle import Handle as Handle
     from .pipeline.model import Model as Model
-    from .pipeline.model import ModelOptions as ModelOptions
     from .pipeline.model import load_model as load_model
+    from .pipeline.model_options import ModelOptions as ModelOptions
     from .plan import Cache as Cache
     from .plan import Plan as Plan
     from .plan import Policy as Policy
@@ -75,7 +75,7 @@ _PUBLIC = {
     "Handle": "pipeline.handle",
     "JanoscopeError": "errors",
     "Model": "pipeline.model",
-    "ModelOptions": "pipeline.model",
+    "ModelOptions": "pipeline.model_options",
     "Pair": "parallel.pair",
     "Pipeline": "capture.protocols",
     "PipelineCall": "pipeline.call",

@@ -27,3 +27,7 @@ class PeerFailed(ExecutionError):
 
 class PeerLost(JanoscopeError):
     """The other process of a pair is gone, late or at another place; this one cannot go on."""
+
+
+# the advice wherever a sampler gives no weights to correct skipped outputs with
+FORECAST_INSTEAD = 'take output = "forecast", or another sampler with --scheduler'

@@ -26,7 +26,8 @@ from janoscope.errors import JanoscopeError
 from janoscope.parallel import batch_split as batch_cut
 from janoscope.parallel.pair import Pair
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import ModelOptions, load_model
+from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.workflows.apply.session import apply_model
 from janoscope.workflows.compare.contest import compare
 

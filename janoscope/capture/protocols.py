@@ -4,16 +4,17 @@ diffusers carries no types, so these stand in signatures where a `DiffusionPipel
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Scheduler(Protocol):
     """A diffusers scheduler: a table of timesteps, and `step` from one sample to the next."""
 
     config: Mapping[str, object]
-    timesteps: torch.Tensor
+    timesteps: "torch.Tensor"
 
     def set_timesteps(self, *args: object, **kwargs: object) -> None: ...
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ExecutionError
+from ..errors import FORECAST_INSTEAD, ExecutionError
 from .noise_level import first_step
 from .protocols import Scheduler
 
@@ -69,7 +69,6 @@ def recorded_weights(scheduler: Scheduler, steps: int) -> list[float] | None:
 # its noise comes from the call's generator and is scaled without regard to the outputs: with the same seed the full run has the
 # same
 _NOISE_APART = ("CogVideoXDPMScheduler",)
-FORECAST_INSTEAD = 'take output = "forecast", or another sampler with --scheduler'
 
 
 class _Replica:

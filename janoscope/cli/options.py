@@ -16,7 +16,8 @@ from .command import Decorator, collected, option, stacked
 if TYPE_CHECKING:
     from ..parallel.pair import Pair
     from ..pipeline.call import CallOptions
-    from ..pipeline.model import Model, ModelOptions
+    from ..pipeline.model import Model
+    from ..pipeline.model_options import ModelOptions
 
 _LIBRARIES = r"(diffusers|transformers|torch|huggingface_hub|tokenizers|accelerate|safetensors)(\.|$)"
 PATH = click.Path(path_type=Path)
@@ -36,7 +37,7 @@ class ModelFlags:
 
     def options(self) -> "ModelOptions":
         """As `load_model` takes them, and as recipes of a set or a comparison store them."""
-        from ..pipeline.model import ModelOptions
+        from ..pipeline.model_options import ModelOptions
 
         return ModelOptions(
             device=self.device,

@@ -22,7 +22,7 @@ from .options import (
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..pipeline.model import ModelOptions
+    from ..pipeline.model_options import ModelOptions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RemakeFlags:
 
     def loading(self) -> "ModelOptions":
         """As `load_model` takes them."""
-        from ..pipeline.model import ModelOptions
+        from ..pipeline.model_options import ModelOptions
 
         return ModelOptions(device=self.device, dtype=self.dtype, revision=self.revision, variant=self.variant)
 

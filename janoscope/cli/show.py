@@ -170,7 +170,8 @@ def check_probe_file(probe: Path, name: str, prompt: str, calling: CallFlags, re
 
     from ..pipeline.call import make_call
     from ..pipeline.generate import generate
-    from ..pipeline.model import ModelOptions, load_model
+    from ..pipeline.model import load_model
+    from ..pipeline.model_options import ModelOptions
     from ..workflows.probes.check import check_probe
 
     announce(name, reporting.quiet)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..pipeline.call import PipelineCall
-from ..pipeline.model import Model, ModelOptions, load_model
+from ..pipeline.model import Model, load_model
+from ..pipeline.model_options import ModelOptions
 from ..pipeline.provenance import UNKNOWN, installed_versions
 from ..results.writing import write_json
 from ..workflows.compare.measure import device_name, device_of

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..pipeline.call import CallOptions, PipelineCall
-from ..pipeline.model import Model, ModelOptions
+from ..pipeline.model import Model
+from ..pipeline.model_options import ModelOptions
 from ..plan import Policy
 from ..workflows.compare.contest import calls_of
 from .recipe import Recipe, Subject

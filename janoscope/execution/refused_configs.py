@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..capture.sampler_weights import FORECAST_INSTEAD
-from ..errors import ExecutionError
+from ..errors import FORECAST_INSTEAD, ExecutionError
 from ..probe import Probe
 
 RUN_PLAIN = "run without the executor"

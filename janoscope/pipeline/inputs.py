@@ -44,7 +44,13 @@ def check_model(name: str, *, revision: str | None = None, probe: Path | None = 
 
 
 def check_recordings(runs: Sequence[Path], *, policy: str | None, probe: Path | None, partial: bool) -> None:
-    """Raise the first reason why one of these recordings cannot be analysed: no recording, no such policy."""
+    """Raise where none of these recordings can be analysed, with the first reason; one of several is reported and skipped."""
+    faults: list[JanoscopeError] = []
     for run in runs:
-        with open_recording(run, partial=partial) as recording:
-            policy_of_recording(recording, probe_of_recording(recording, probe), policy)
+        try:
+            with open_recording(run, partial=partial) as recording:
+                policy_of_recording(recording, probe_of_recording(recording, probe), policy)
+        except JanoscopeError as error:
+            faults.append(error)
+    if len(faults) == len(runs):
+        raise faults[0]

@@ -1,9 +1,8 @@
 """MODEL: a hub id, a local directory, or a bundled model, loaded with its probe, default call and default policy."""
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from ..parallel.pair import Pair
 from ..plan import Policy, Selection
 from ..probe import Probe, find_probe
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy, not_loaded, refuse_no_directory
+from .model_options import ModelOptions, ProbeSource
 from .shown_call import UNKNOWN
 
-ProbeSource = Probe | str | Path  # a probe, or the path of its file
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -70,34 +69,6 @@ class Model:
         if self.policy_table and name in (None, self.policy_table.get("name")):
             return Policy.from_table(self.policy_table, f"the default policy of {self.name}")
         return named_policy(self.probe, name)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """How a model is loaded; None leaves the default.
-
-    Args:
-        device: torch device; the first CUDA device where there is one, else the CPU.
-        dtype: float32, float16 or bfloat16; float32 on the CPU, else the dtype of the stored weights.
-        revision: of a hub model, a branch, tag or commit.
-        variant: of the weight files, for example fp16.
-        scheduler: class name of another diffusers scheduler, built from the pipeline's scheduler config.
-        probe: a probe, or the path of its file, instead of the bundled ones.
-    """
-
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    variant: str | None = None
-    scheduler: str | None = None
-    probe: ProbeSource | None = None
-
-    def to_json(self, name: str) -> dict[str, object]:
-        """As recipes of runs keep it, with the MODEL that was named; a probe that is no file by its content."""
-        facts: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if isinstance(self.probe, Probe):
-            facts["probe"] = f"{self.probe.family} {hashlib.sha256(repr(self.probe).encode()).hexdigest()[:16]}"
-        return facts | {"name": name}
 
 
 def load_model(name: str, options: ModelOptions | None = None, *, pair: Pair | None = None) -> Model:

@@ -18,8 +18,8 @@ from ..probe import Probe, as_probe, load_probe, parse_probe, probe_paths
 from ..recording import Recording
 from ..shape import misfit
 from ..version import __version__
-from .model import ModelOptions, probe_of
 from .model_directory import BUNDLED, bundled_directory, model_defaults, named_policy
+from .model_options import ModelOptions
 from .shown_call import SIZES, UNKNOWN, ShownCall
 
 if TYPE_CHECKING:
@@ -378,6 +378,8 @@ class RunDescription:
 def probe_fields(pipe: Pipeline, sheet: Probe) -> dict[str, object]:
     """Fields of the section `capture`: the sheet's family, and all of it as `probe_text` where it is not the bundled one."""
     try:
+        from .model import probe_of  # needs torch, which reading a recording does not
+
         custom = probe_of(pipe) != sheet
     except InputError:  # no bundled probe matches
         custom = True

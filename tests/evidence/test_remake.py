@@ -44,6 +44,17 @@ def structure(data):
     return "number" if data is None or isinstance(data, int | float) else type(data).__name__
 
 
+SINCE = {"times", "verdict", "id", "files"}  # keys that results of 0.1.0, as they lie in reports/, do not have yet
+
+
+def without_new_keys(data):
+    """As 0.1.0 wrote it: without keys of today, and with today's names for the older ones."""
+    if isinstance(data, dict):
+        renamed = {key.replace("holding_cost", "reuse_error"): value for key, value in data.items() if key not in SINCE}
+        return {key: without_new_keys(value) for key, value in renamed.items()}
+    return [without_new_keys(value) for value in data] if isinstance(data, list) else data
+
+
 def small_copy(slug, tmp_path, model="demo"):
     """The report's recipe alone."""
     folder = tmp_path / slug
@@ -74,7 +85,7 @@ def test_a_report_is_made_from_nothing_with_the_same_structure(slug, tmp_path, d
         for data in (found, kept):
             for free in ("pictures", "missing", "equal_compute", "paired", "by_level", "call", "revision", "notes"):
                 data.pop(free, None)
-        assert structure(found) == structure(kept), name
+        assert structure(without_new_keys(found)) == structure(without_new_keys(kept)), name
     text = render_report(made)[0].read_text()
     assert "A quick run" in text
     assert text.splitlines()[0] == (ROOT / slug / "report.md").read_text().splitlines()[0]

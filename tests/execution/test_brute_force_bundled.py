@@ -6,8 +6,9 @@ import torch
 from brute_force import BruteForce
 
 from janoscope.execution import Executor
-from janoscope.pipeline.model import ModelOptions, load_model
+from janoscope.pipeline.model import load_model
 from janoscope.pipeline.model_directory import bundled_directory
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.plan import Policy
 
 TABLE = {

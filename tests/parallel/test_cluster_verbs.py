@@ -13,7 +13,7 @@ from janoscope.cli import analyze as analyze_command
 from janoscope.errors import ExecutionError, InputError, RecordingError, TaskFailed
 from janoscope.parallel.tasks import Outcome, as_failure
 from janoscope.pipeline.call import CallOptions
-from janoscope.pipeline.model import ModelOptions
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.workflows.analyze import cluster as analyze_cluster
 from janoscope.workflows.compare import cluster as compare_cluster
 from janoscope.workflows.compare.cluster import CompareRecipe, compare_over_ray

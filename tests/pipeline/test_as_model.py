@@ -5,8 +5,9 @@ from diffusers import DiffusionPipeline
 from tiny_pipelines import build
 
 from janoscope.errors import InputError
-from janoscope.pipeline.model import Model, ModelOptions, as_model, load_model
+from janoscope.pipeline.model import Model, as_model, load_model
 from janoscope.pipeline.model_directory import bundled_directory
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.probe import find_probe
 
 

@@ -8,8 +8,9 @@ import torch
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.generate import generate
-from janoscope.pipeline.model import ModelOptions, load_model, usable_device
+from janoscope.pipeline.model import load_model, usable_device
 from janoscope.pipeline.model_directory import model_defaults
+from janoscope.pipeline.model_options import ModelOptions
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def run(monkeypatch, capsys, tmp_path):
         (tmp_path / name).write_text("in the way")
     for name in ("run", "old", "runs"):
         (tmp_path / name).mkdir()
-    for name in ("run/analysis.json", "old/calibration.json", "old/run.h5"):
+    for name in ("run/analysis.json", "run/report.html", "old/calibration.json", "old/run.h5"):
         (tmp_path / name).write_text("in the way")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 

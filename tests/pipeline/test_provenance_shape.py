@@ -5,7 +5,7 @@ from recorded_runs import record_run
 
 from janoscope.errors import InputError, RecordingError
 from janoscope.pipeline.call import CallOptions
-from janoscope.pipeline.model import ModelOptions
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.pipeline.prompts import Prompt
 from janoscope.recording import Recording
 from janoscope.workflows.analyze.recording import analyze_to_directory

@@ -7,9 +7,10 @@ from typing import TypedDict
 
 from ...errors import InputError
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import ModelOptions, load_model
+from ...pipeline.model import load_model
 from ...pipeline.model_configs import Published, find_published
 from ...pipeline.model_directory import bundled_directory
+from ...pipeline.model_options import ModelOptions
 from ...pipeline.provenance import installed_versions
 from ...plan import STRATEGIES, Cache, Intervals, ModelFacts, Split, cache_bytes
 from ...plan.facts import ITEMSIZE

@@ -21,7 +21,8 @@ from ...metrics import quality
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions, PipelineCall, make_call
 from ...pipeline.generate import Generated, generate
-from ...pipeline.model import Model, ModelOptions, load_model
+from ...pipeline.model import Model, load_model
+from ...pipeline.model_options import ModelOptions
 from ...pipeline.provenance import RunOptions
 from ...plan import Policy, transformer_identity
 from ...plan.fingerprint import Identity

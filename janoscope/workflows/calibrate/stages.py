@@ -13,7 +13,8 @@ from ...capture.protocols import Pipeline
 from ...errors import InputError
 from ...parallel.tasks import fan_out
 from ...pipeline.call import CallOptions
-from ...pipeline.model import Model, ModelOptions, ProbeSource, as_model
+from ...pipeline.model import Model, as_model
+from ...pipeline.model_options import ModelOptions, ProbeSource
 from ...pipeline.provenance import fingerprint_of_recording
 from ...recording import open_recording
 from ..record.gather import Shards, gather_shards

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...grid import TokenGrid
-from ...pipeline.model import ProbeSource
+from ...pipeline.model_options import ProbeSource
 from ...pipeline.provenance import facts_of_recording, fingerprint_of_recording, probe_of_recording
 from ...plan import OUTPUTS, Fingerprint, ModelFacts, Policy, is_one_step, random_scores, step_kinds
 from ...plan.cost import step_flops

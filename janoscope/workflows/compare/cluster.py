@@ -10,7 +10,8 @@ from ...errors import ExecutionError, InputError
 from ...metrics import load_lpips
 from ...parallel.tasks import Outcome, fan_out
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import ModelOptions, load_model
+from ...pipeline.model import load_model
+from ...pipeline.model_options import ModelOptions
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
 from .contest import FAILED, Contest, make_method

@@ -15,7 +15,8 @@ from ...errors import ExecutionError, InputError, PeerLost
 from ...metrics import Lpips, quality
 from ...pipeline.call import CallOptions, PipelineCall, make_call
 from ...pipeline.generate import Generated
-from ...pipeline.model import Model, ProbeSource, as_model
+from ...pipeline.model import Model, as_model
+from ...pipeline.model_options import ProbeSource
 from ...results.comparison import FULL, Comparison, Row, Run
 from ...results.statistics import Key
 from .library_caches import BASELINES

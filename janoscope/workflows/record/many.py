@@ -12,7 +12,8 @@ from ...errors import InputError, PeerLost, RecordingError
 from ...parallel.pair import Pair
 from ...parallel.tasks import Outcome, Rank, fan_out
 from ...pipeline.call import CallOptions, make_call
-from ...pipeline.model import ModelOptions, load_model
+from ...pipeline.model import load_model
+from ...pipeline.model_options import ModelOptions
 from ...pipeline.prompts import Prompt
 from ...pipeline.provenance import RunOptions
 from ...plan import Policy

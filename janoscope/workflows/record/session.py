@@ -16,8 +16,9 @@ from ...parallel.pair import Pair
 from ...pipeline.call import PipelineCall
 from ...pipeline.generate import Generated, generate
 from ...pipeline.handle import Handle
-from ...pipeline.model import Model, ProbeSource, probe_of
+from ...pipeline.model import Model, probe_of
 from ...pipeline.model_directory import named_policy
+from ...pipeline.model_options import ProbeSource
 from ...pipeline.provenance import RunDescription, RunOptions, installed_versions, probe_fields
 from ...pipeline.shown_call import shown_call
 from ...plan import Plan, Policy

@@ -6,8 +6,9 @@ import pytest
 
 from janoscope.metrics import psnr
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import ModelOptions, load_model
+from janoscope.pipeline.model import load_model
 from janoscope.pipeline.model_directory import bundled_directory
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.plan import Cache
 from janoscope.workflows.apply.session import apply_model
 

@@ -135,7 +135,7 @@ def test_a_users_own_loop_gets_a_policy_that_suits_its_grid(tmp_path: Path) -> N
     assert (clip.plan.policy.tile, clip.plan.policy.temporal_weight) == ((2, 8, 8), 0.6)
     assert clip.complexity.temporal.any()
     assert clip.plan.predicted.cache_bytes is None
-    assert clip.apply_arguments == []
+    assert clip.apply_arguments == ()
 
 
 @pytest.mark.parametrize("name", ["x0-gradient", "velocity-change", "ras", "random", "oracle"])

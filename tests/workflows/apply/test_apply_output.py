@@ -10,7 +10,8 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.pipeline import generate as study_generate
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import ModelOptions, load_model
+from janoscope.pipeline.model import load_model
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.results import images
 from janoscope.workflows.apply import session as study_apply
 from janoscope.workflows.apply.departures import measured_words

@@ -15,7 +15,7 @@ from tiny_models import tiny_model
 from janoscope.cli.app import janoscope as command
 from janoscope.errors import ExecutionError, InputError
 from janoscope.pipeline.call import CallOptions
-from janoscope.pipeline.model import ModelOptions
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.plan import Policy
 from janoscope.recording import open_recording
 from janoscope.report.calibration import read_calibration, render_calibration

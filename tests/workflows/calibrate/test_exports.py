@@ -17,7 +17,8 @@ from janoscope.capture import parse_tap
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
 from janoscope.pipeline.generate import generate
-from janoscope.pipeline.model import ModelOptions, load_model, probe_of
+from janoscope.pipeline.model import load_model, probe_of
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.probe import find_probe
 from janoscope.recording import open_recording
 from janoscope.workflows.calibrate.experts import common_boundary

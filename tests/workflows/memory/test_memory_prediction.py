@@ -10,8 +10,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from janoscope.errors import InputError
 from janoscope.pipeline.call import CallOptions, make_call
-from janoscope.pipeline.model import ModelOptions, load_model
+from janoscope.pipeline.model import load_model
 from janoscope.pipeline.model_configs import Part, find_published
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.plan import STRATEGIES, Cache, Intervals, Policy, Split
 from janoscope.probe import find_probe, load_probe, probe_paths
 from janoscope.workflows.apply.session import apply_model

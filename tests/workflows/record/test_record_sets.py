@@ -10,7 +10,7 @@ import pytest
 from janoscope.errors import InputError
 from janoscope.parallel.tasks import Rank, fan_out
 from janoscope.pipeline.call import CallOptions
-from janoscope.pipeline.model import ModelOptions
+from janoscope.pipeline.model_options import ModelOptions
 from janoscope.pipeline.prompts import Prompt, read_prompts
 from janoscope.recording import open_recording
 from janoscope.workflows.record import many as sets
