@@ -225,5 +225,5 @@ def _say(applied: "Applied", files: list[Path]) -> None:
         click.echo(f"Wrote {file}")
     if applied.psnr is not None and applied.ssim is not None:
         quality = "identical" if math.isinf(applied.psnr) else f"PSNR {applied.psnr:.2f} dB, SSIM {applied.ssim:.4f}"
-        line = f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time, one pair of runs"
+        line = f"against the full run: {quality}, speedup {applied.speedup:.2f}x in wall time, one pair of warm runs"
         click.echo(emphasised(line))

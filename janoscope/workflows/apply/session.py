@@ -29,8 +29,6 @@ from ...results.plan_file import read_plan
 from ...results.writing import write_json
 from .files import applied_files
 
-_WARMING_STEPS = 2
-
 
 class ApplyHandle(Handle):
     """What `apply` gives: attached to the pipeline, see `Handle`; what the last generation computed, and by which plan."""
@@ -184,30 +182,34 @@ def apply_model(
     """One accelerated generation of a loaded model, and with `reference` the full one after it.
 
     The accelerated one goes first, so that a plan made for another run is refused before the time of a full run is spent. With
-    a reference a short generation warms the device up before either, so that neither time holds its first use.
+    a reference it is made once more after the full one, and that time counts: then both are warm, and stand side by side.
     """
     if policy is not None and call.steps is not None and call.steps < policy.warmup:
         raise _ends_in_warmup(call.steps)
-    if reference:
-        generate(model, _warming(call))
-    with apply(
-        model.pipe,
-        policy=policy,
-        plan=plan,
-        probe=model.probe,
-        model=model.name,
-        prompt=call.prompt,
-        seed=call.seed,
-        guidance=call.guidance_facts(),
-        any_prompt=any_prompt,
-        pair=model.pair,
-        cache=cache,
-    ) as run:
-        generated = generate(model, call, on_step)
+
+    def accelerated() -> tuple[Generated, ApplyHandle]:
+        with apply(
+            model.pipe,
+            policy=policy,
+            plan=plan,
+            probe=model.probe,
+            model=model.name,
+            prompt=call.prompt,
+            seed=call.seed,
+            guidance=call.guidance_facts(),
+            any_prompt=any_prompt,
+            pair=model.pair,
+            cache=cache,
+        ) as run:
+            return generate(model, call, on_step), run
+
+    generated, run = accelerated()
     made = run.plan
     if made is None:
         raise _ends_in_warmup(len(run.summary.steps))
     full = generate(model, call, on_step) if reference else None
+    if full is not None:
+        generated = replace(generated, wall_s=accelerated()[0].wall_s)
     processes = 1 if model.pair is None else 2
     if full is None or full.frames is None or generated.frames is None:
         return Applied(generated, run.summary, made, full, processes=processes)
@@ -224,14 +226,6 @@ def _ends_in_warmup(steps: int) -> InputError:
 def _prompts_words(prompts: object) -> str:
     """How many prompts a figure is the mean of: of a calibrated policy those held out, not all."""
     return "some prompts" if prompts is None else "1 prompt" if prompts == 1 else f"{prompts} prompts"
-
-
-def _warming(call: PipelineCall) -> PipelineCall:
-    """The same call in a few steps; the pipeline's own number where it takes a list of steps instead."""
-    arguments = dict(call.arguments)
-    if not {"sigmas", "timesteps"} & set(arguments):
-        arguments["num_inference_steps"] = min(_WARMING_STEPS, call.steps or _WARMING_STEPS)
-    return replace(call, arguments=arguments)
 
 
 def save_applied(applied: Applied, output: Path) -> list[Path]:

@@ -110,11 +110,6 @@ def test_the_plan_that_is_read_is_never_written_over(tmp_path):
     refuse_output(tmp_path / "mine.png", reference=False, force=True, keep=tmp_path / "other.json")
 
 
-def test_the_accelerated_run_goes_first_after_a_short_warm_up(model, call, generations):
-    apply_model(model, call, policy=model.policy(None), reference=True)
-    assert generations == [2, STEPS, STEPS]
-
-
 def test_without_a_reference_there_is_one_generation(model, call, generations):
     apply_model(model, call, policy=model.policy(None))
     assert generations == [STEPS]
@@ -125,14 +120,24 @@ def test_a_plan_for_another_run_costs_no_full_generation(model, call, applied, g
     other = make_call(model, CallOptions(PROMPT, seed=4, steps=STEPS))
     with pytest.raises(InputError, match="seed: plan "):
         apply_model(model, other, plan=applied.plan, reference=True, on_step=lambda done, steps: seen.append(done))
-    assert generations == [2, STEPS]
+    assert generations == [STEPS]
     assert len(seen) <= 1
 
 
-def test_the_warm_up_changes_neither_picture(model, call, applied):
+def test_the_run_that_is_timed_changes_neither_image(model, call, applied):
     assert np.array_equal(applied.reference.frames, study_generate.generate(model, call).frames)
     alone = apply_model(model, call, policy=model.policy(None))
     assert np.array_equal(applied.generated.frames, alone.generated.frames)
+
+
+def test_with_a_reference_the_accelerated_run_is_timed_after_the_full_one(model, call, generations, monkeypatch):
+    """Warm and side by side: accelerated, full, accelerated again, whose time counts."""
+    walls = iter([9.0, 4.0, 2.0])
+    honest = study_apply.generate
+    monkeypatch.setattr(study_apply, "generate", lambda *given: replace(honest(*given), wall_s=next(walls)))
+    applied = apply_model(model, call, policy=model.policy(None), reference=True)
+    assert generations == [STEPS] * 3
+    assert applied.speedup == 2.0
 
 
 def test_identical_pictures_are_null_and_a_flag(applied, tmp_path):
