@@ -5,6 +5,7 @@ Usage: mutated_structure.py FOLDER MUTANTS SEED FILE; prints JSON counts, the la
 
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -184,7 +185,8 @@ def main(folder: Path, mutants: int, seed: int, original: Path) -> None:
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         longest = max(longest, time.process_time() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # not ru_maxrss, which a process inherits from the larger one that started it
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
     print(json.dumps({**counts, "peak_mib": peak, "longest_cpu_s": round(longest, 2)}))
 
 

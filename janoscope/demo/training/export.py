@@ -12,7 +12,7 @@ from .card import draw_loss_curve, draw_samples, write_readme
 from .held_out import draw_held_out, held_out_loss
 from .recipes import RECIPES, Pipeline, Recipe
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "models"
 
 
 def trained_pipeline(recipe: Recipe, checkpoint: Path) -> Pipeline:

@@ -13,9 +13,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "own-sampler.md"
 def test_the_program_of_the_page_runs_and_its_file_is_analysed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(programs) == 2
+    assert len(programs) == 3  # the last one skips steps and is run by a test of its own
     names: dict = {}
-    for program in programs:
+    for program in programs[:2]:
         exec(compile(program, str(PAGE), "exec"), names)
     with janoscope.open_recording("own.h5") as recording:
         assert recording.complete
